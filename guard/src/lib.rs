@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What was put on the host, and how it is taken back.
+
+pub mod privilege;
