@@ -3,7 +3,10 @@
 pub mod clock;
 pub mod datapath;
 mod error;
+mod prefix;
+pub mod session;
 mod sys;
 pub mod wire;
 
 pub use error::Error;
+pub use prefix::{Prefix, PrefixError};
