@@ -4,9 +4,15 @@ pub mod clock;
 pub mod datapath;
 mod error;
 mod prefix;
+mod reflect;
+mod report;
 pub mod session;
+mod stop;
 mod sys;
 pub mod wire;
 
 pub use error::Error;
 pub use prefix::{Prefix, PrefixError};
+pub use reflect::{Reflector, ReflectorConfig};
+pub use report::{Quantiles, ReflectorReport};
+pub use stop::Stop;
