@@ -1,1 +1,3 @@
-//! Placeholder.
+//! STAMP Session-Sender and Session-Reflector (RFC 8762).
+
+pub mod wire;
