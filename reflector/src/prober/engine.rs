@@ -17,7 +17,7 @@ use super::{
     sessions::{SessionSpec, SocketPlan},
 };
 use crate::{
-    datapath::socket::{Datagram, SendId, SentPlane},
+    datapath::{Datagram, SendId, SentPlane},
     wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, WireTime},
 };
 
@@ -59,13 +59,13 @@ pub trait World {
         payload: &[u8],
     ) -> io::Result<SendId>;
 
-    /// Takes one batch of datagrams; how many. 0: there is none left.
+    /// Takes one batch of datagrams, without waiting; how many.
     ///
     /// # Errors
     /// As the kernel gave it.
     fn receive(&mut self, socket: usize, each: impl FnMut(Datagram<'_>)) -> io::Result<usize>;
 
-    /// Takes one batch of transmit stamps; how many. 0: there is none left.
+    /// Takes the transmit stamps that have arrived, without waiting; how many.
     ///
     /// # Errors
     /// As the kernel gave it.
@@ -141,8 +141,6 @@ pub struct Engine<'a, W> {
 
 /// Packets sent between two looks at the sockets, so that a catch-up after a stall does not starve the receiving side.
 const SEND_BURST: usize = 32;
-/// Batches taken from one socket between two looks at the schedule.
-const RECEIVE_BATCHES: usize = 4;
 /// How often a quiet loop looks at the stop flag.
 const TICK: Interval = Interval::from_nanos(50_000_000);
 
@@ -263,43 +261,36 @@ impl<'a, W: World> Engine<'a, W> {
         let Self { world, matching, session_of, ids, strays, heard, .. } = self;
         let socket = ready.socket;
         if ready.stamps {
-            for _ in 0..RECEIVE_BATCHES {
-                let ids = &mut ids[socket];
-                let taken = world.sent_stamps(socket, |id, plane, time| {
-                    let stamp = match plane {
-                        SentPlane::Sched => TransmitStamp::Sched(time),
-                        SentPlane::Kernel => TransmitStamp::Kernel(time),
-                    };
-                    if let Some((session, seq)) = ids.find(id, plane) {
-                        matching.sent_stamp(session, seq, stamp, watch);
-                    }
-                });
-                if taken.map_err(|error| ("recvmmsg of transmit stamps", error))? == 0 {
-                    break;
+            let ids = &mut ids[socket];
+            let taken = world.sent_stamps(socket, |id, plane, time| {
+                let stamp = match plane {
+                    SentPlane::Sched => TransmitStamp::Sched(time),
+                    SentPlane::Kernel => TransmitStamp::Kernel(time),
+                };
+                if let Some((session, seq)) = ids.find(id, plane) {
+                    matching.sent_stamp(session, seq, stamp, watch);
                 }
-            }
+            });
+            taken.map_err(|error| ("recvmmsg(MSG_ERRQUEUE)", error))?;
         }
         if ready.datagrams {
             let now = world.now().monotonic;
-            for _ in 0..RECEIVE_BATCHES {
-                let taken = world.receive(socket, |datagram| {
-                    let peer = (datagram.peer.ip(), datagram.peer.port());
-                    let of = |local| session_of.get(&(socket, local, peer.0, peer.1)).copied();
-                    let Some(session) = of(datagram.local).or_else(|| of(None)) else {
-                        strays.unknown += 1;
-                        return;
-                    };
-                    let Ok((packet, _)) = ReflectedPacket::parse(datagram.payload) else {
-                        strays.malformed += 1;
-                        return;
-                    };
-                    *heard = true;
-                    matching.reply(session, now, reply(packet, &datagram), watch);
-                });
-                if taken.map_err(|error| ("recvmmsg", error))? == 0 {
-                    break;
-                }
-            }
+            // One batch: should there be more, the socket is ready again at the next turn, after the slots that are due.
+            let taken = world.receive(socket, |datagram| {
+                let peer = (datagram.peer.ip(), datagram.peer.port());
+                let of = |local| session_of.get(&(socket, local, peer.0, peer.1)).copied();
+                let Some(session) = of(datagram.local).or_else(|| of(None)) else {
+                    strays.unknown += 1;
+                    return;
+                };
+                let Ok((packet, _)) = ReflectedPacket::parse(datagram.payload) else {
+                    strays.malformed += 1;
+                    return;
+                };
+                *heard = true;
+                matching.reply(session, now, reply(packet, &datagram), watch);
+            });
+            taken.map_err(|error| ("recvmmsg", error))?;
         }
         Ok(())
     }
