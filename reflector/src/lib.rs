@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod datapath;
 mod error;
+pub mod prober;
 mod sys;
 pub mod wire;
 

@@ -51,13 +51,7 @@ pub trait World {
     ///
     /// # Errors
     /// As the kernel gave it.
-    fn send(
-        &mut self,
-        socket: usize,
-        to: SocketAddr,
-        from: Option<IpAddr>,
-        payload: &[u8],
-    ) -> io::Result<SendId>;
+    fn send(&mut self, socket: usize, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId>;
 
     /// Takes one batch of datagrams, without waiting; how many.
     ///
@@ -141,6 +135,8 @@ pub struct Engine<'a, W> {
 
 /// Packets sent between two looks at the sockets, so that a catch-up after a stall does not starve the receiving side.
 const SEND_BURST: usize = 32;
+/// How closely the ends of waits are kept.
+const GRAIN: Interval = Interval::from_nanos(5_000_000);
 /// How often a quiet loop looks at the stop flag.
 const TICK: Interval = Interval::from_nanos(50_000_000);
 
@@ -194,7 +190,9 @@ impl<'a, W: World> Engine<'a, W> {
                 break;
             }
             let slot = self.schedule.peek().filter(|_| drain_until.is_none()).map(|slot| slot.at);
-            let waits = [slot, drain_until, self.matching.next_expiry()];
+            // The end of a wait for a reply or a stamp is not urgent: many are settled at one waking.
+            let expiry = self.matching.next_expiry().map(|at| at.max(now.monotonic + GRAIN));
+            let waits = [slot, drain_until, expiry];
             let until = waits.into_iter().flatten().fold(now.monotonic + TICK, Time::min);
             self.world.wait(until, &mut ready).map_err(|error| ("epoll_pwait2", error))?;
             for ready in ready.drain(..) {
@@ -215,9 +213,9 @@ impl<'a, W: World> Engine<'a, W> {
         self.strays
     }
 
-    /// Slots that the schedule has given out.
-    pub fn slots(&self) -> u64 {
-        self.schedule.taken()
+    /// Whether the schedule had more slots when the run ended.
+    pub fn slots_left(&self) -> bool {
+        self.schedule.peek().is_some()
     }
 
     /// Gives the world back.
@@ -287,8 +285,7 @@ impl<'a, W: World> Engine<'a, W> {
                     strays.malformed += 1;
                     return;
                 };
-                *heard = true;
-                matching.reply(session, now, reply(packet, &datagram), watch);
+                *heard |= matching.reply(session, now, reply(packet, &datagram), watch);
             });
             taken.map_err(|error| ("recvmmsg", error))?;
         }

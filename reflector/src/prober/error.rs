@@ -1,6 +1,10 @@
 //! What can go wrong for a probe, in sentences that say whose fault it is and what to do.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 /// Why a probe did not run, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -64,16 +68,15 @@ pub enum ProbeError {
         /// What is possible.
         limit: String,
     },
-    /// A socket could not be opened.
-    #[error("probe socket {address}: {hint}")]
-    Bind {
-        /// The address to bind.
-        address: SocketAddr,
-        /// What to do about it.
-        hint: &'static str,
-        /// Why.
-        source: io::Error,
+    /// A source is not an address of this host.
+    #[error("source {address}: not an address of this host; `ip -brief address` lists them")]
+    NoSuchSource {
+        /// The address.
+        address: IpAddr,
     },
+    /// A socket could not be opened.
+    #[error(transparent)]
+    Socket(#[from] crate::Error),
     /// Nothing at all came back.
     #[error("nothing came back from {target}{more}: {why}")]
     Unreachable {
@@ -92,7 +95,4 @@ pub enum ProbeError {
         /// Why.
         source: io::Error,
     },
-    /// The results could not be written.
-    #[error("probe results")]
-    Record(#[from] RecordFault),
 }

@@ -201,22 +201,25 @@ impl Matching {
         }
     }
 
-    /// Takes a reply that came on the session's address, port and peer.
-    pub fn reply(&mut self, session: usize, now: Time<Monotonic>, reply: Reply, sink: &mut impl Sink) {
+    /// Takes a reply that came on the session's address, port and peer; whether it answers a packet of the session.
+    pub fn reply(&mut self, session: usize, now: Time<Monotonic>, reply: Reply, sink: &mut impl Sink) -> bool {
         let entry = &mut self.sessions[session];
         let Some(index) = entry.index(reply.seq) else {
             entry.counts.stale += 1;
-            return;
+            return false;
         };
         let flight = &mut entry.window[index];
         if flight.echo != reply.echo {
             entry.counts.mismatched += 1;
-            return;
+            return false;
         }
         let departure = flight.departure;
         match &mut flight.state {
             State::Waiting => {}
-            State::Answered(..) => return entry.counts.duplicates += 1,
+            State::Answered(..) => {
+                entry.counts.duplicates += 1;
+                return true;
+            }
             State::Settled { duplicated, .. } => {
                 entry.counts.duplicates += 1;
                 // One sample a packet at most: a peer that repeats itself fills a counter, not a disk.
@@ -224,7 +227,7 @@ impl Matching {
                     let passage = Passage { departure, reply };
                     sink.settled(session, Settled::with_reply(reply.seq, Outcome::Duplicate, &passage));
                 }
-                return;
+                return true;
             }
         }
         entry.stateful |= reply.reflector_seq != reply.seq;
@@ -244,6 +247,7 @@ impl Matching {
         } else {
             self.wanting.push_back((now, session, reply.seq));
         }
+        true
     }
 
     /// Ends the waits that are over at `now`.
@@ -407,15 +411,6 @@ impl Settled {
 
     fn lost(seq: u32, outcome: Outcome, departure: &Departure) -> Self {
         let stamps = departure.stamps();
-        Self {
-            seq,
-            outcome,
-            slot: departure.a0,
-            stamps,
-            ledger: None,
-            rtt: None,
-            rtt_app: None,
-            ipdv: [None, None],
-        }
+        Self { seq, outcome, slot: departure.a0, stamps, ledger: None, rtt: None, rtt_app: None, ipdv: [None, None] }
     }
 }

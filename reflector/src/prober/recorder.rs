@@ -20,6 +20,15 @@ pub trait Output {
     fn sample(&mut self, sample: Sample);
 }
 
+impl<O: Output> Output for &mut O {
+    fn bin(&mut self, bin: SessionBin) {
+        (**self).bin(bin);
+    }
+    fn sample(&mut self, sample: Sample) {
+        (**self).sample(sample);
+    }
+}
+
 impl Output for () {
     fn bin(&mut self, _bin: SessionBin) {}
     fn sample(&mut self, _sample: Sample) {}
@@ -135,10 +144,9 @@ impl<O: Output> Recorder<O> {
         Self { output, recording, patience, sessions, groups, written_to: i64::MIN }
     }
 
-    /// Writes what is still open; to be called when the run is over. Gives the output back.
-    pub fn close(&mut self) -> &mut O {
+    /// Writes what is still open; to be called when the run is over.
+    pub fn close(&mut self) {
         self.write_before(i64::MAX, true);
-        &mut self.output
     }
 
     /// The rows of the report.

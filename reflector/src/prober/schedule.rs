@@ -45,8 +45,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule that ends after `count` slots a session or with the last slot before `start + duration`, whichever is first;
-    /// without either it does not end by itself.
+    /// A schedule that does not end by itself.
     ///
     /// # Panics
     /// If `sessions` is not in `1..=`[`MOST_SESSIONS`] or `interval` not in `1ns..=`[`LONGEST_INTERVAL`].
@@ -99,16 +98,6 @@ impl Schedule {
         }
         self.next += 1;
         Some(if late > self.skip_after { Due::Skip(slot) } else { Due::Send(slot) })
-    }
-
-    /// Slots that have come out so far.
-    pub fn taken(&self) -> u64 {
-        self.next
-    }
-
-    /// Slots of the whole run; `u64::MAX` for a schedule that does not end by itself.
-    pub fn slots(&self) -> u64 {
-        self.slots
     }
 }
 

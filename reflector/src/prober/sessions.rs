@@ -9,7 +9,7 @@ use std::{
 };
 
 use pathlab_record::{Arm, Labels};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{ProbeError, schedule::MOST_SESSIONS};
 
@@ -88,7 +88,8 @@ pub fn parse_sessions(name: &str, text: &str) -> Result<Vec<SessionSpec>, ProbeE
         }
         let parsed: Line = serde_json::from_str(text).map_err(|error| wrong(line, json_error(&error)))?;
         let address = |field: &str, value: &str| {
-            let error = || wrong(line, format!("field `{field}`: `{value}` is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)"));
+            let error =
+                || wrong(line, format!("field `{field}`: `{value}` is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)"));
             value.parse::<SocketAddr>().map_err(|_| error())
         };
         let target = address("target", &parsed.target)?;
@@ -264,7 +265,8 @@ impl Fan {
         target: SocketAddr,
         index: usize,
     ) -> Result<Option<SocketAddr>, ProbeError> {
-        let any = SocketAddr::from(if target.is_ipv4() { ([0; 4], 0).into() } else { SocketAddr::from(([0_u16; 8], 0)) });
+        let any =
+            SocketAddr::from(if target.is_ipv4() { ([0; 4], 0).into() } else { SocketAddr::from(([0_u16; 8], 0)) });
         let (address, lap) = match prefix {
             Some(prefix) => {
                 let (lap, host) = (index as u128 / prefix.hosts(), index as u128 % prefix.hosts());
@@ -325,15 +327,6 @@ impl SocketPlan {
         }
         plan
     }
-}
-
-/// The address parts of a session as they stand in reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Endpoints {
-    /// The source as used, once the kernel has chosen what was left open.
-    pub source: Option<SocketAddr>,
-    /// The Session-Reflector.
-    pub target: SocketAddr,
 }
 
 #[cfg(test)]

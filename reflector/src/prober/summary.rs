@@ -156,6 +156,8 @@ pub struct ProbeReport {
     pub started: jiff::Timestamp,
     /// Last instant of the run (UTC).
     pub ended: jiff::Timestamp,
+    /// Processor time of the probe's one thread, in nanoseconds.
+    pub cpu_time_ns: u64,
     /// Which stamps bound `rtt`, in words.
     pub rtt_between: String,
     /// All sessions together.
