@@ -11,17 +11,31 @@
 //! It does no measuring itself: nothing here opens a socket or reads a clock.
 
 mod clock;
+mod digest;
+mod directory;
 mod error;
+pub mod evidence;
 mod histogram;
+mod hlog;
 mod ledger;
+mod pseudonym;
+mod recorded;
+mod run;
 mod sample;
 mod session;
 mod stamp;
 
 pub use clock::{Clock, Interval, Monotonic, Realtime, Tai, Time};
+pub use digest::Digest;
+pub use directory::RunDirectory;
 pub use error::Error;
+pub use evidence::{Head, verify};
 pub use histogram::SparseHistogram;
+pub use hlog::LogInterval;
 pub use ledger::{Ledger, Term};
+pub use pseudonym::Salt;
+pub use recorded::{RecordedRun, read_sessions};
+pub use run::{KeepSamples, Run, Schema};
 pub use sample::{Arm, Labels, Outcome, Sample};
 pub use session::{SessionBin, SessionKey, Window};
 pub use stamp::{ClockId, Plane, Planes, Stamp, Stamps};

@@ -4,7 +4,10 @@ pub mod clock;
 pub mod datapath;
 mod error;
 pub mod prober;
+mod prefix;
+pub mod session;
 mod sys;
 pub mod wire;
 
 pub use error::Error;
+pub use prefix::{Prefix, PrefixError};
