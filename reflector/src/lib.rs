@@ -3,8 +3,8 @@
 pub mod clock;
 pub mod datapath;
 mod error;
-pub mod prober;
 mod prefix;
+pub mod prober;
 pub mod session;
 mod sys;
 pub mod wire;

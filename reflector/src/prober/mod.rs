@@ -17,8 +17,10 @@
 
 mod engine;
 mod error;
+mod fan;
 mod host;
 mod matching;
+mod output;
 mod passage;
 mod recorder;
 mod run;
@@ -32,10 +34,12 @@ mod simulation;
 
 pub use engine::{End, Engine, Now, Ready, Strays, Terms, Watch, World};
 pub use error::ProbeError;
+pub use fan::Fan;
 pub use matching::{Counts, Matching, Patience, Settled, Sink, TransmitStamp};
+pub use output::{Kept, Output, RunOutput};
 pub use passage::{Departure, Ipdv, Passage, Reply};
-pub use recorder::{Kept, Output, Recorder, Recording};
+pub use recorder::{Recorder, Recording};
 pub use run::{ProbeOptions, probe};
 pub use schedule::{Due, LONGEST_INTERVAL, MOST_SESSIONS, Schedule, Slot};
-pub use sessions::{Fan, Prefix, SessionSpec, SocketPlan, parse_sessions, read_sessions};
+pub use sessions::{SessionSpec, SocketPlan, parse_sessions, read_sessions};
 pub use summary::{GroupRow, ProbeReport, Punctuality, Quantiles, Row, SCHEMA, SessionRow, SilentTarget, Split};

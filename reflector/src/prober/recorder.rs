@@ -1,56 +1,24 @@
 //! Turns settled packets into tallies, session bins and samples while the run goes on, in memory bounded by what is still open.
 
-use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
 
-use jiff::Timestamp;
-use pathlab_record::{Interval, Labels, Outcome, Realtime, Sample, SessionBin, SessionKey, SparseHistogram, Time};
+use jiff::{SignedDuration, Timestamp};
+use pathlab_record::{
+    Interval, Labels, LogInterval, Outcome, Realtime, Salt, Sample, SessionBin, SessionKey, SparseHistogram, Time,
+};
 
 use super::{
     engine::{Now, Watch, settled_after},
     matching::{Counts, Matching, Patience, Settled, Sink},
+    output::Output,
     sessions::SessionSpec,
     summary::{GroupRow, Quantiles, Row, SessionRow, Tally},
 };
-
-/// Where lines go. The in-memory twin is [`Kept`]; `()` throws them away.
-pub trait Output {
-    /// Takes one line of `sessions.jsonl`.
-    fn bin(&mut self, bin: SessionBin);
-    /// Takes one line of `samples.jsonl`.
-    fn sample(&mut self, sample: Sample);
-}
-
-impl<O: Output> Output for &mut O {
-    fn bin(&mut self, bin: SessionBin) {
-        (**self).bin(bin);
-    }
-    fn sample(&mut self, sample: Sample) {
-        (**self).sample(sample);
-    }
-}
-
-impl Output for () {
-    fn bin(&mut self, _bin: SessionBin) {}
-    fn sample(&mut self, _sample: Sample) {}
-}
-
-/// Lines in memory.
-#[derive(Clone, Debug, Default)]
-pub struct Kept {
-    /// Lines of `sessions.jsonl`.
-    pub bins: Vec<SessionBin>,
-    /// Lines of `samples.jsonl`.
-    pub samples: Vec<Sample>,
-}
-
-impl Output for Kept {
-    fn bin(&mut self, bin: SessionBin) {
-        self.bins.push(bin);
-    }
-    fn sample(&mut self, sample: Sample) {
-        self.samples.push(sample);
-    }
-}
 
 /// How to record.
 #[derive(Clone, Debug)]
@@ -59,10 +27,12 @@ pub struct Recording {
     pub bin: Duration,
     /// IANA time zone that windows are to be understood in.
     pub zone: String,
-    /// Of how many sessions, spread evenly, to keep the samples. Whole sessions, or none of their samples.
-    pub keep_samples: usize,
+    /// With a salt sessions appear under pseudonyms and without their keys; else under their addresses and ports.
+    pub salt: Option<Salt>,
 }
 
+/// Sessions whose closed bins are written between two looks at the schedule.
+const SESSIONS_A_TURN: usize = 4;
 /// A session that ends with so many unanswered packets in a row died; fewer are loss.
 const SILENT_PACKETS: u32 = 10;
 
@@ -73,8 +43,10 @@ pub struct Recorder<O> {
     patience: Patience,
     sessions: Vec<Session>,
     groups: Vec<(Labels, Tally)>,
-    /// Bins that begin before this one are written.
-    written_to: i64,
+    /// RTT of each group by bin, for the interval log.
+    intervals: BTreeMap<(i64, usize), SparseHistogram>,
+    /// Bins before the first are written or being written; the second is the session whose turn it is.
+    writing: (i64, usize),
 }
 
 struct Session {
@@ -82,7 +54,6 @@ struct Session {
     key: Option<SessionKey>,
     spec: SessionSpec,
     group: usize,
-    kept: bool,
     open: VecDeque<(i64, Bin)>,
     rtt: SparseHistogram,
     ipdv_round_trip: SparseHistogram,
@@ -114,7 +85,6 @@ impl<O: Output> Recorder<O> {
         output: O,
     ) -> Self {
         let mut groups: Vec<(Labels, Tally)> = Vec::new();
-        let kept = recording.keep_samples.min(specs.len());
         let session = |(index, spec): (usize, &SessionSpec)| {
             let spec = SessionSpec { labels: spec.labels_with_family(), ..spec.clone() };
             let shared: Labels = ["isp", "family"]
@@ -126,12 +96,15 @@ impl<O: Output> Recorder<O> {
                 groups.len() - 1
             });
             let key = keys.get(index).copied().flatten().map(SessionKey);
+            let name = match (&key, &recording.salt) {
+                (Some(key), Some(salt)) => salt.pseudonym(key),
+                (Some(key), None) => key.to_string(),
+                (None, _) => format!("session-{index}"),
+            };
             Session {
-                name: key.map_or_else(|| format!("session-{index}"), |key| key.to_string()),
-                key,
+                name,
+                key: key.filter(|_| recording.salt.is_none()),
                 group,
-                // Every (len / kept)-th, to the nearest.
-                kept: index * kept / specs.len() != (index + 1) * kept / specs.len(),
                 open: VecDeque::new(),
                 rtt: SparseHistogram::new(),
                 ipdv_round_trip: SparseHistogram::new(),
@@ -141,12 +114,22 @@ impl<O: Output> Recorder<O> {
             }
         };
         let sessions = specs.iter().enumerate().map(session).collect();
-        Self { output, recording, patience, sessions, groups, written_to: i64::MIN }
+        Self {
+            output,
+            recording,
+            patience,
+            sessions,
+            groups,
+            intervals: BTreeMap::new(),
+            writing: (i64::MIN, usize::MAX),
+        }
     }
 
     /// Writes what is still open; to be called when the run is over.
     pub fn close(&mut self) {
-        self.write_before(i64::MAX, true);
+        self.writing = (i64::MAX, 0);
+        self.write_sessions(usize::MAX, true);
+        self.write_intervals();
     }
 
     /// The rows of the report.
@@ -194,45 +177,78 @@ impl<O: Output> Recorder<O> {
         &mut open[place].1
     }
 
-    /// Writes the bins with an index below `index`.
-    fn write_before(&mut self, index: i64, last: bool) {
-        let width = self.recording.bin.as_nanos() as i64;
-        for session in &mut self.sessions {
-            while session.open.front().is_some_and(|(open, _)| *open < index) {
+    /// Writes the closed bins of the next `most` sessions: a few at a time, because thousands at once would make slots late.
+    fn write_sessions(&mut self, most: usize, last: bool) {
+        let (before, first) = self.writing;
+        let end = first.saturating_add(most).min(self.sessions.len());
+        for session in self.sessions.get_mut(first..end).unwrap_or_default() {
+            while session.open.front().is_some_and(|(place, _)| *place < before) {
                 let Some((place, bin)) = session.open.pop_front() else { break };
-                let edge = |place: i64| {
-                    Timestamp::from_nanosecond(i128::from(place) * i128::from(width)).unwrap_or(Timestamp::MAX)
-                };
-                let some = |histogram: SparseHistogram| (!histogram.is_empty()).then_some(histogram);
-                let silent = match session.last_received {
-                    Some(received) => session.last_settled.wrapping_sub(received),
-                    None => session.last_settled.saturating_add(1),
-                };
-                self.output.bin(SessionBin {
-                    session: session.name.clone(),
-                    key: session.key,
-                    arm_assigned: session.spec.arm,
-                    arm_seen: None,
-                    labels: session.spec.labels.clone(),
-                    start: edge(place),
-                    end: edge(place + 1),
-                    zone: self.recording.zone.clone(),
-                    sent: bin.received + bin.lost,
-                    received: bin.received,
-                    lost: bin.lost,
-                    lost_forward: bin.lost_forward,
-                    lost_return: bin.lost_return,
-                    duplicates: bin.duplicates,
-                    late: bin.late,
-                    dead: last && session.open.is_empty() && silent >= SILENT_PACKETS,
-                    rtt: some(bin.rtt),
-                    ipdv_forward: some(bin.ipdv_forward),
-                    ipdv_return: some(bin.ipdv_return),
-                    ipdv_round_trip: some(bin.ipdv_round_trip),
-                    clock_sync_age_s: None,
-                    source: "probe".to_owned(),
-                });
+                let dead = last && session.open.is_empty() && session.silent() >= SILENT_PACKETS;
+                let (start, end) = (edge(place, self.recording.bin), edge(place + 1, self.recording.bin));
+                self.output.bin(session.line(bin, start, end, &self.recording.zone, dead));
             }
+        }
+        self.writing.1 = end;
+    }
+
+    fn write_intervals(&mut self) {
+        while let Some(entry) = self.intervals.first_entry()
+            && entry.key().0 < self.writing.0
+        {
+            let ((place, group), histogram) = entry.remove_entry();
+            let text = |(name, value): (&String, &serde_json::Value)| {
+                (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+            };
+            self.output.interval(LogInterval {
+                labels: self.groups[group].0.iter().map(text).collect(),
+                start: edge(place, self.recording.bin),
+                length: SignedDuration::try_from(self.recording.bin).unwrap_or(SignedDuration::MAX),
+                histogram,
+            });
+        }
+    }
+}
+
+/// Where the bin at `place` begins.
+fn edge(place: i64, width: Duration) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(place) * width.as_nanos() as i128).unwrap_or(Timestamp::MAX)
+}
+
+impl Session {
+    /// How many packets in a row, up to the last, had no reply in time.
+    fn silent(&self) -> u32 {
+        match self.last_received {
+            Some(received) => self.last_settled.wrapping_sub(received),
+            None => self.last_settled.saturating_add(1),
+        }
+    }
+
+    fn line(&self, bin: Bin, start: Timestamp, end: Timestamp, zone: &str, dead: bool) -> SessionBin {
+        let some = |histogram: SparseHistogram| (!histogram.is_empty()).then_some(histogram);
+        SessionBin {
+            session: self.name.clone(),
+            key: self.key,
+            arm_assigned: self.spec.arm,
+            arm_seen: None,
+            labels: self.spec.labels.clone(),
+            start,
+            end,
+            zone: zone.to_owned(),
+            sent: bin.received + bin.lost,
+            received: bin.received,
+            lost: bin.lost,
+            lost_forward: bin.lost_forward,
+            lost_return: bin.lost_return,
+            duplicates: bin.duplicates,
+            late: bin.late,
+            dead,
+            rtt: some(bin.rtt),
+            ipdv_forward: some(bin.ipdv_forward),
+            ipdv_return: some(bin.ipdv_return),
+            ipdv_round_trip: some(bin.ipdv_round_trip),
+            clock_sync_age_s: None,
+            source: "probe".to_owned(),
         }
     }
 }
@@ -272,6 +288,10 @@ impl<O: Output> Sink for Recorder<O> {
             bin.ipdv_return.extend(pair.back);
         }
 
+        if settled.outcome == Outcome::Received {
+            let place = self.bin_of(settled.slot);
+            self.intervals.entry((place, group)).or_default().extend(nanos(settled.rtt));
+        }
         let entry = &mut self.sessions[session];
         entry.last_settled = entry.last_settled.max(settled.seq);
         if settled.outcome == Outcome::Received {
@@ -279,17 +299,15 @@ impl<O: Output> Sink for Recorder<O> {
             entry.rtt.extend(nanos(settled.rtt));
             entry.ipdv_round_trip.extend(settled.ipdv.into_iter().flatten().map(|pair| pair.round_trip));
         }
-        if entry.kept {
-            self.output.sample(Sample {
-                seq: settled.seq,
-                session: entry.name.clone(),
-                arm: entry.spec.arm,
-                labels: entry.spec.labels.clone(),
-                outcome: settled.outcome,
-                stamps: settled.stamps,
-                ledger: settled.ledger,
-            });
-        }
+        self.output.sample(Sample {
+            seq: settled.seq,
+            session: entry.name.clone(),
+            arm: entry.spec.arm,
+            labels: entry.spec.labels.clone(),
+            outcome: settled.outcome,
+            stamps: settled.stamps,
+            ledger: settled.ledger,
+        });
     }
 }
 
@@ -314,9 +332,11 @@ impl<O: Output> Watch for Recorder<O> {
     fn turn(&mut self, now: Now) {
         let wait = Interval::from_nanos(-(settled_after(self.patience).as_nanos() as i64));
         let closed = self.bin_of(now.realtime + wait);
-        if closed > self.written_to {
-            self.written_to = closed;
-            self.write_before(closed, false);
+        if self.writing.1 < self.sessions.len() {
+            self.write_sessions(SESSIONS_A_TURN, false);
+        } else if closed > self.writing.0 {
+            self.writing = (closed, 0);
+            self.write_intervals();
         }
     }
 }

@@ -17,7 +17,8 @@ use super::{
     engine::{End, Engine, Terms},
     host::Host,
     matching::Patience,
-    recorder::{Output, Recorder, Recording},
+    output::Output,
+    recorder::{Recorder, Recording},
     schedule::{LONGEST_INTERVAL, MOST_SESSIONS, Schedule},
     sessions::{SessionSpec, SocketPlan},
     summary::{ProbeReport, SCHEMA, SilentTarget, rtt_between},
@@ -50,14 +51,14 @@ pub struct ProbeOptions {
     pub skip_after: Option<Duration>,
     /// The sockets: stamps, DSCP, mark, device.
     pub socket: SocketOptions,
-    /// Bins and samples.
+    /// Bins and names.
     pub recording: Recording,
     /// For tests of the ledger's truth: read every datagram so much later than possible. Zero in any real run.
     pub delay_before_read: Duration,
 }
 
 impl Default for ProbeOptions {
-    /// 10 ms, no end, 1 s timeout, 44 octets, kernel stamps, bins of 10 min, the samples of 16 sessions.
+    /// 10 ms, no end, 1 s timeout, 44 octets, kernel stamps, bins of 10 min.
     fn default() -> Self {
         Self {
             interval: Duration::from_millis(10),
@@ -69,7 +70,7 @@ impl Default for ProbeOptions {
             spin: None,
             skip_after: None,
             socket: SocketOptions { receive_buffer: Some(4 << 20), ..SocketOptions::stamped() },
-            recording: Recording { bin: Duration::from_secs(600), zone: "UTC".into(), keep_samples: 16 },
+            recording: Recording { bin: Duration::from_secs(600), zone: "UTC".into(), salt: None },
             delay_before_read: Duration::ZERO,
         }
     }

@@ -2,10 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     net::{IpAddr, SocketAddr},
     path::Path,
-    str::FromStr,
 };
 
 use pathlab_record::{Arm, Labels};
@@ -126,7 +124,7 @@ fn json_error(error: &serde_json::Error) -> String {
 
 impl SessionSpec {
     /// What is wrong with the session in itself.
-    fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<String> {
         let target = self.target.ip();
         if self.target.port() == 0 {
             return Some("field `target`: port 0 cannot be sent to".into());
@@ -137,150 +135,6 @@ impl SessionSpec {
         let source = self.source?;
         (source.is_ipv4() != self.target.is_ipv4())
             .then(|| format!("field `source`: {source} and target {} are of different families", self.target))
-    }
-}
-
-/// A prefix of source addresses, `10.1.0.0/24`; a bare address is a prefix of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u8,
-}
-
-impl Prefix {
-    /// How many addresses may be used as sources: an IPv4 subnet's first and last are left out, as is IPv6's first (the
-    /// subnet-router anycast address).
-    pub fn hosts(self) -> u128 {
-        let bits = u32::from(self.width() - self.length);
-        match (self.address, bits) {
-            (_, 0) => 1,
-            (_, 1) => 2,
-            (IpAddr::V4(_), _) => (1 << bits) - 2,
-            (IpAddr::V6(_), 128) => u128::MAX,
-            (IpAddr::V6(_), _) => (1 << bits) - 1,
-        }
-    }
-
-    /// The `index`-th usable address, from 0; `None` beyond [`hosts`](Self::hosts).
-    pub fn host(self, index: u128) -> Option<IpAddr> {
-        if index >= self.hosts() {
-            return None;
-        }
-        let index = if self.width() - self.length > 1 { index + 1 } else { index };
-        Some(match self.address {
-            IpAddr::V4(base) => IpAddr::V4((base.to_bits() + index as u32).into()),
-            IpAddr::V6(base) => IpAddr::V6((base.to_bits() + index).into()),
-        })
-    }
-
-    /// Whether it holds IPv4 addresses.
-    pub fn is_ipv4(self) -> bool {
-        self.address.is_ipv4()
-    }
-
-    fn width(self) -> u8 {
-        if self.is_ipv4() { 32 } else { 128 }
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a prefix such as 10.1.0.0/24 or 2001:db8::/64");
-        let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let width = if address.is_ipv4() { 32 } else { 128 };
-        let length = length.map_or(Ok(width), |length| length.parse().map_err(|_| wrong()))?;
-        if length > width {
-            return Err(wrong());
-        }
-        let rest = u32::from(width - length);
-        let clear = match address {
-            IpAddr::V4(address) => u128::from(address.to_bits()) & low_bits(rest) == 0,
-            IpAddr::V6(address) => address.to_bits() & low_bits(rest) == 0,
-        };
-        if !clear {
-            return Err(format!("`{text}` has bits set beyond its length of {length}"));
-        }
-        Ok(Self { address, length })
-    }
-}
-
-fn low_bits(count: u32) -> u128 {
-    1_u128.checked_shl(count).map_or(u128::MAX, |bit| bit - 1)
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
-
-/// Sessions from a few options instead of a file.
-#[derive(Clone, Debug, Default)]
-pub struct Fan {
-    /// The Session-Reflectors.
-    pub targets: Vec<SocketAddr>,
-    /// Source addresses, at most one prefix a family. Without one the kernel chooses.
-    pub sources: Vec<Prefix>,
-    /// The first source port. Without one the kernel chooses.
-    pub source_port: Option<u16>,
-    /// Sessions to each target.
-    pub count: usize,
-    /// Labels of all of them.
-    pub labels: Labels,
-}
-
-impl Fan {
-    /// Every target with `count` sessions: through the addresses first, then through the ports.
-    ///
-    /// # Errors
-    /// No session at all, too many, or a target's family has no prefix while the other has.
-    pub fn sessions(&self) -> Result<Vec<SessionSpec>, ProbeError> {
-        let total = self.count.saturating_mul(self.targets.len());
-        if !(1..=MOST_SESSIONS).contains(&total) {
-            return Err(ProbeError::SessionCount { sessions: total, limit: MOST_SESSIONS });
-        }
-        let mut sessions = Vec::with_capacity(total);
-        for &target in &self.targets {
-            let prefix = self.sources.iter().find(|prefix| prefix.is_ipv4() == target.is_ipv4());
-            if prefix.is_none() && !self.sources.is_empty() {
-                return Err(ProbeError::NoSourceOfFamily { target });
-            }
-            for index in 0..self.count {
-                let source = self.source(prefix, target, index)?;
-                let session = SessionSpec { source, target, arm: None, labels: self.labels.clone() };
-                if let Some(what) = session.fault() {
-                    return Err(ProbeError::Session { what });
-                }
-                sessions.push(session);
-            }
-        }
-        Ok(sessions)
-    }
-
-    fn source(
-        &self,
-        prefix: Option<&Prefix>,
-        target: SocketAddr,
-        index: usize,
-    ) -> Result<Option<SocketAddr>, ProbeError> {
-        let any =
-            SocketAddr::from(if target.is_ipv4() { ([0; 4], 0).into() } else { SocketAddr::from(([0_u16; 8], 0)) });
-        let (address, lap) = match prefix {
-            Some(prefix) => {
-                let (lap, host) = (index as u128 / prefix.hosts(), index as u128 % prefix.hosts());
-                (prefix.host(host), lap)
-            }
-            None => (None, index as u128),
-        };
-        let port = match self.source_port {
-            Some(first) => u16::try_from(u128::from(first) + lap)
-                .map_err(|_| ProbeError::NoPortLeft { first, sessions: self.count })?,
-            None => 0,
-        };
-        let source = SocketAddr::new(address.unwrap_or(any.ip()), port);
-        Ok((source != any).then_some(source))
     }
 }
 
@@ -383,40 +237,6 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_leaves_out_what_is_no_host() {
-        let hosts = |text: &str| {
-            let prefix: Prefix = text.parse().unwrap();
-            (prefix.hosts(), prefix.host(0).unwrap().to_string(), prefix.host(prefix.hosts()))
-        };
-        assert_eq!(hosts("10.1.0.0/24"), (254, "10.1.0.1".into(), None));
-        assert_eq!(hosts("10.1.0.4/31"), (2, "10.1.0.4".into(), None));
-        assert_eq!(hosts("10.1.0.4"), (1, "10.1.0.4".into(), None));
-        assert_eq!(hosts("2001:db8::/120"), (255, "2001:db8::1".into(), None));
-        assert_eq!(hosts("::/0").0, u128::MAX);
-        for wrong in ["10.1.0.1/24", "10.1.0.0/33", "x/8", "10.1.0.0/", "10.1.0.0/-1"] {
-            assert!(wrong.parse::<Prefix>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_fan_goes_through_the_addresses_then_the_ports() {
-        let fan = Fan {
-            targets: vec!["10.9.0.2:862".parse().unwrap()],
-            sources: vec!["10.1.0.0/30".parse().unwrap()],
-            source_port: Some(40_000),
-            count: 3,
-            labels: Labels::new(),
-        };
-        let sources: Vec<String> = fan.sessions().unwrap().iter().map(|s| s.source.unwrap().to_string()).collect();
-        assert_eq!(sources, ["10.1.0.1:40000", "10.1.0.2:40000", "10.1.0.1:40001"]);
-        let other = Fan { targets: vec!["[2001:db8::2]:862".parse().unwrap()], ..fan.clone() };
-        assert!(matches!(other.sessions(), Err(ProbeError::NoSourceOfFamily { .. })));
-        let many = Fan { source_port: Some(65_535), ..fan.clone() };
-        assert!(matches!(many.sessions(), Err(ProbeError::NoPortLeft { .. })));
-        assert!(matches!(Fan { count: 0, ..fan }.sessions(), Err(ProbeError::SessionCount { .. })));
-    }
-
-    #[test]
     fn sockets_are_shared_by_family_and_port() {
         let line = |source: &str, target: &str| SessionSpec {
             source: Some(source.parse().unwrap()),
@@ -463,7 +283,6 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC{0,80}") {
             let _ = parse_sessions("x", &text);
-            let _ = text.parse::<Prefix>();
         }
     }
 }

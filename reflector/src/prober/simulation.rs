@@ -16,7 +16,8 @@ use zerocopy::{FromZeros, IntoBytes, byteorder::network_endian::U32};
 use super::{
     engine::{End, Engine, Now, Ready, Terms, World},
     matching::{Counts, Patience},
-    recorder::{Kept, Recorder, Recording},
+    output::Kept,
+    recorder::{Recorder, Recording},
     schedule::Schedule,
     sessions::{SessionSpec, SocketPlan},
     summary::Row,
@@ -271,7 +272,7 @@ fn play(nature: Nature, sessions: usize, count: u64) -> Played {
         .until_count(count);
     let terms =
         Terms { patience, size: 44, error_estimate: ErrorEstimate::from_nanos(1000, false), give_up_on_silence: true };
-    let recording = Recording { bin: Duration::from_secs(1), zone: "UTC".into(), keep_samples: sessions };
+    let recording = Recording { bin: Duration::from_secs(1), zone: "UTC".into(), salt: None };
     let keys: Vec<_> = specs.iter().map(|spec| spec.source).collect();
     let mut kept = Kept::default();
     let mut recorder = Recorder::new(&specs, &keys, patience, recording, &mut kept);
@@ -312,6 +313,8 @@ impl Played {
         assert_eq!(sum(|bin| bin.received), counts.received);
         assert_eq!(sum(|bin| bin.late), counts.late);
         assert_eq!(sum(|bin| bin.lost), counts.lost() + counts.late);
+        let logged: u64 = self.kept.intervals.iter().map(|interval| interval.histogram.count()).sum();
+        assert_eq!(logged, counts.received);
         let mut bins = std::collections::HashSet::new();
         for bin in &self.kept.bins {
             bin.check().expect("a bin that does not contradict itself");
