@@ -3,6 +3,7 @@
 use std::io;
 
 use pathlab_record::{Monotonic, Realtime, Time};
+use serde::Serialize;
 
 use crate::{sys, wire::ErrorEstimate};
 
@@ -17,7 +18,7 @@ pub fn monotonic_now() -> Time<Monotonic> {
 }
 
 /// The kernel's word on its own `CLOCK_REALTIME`, as `adjtimex` gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ClockQuality {
     /// `STA_UNSYNC` is clear: some daemon holds the clock to a reference.
     pub synchronised: bool,

@@ -5,9 +5,15 @@ pub mod datapath;
 mod error;
 mod prefix;
 pub mod prober;
+mod reflect;
+mod report;
 pub mod session;
+mod stop;
 mod sys;
 pub mod wire;
 
 pub use error::Error;
 pub use prefix::{Prefix, PrefixError};
+pub use reflect::{Reflector, ReflectorConfig};
+pub use report::{Quantiles, ReflectorReport};
+pub use stop::Stop;

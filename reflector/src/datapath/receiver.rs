@@ -65,7 +65,8 @@ impl Receiver {
         let app = realtime_now();
         for message in self.batch.messages(count) {
             let control = Control::parse(message.control);
-            let Some(peer) = socket_address(message.name) else { continue };
+            // A name of another family cannot be; were it so, the datagram must still be counted.
+            let peer = socket_address(message.name).unwrap_or(SocketAddr::from(([0; 4], 0)));
             each(Datagram {
                 peer,
                 local: control.local.map(|local| local.destination),

@@ -129,6 +129,11 @@ impl StampedSocket {
         self.receiver.kernel_drops()
     }
 
+    /// [`Sender::undelivered_total`].
+    pub fn undelivered_total(&self) -> u64 {
+        self.sender.undelivered_total()
+    }
+
     /// Both halves at once, to answer a datagram while it still lies in the receive buffer.
     pub fn halves(&mut self) -> (&mut Receiver, &mut Sender) {
         (&mut self.receiver, &mut self.sender)

@@ -65,7 +65,7 @@ fn compile_in(clang: &Clang, crate_dir: &Path, source: &str, out_dir: &Path) -> 
     let output = Command::new(clang.path())
         .current_dir(crate_dir)
         // v3: 32-bit jumps and arithmetic, in every kernel since 5.1
-        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-nostdinc"])
+        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-fno-strict-aliasing", "-nostdinc"])
         .args(["-Wall", "-Wextra", "-Wno-unused-function"])
         // no path of this machine goes into the object
         .arg(format!("-ffile-prefix-map={}=.", crate_dir.display()))
