@@ -4,6 +4,7 @@ pub mod clock;
 pub mod datapath;
 mod error;
 mod prefix;
+pub mod prober;
 mod reflect;
 mod report;
 pub mod session;
