@@ -1,0 +1,94 @@
+//! What can go wrong between a scenario file and a running network, with the facts that tell whose fault it is.
+
+use std::io;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every way in which the lab fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller may not make namespaces.
+    #[error("{action} needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN); run it with sudo")]
+    Privilege {
+        /// What was asked for.
+        action: String,
+    },
+    /// A namespace of that name is there already.
+    #[error("network namespace {name} exists already; choose another name or remove it with `ip netns del {name}`")]
+    NamespaceExists {
+        /// Name under `/run/netns`.
+        name: String,
+    },
+    /// There is no namespace of that name.
+    #[error("network namespace {name} does not exist; `ip netns list` shows those that do")]
+    NamespaceMissing {
+        /// Name under `/run/netns`.
+        name: String,
+    },
+    /// A name that cannot be a file under `/run/netns`.
+    #[error(
+        "{name:?} cannot name a namespace: use 1 to 200 letters, digits, `.`, `_` or `-`, and begin with a letter or digit"
+    )]
+    NamespaceName {
+        /// The name.
+        name: String,
+    },
+    /// A step on a namespace failed in the kernel.
+    #[error("cannot {action} network namespace {name}: {source}")]
+    Namespace {
+        /// Name under `/run/netns`, or `current`.
+        name: String,
+        /// Which step: create, enter, remove.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A netlink request was refused.
+    #[error("namespace {namespace}: cannot {request}: {source}{}", hint(.reason))]
+    Netlink {
+        /// The namespace in which the socket was opened.
+        namespace: String,
+        /// The request in words.
+        request: String,
+        /// The kernel's extended acknowledgement, where it gave one.
+        reason: Option<String>,
+        /// The error number.
+        source: io::Error,
+    },
+    /// There is no such network interface.
+    #[error("namespace {namespace}: no interface {interface}")]
+    NoInterface {
+        /// The namespace.
+        namespace: String,
+        /// The interface.
+        interface: String,
+    },
+    /// A kernel parameter was refused.
+    #[error("namespace {namespace}: cannot set {key} to {value}: {source}")]
+    Sysctl {
+        /// The namespace.
+        namespace: String,
+        /// As `sysctl` spells it, such as `net.ipv4.ip_forward`.
+        key: String,
+        /// What was to be written.
+        value: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An offload setting was refused.
+    #[error("namespace {namespace}: cannot turn transmit checksum offload of {interface} off: {source}")]
+    Offload {
+        /// The namespace.
+        namespace: String,
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn hint(reason: &Option<String>) -> String {
+    reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default()
+}
