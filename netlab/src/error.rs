@@ -1,6 +1,6 @@
 //! What can go wrong between a scenario file and a running network, with the facts that tell whose fault it is.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -44,6 +44,44 @@ pub enum Error {
         action: &'static str,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// A scenario file says something that cannot be.
+    #[error("{file}:{line}: {key}: {problem}")]
+    Scenario {
+        /// The file.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A scenario file cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    ScenarioFile {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No shipped scenario has that name.
+    #[error("no scenario {name}; shipped are {shipped}, and a path with a `/` or `.toml` names a file")]
+    NoScenario {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        shipped: String,
+    },
+    /// A scenario has no such variant.
+    #[error("{file} has no variant {name}; it has {known}")]
+    NoVariant {
+        /// The scenario's file.
+        file: String,
+        /// The variant.
+        name: String,
+        /// Those that there are.
+        known: String,
     },
     /// A netlink request was refused.
     #[error("namespace {namespace}: cannot {request}: {source}{}", hint(.reason))]

@@ -7,6 +7,8 @@ pub mod netns;
 mod offload;
 pub mod prefix;
 pub mod qdisc;
+pub mod scenario;
+mod seeded;
 pub mod sysctl;
 
 pub use error::{Error, Result};
