@@ -1,6 +1,6 @@
 //! What can go wrong between a scenario file and a running network, with the facts that tell whose fault it is.
 
-use std::{io, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -84,14 +84,12 @@ pub enum Error {
         known: String,
     },
     /// A netlink request was refused.
-    #[error("namespace {namespace}: cannot {request}: {source}{}", hint(.reason))]
+    #[error("namespace {namespace}: cannot {request}: {source}")]
     Netlink {
         /// The namespace in which the socket was opened.
         namespace: String,
         /// The request in words.
         request: String,
-        /// The kernel's extended acknowledgement, where it gave one.
-        reason: Option<String>,
         /// The error number.
         source: io::Error,
     },
@@ -125,8 +123,65 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-}
-
-fn hint(reason: &Option<String>) -> String {
-    reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default()
+    /// The kernel has no such queueing discipline.
+    #[error("this kernel has no {kind} qdisc; load module sch_{kind}, or use a kernel built with it")]
+    NoQdisc {
+        /// Its name for `tc`.
+        kind: &'static str,
+    },
+    /// A load's sender cannot be started.
+    #[error("cannot send load from node {node} to {to}: {source}")]
+    Load {
+        /// Where it sends.
+        node: String,
+        /// Where to.
+        to: IpAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A name that cannot be a lab's.
+    #[error("{id:?} cannot name a lab: use 1 to 40 letters, digits or `-`, and begin with a letter or digit")]
+    LabName {
+        /// The name.
+        id: String,
+    },
+    /// A lab of that name is there already.
+    #[error("lab {id} is up already; choose another name, or take it down with `pathlab lab down {id}`")]
+    LabExists {
+        /// The name.
+        id: String,
+    },
+    /// There is no such lab.
+    #[error("no lab {id}; `pathlab lab list` shows those that are up")]
+    NoLab {
+        /// The name.
+        id: String,
+    },
+    /// The lab belongs to a process that still lives.
+    #[error("lab {id} is run by process {pid}, which takes it down when it ends; stop that")]
+    LabRuns {
+        /// The name.
+        id: String,
+        /// The process.
+        pid: u32,
+    },
+    /// There is no such node.
+    #[error("lab {lab} has no node {node}; `pathlab lab list` shows labs with their nodes")]
+    NoNode {
+        /// The lab.
+        lab: String,
+        /// The node.
+        node: String,
+    },
+    /// A program cannot be started.
+    #[error("cannot start {program}: {source}")]
+    Command {
+        /// The program.
+        program: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What was put on the host could not be noted or taken back.
+    #[error(transparent)]
+    Guard(#[from] pathlab_guard::Error),
 }

@@ -1,8 +1,11 @@
 //! veth pairs and what is put on them: addresses, routes, neighbours.
 
-use std::{fmt, net::IpAddr, os::fd::AsRawFd};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    os::fd::{AsFd, AsRawFd},
+};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
@@ -15,9 +18,8 @@ use crate::{
     error::{Error, Result},
     netlink::Netlink,
     netns::Namespace,
-    offload::disable_transmit_checksum,
     prefix::Prefix,
-    sysctl,
+    sys, sysctl,
 };
 
 /// A hardware address.
@@ -58,15 +60,29 @@ pub fn veth(left: End<'_>, right: End<'_>, mtu: u32) -> Result<()> {
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
     let words = format!("make veth pair {} - {}:{}", left.interface, right.namespace.name(), right.interface);
-    netlink.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, &words)?;
+    netlink.create(RouteNetlinkMessage::NewLink(message), &words)?;
     for end in [left, right] {
-        disable_transmit_checksum(end.namespace, end.interface)?;
+        disable_transmit_checksum(end)?;
         // A link-local address under duplicate address detection cannot ask for neighbours for more than a second.
         sysctl::set(end.namespace, &format!("net.ipv6.conf.{}.accept_dad", end.interface), "0")?;
         sysctl::set(end.namespace, &format!("net.ipv6.conf.{}.accept_ra", end.interface), "0")?;
         Netlink::open(end.namespace)?.up(end.interface)?;
     }
     Ok(())
+}
+
+/// An XDP program that returns a packet would return it with its checksum unfinished.
+fn disable_transmit_checksum(end: End<'_>) -> Result<()> {
+    let attempt = || {
+        // Any socket of the namespace will do as a handle; this one never sends.
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        sys::disable_transmit_checksum(socket.as_fd(), end.interface)
+    };
+    end.namespace.run(attempt)?.map_err(|source| Error::Offload {
+        namespace: end.namespace.name().to_owned(),
+        interface: end.interface.to_owned(),
+        source,
+    })
 }
 
 fn end(end: End<'_>, mtu: u32) -> LinkMessage {
@@ -175,7 +191,7 @@ impl Netlink {
         message.header.index = self.index(interface)?;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        self.change(RouteNetlinkMessage::SetLink(message), 0, &format!("set {interface} up"))
+        self.change(RouteNetlinkMessage::SetLink(message), &format!("set {interface} up"))
     }
 
     /// Adds an address, for IPv6 without duplicate address detection, so that it serves at once.
@@ -193,7 +209,7 @@ impl Netlink {
         message.attributes =
             vec![AddressAttribute::Local(address.address()), AddressAttribute::Address(address.address())];
         let words = format!("add address {address} to {interface}");
-        self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, &words)
+        self.create(RouteNetlinkMessage::NewAddress(message), &words)
     }
 
     /// Adds a route to the main table, or to the local one when that is its action.
@@ -227,7 +243,7 @@ impl Netlink {
         if let Some(source) = route.source {
             message.attributes.push(RouteAttribute::PrefSource(source.into()));
         }
-        self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL, &format!("add route {route}"))
+        self.create(RouteNetlinkMessage::NewRoute(message), &format!("add route {route}"))
     }
 
     /// Adds a neighbour that never expires, so that no packet waits for ARP or neighbour discovery.
@@ -246,7 +262,7 @@ impl Netlink {
         message.attributes =
             vec![NeighbourAttribute::Destination(destination), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
         let words = format!("add neighbour {address} {mac} to {interface}");
-        self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_EXCL, &words)
+        self.create(RouteNetlinkMessage::NewNeighbour(message), &words)
     }
 }
 

@@ -1,13 +1,13 @@
 //! The kernel's token bucket with a tail-drop queue behind it, and what it has counted.
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle, TcMessage, TcStats2},
 };
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     netlink::{Netlink, nest},
 };
 
@@ -71,11 +71,16 @@ impl Netlink {
         };
         let message = qdisc(index, TcHandle::ROOT, TBF, "tbf", tbf_options(bucket, limit_bytes));
         let words = format!("limit {interface} to {} bit/s with tbf", bucket.rate);
-        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL, &words)?;
+        match self.create(RouteNetlinkMessage::NewQueueDiscipline(message), &words) {
+            Err(Error::Netlink { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
+                return Err(Error::NoQdisc { kind: "tbf" });
+            }
+            made => made?,
+        }
         let Some(packets) = limit_packets else { return Ok(()) };
         let message = qdisc(index, TBF_CLASS, FIFO, "pfifo", packets.to_ne_bytes().to_vec());
         let words = format!("give {interface} a queue of {packets} packets with pfifo");
-        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL, &words)
+        self.create(RouteNetlinkMessage::NewQueueDiscipline(message), &words)
     }
 
     /// Counters of the root qdisc of `interface`; all zero where there is none that counts.
