@@ -70,7 +70,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Some objects could not be taken back; the journal stays so that the next try finds them.
-    #[error("{} of {} objects could not be taken back, the first: {first}; {path} keeps them for the next try", .failed, .of)]
+    #[error("{failed} of {of} objects could not be taken back, the first: {first}; {path} keeps them for the next try")]
     Incomplete {
         /// How many failed.
         failed: usize,

@@ -74,8 +74,8 @@ fn build(journal: &mut Journal, ns: &str, file: &Path) -> Process {
     }
     journal.record(Object::File { path: file.to_owned() }).unwrap();
     fs::write(file, "").unwrap();
-    let sleeper = Command::new("sleep").arg("600").spawn().unwrap();
-    let process = Process::of(sleeper.id()).unwrap();
+    let pid = sh("sleep 600 >/dev/null 2>&1 & echo $!").trim().parse().unwrap();
+    let process = Process::of(pid).unwrap();
     journal.record(Object::Process(process)).unwrap();
     process
 }
