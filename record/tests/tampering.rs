@@ -28,7 +28,7 @@ impl Sealed {
         let path = home.path().join("run");
         let time: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
         let mut directory = RunDirectory::create(&path, &Run::new("probe", time)).unwrap();
-        for share in 1..=9 {
+        for share in 1..=4 {
             directory.note(time, Some("operator"), &format!("ramp {share}%")).unwrap();
         }
         directory.artefact("verdict.json", format!("{{\"verdict\":\"{verdict}\"}}\n").as_bytes()).unwrap();
@@ -75,7 +75,7 @@ fn every_changed_byte_of_every_file_is_found_and_located() {
     let mut trials = 0;
     for (name, content) in &sealed.files {
         for at in 0..content.len() {
-            for mask in [0x01, 0x80, content[at] ^ b'\n'] {
+            for mask in [1 << (at % 8), content[at] ^ b'\n'] {
                 if mask == 0 {
                     continue;
                 }
@@ -101,7 +101,7 @@ fn every_changed_byte_of_every_file_is_found_and_located() {
             }
         }
     }
-    assert!(trials > 10_000, "{trials}");
+    assert!(trials > 5_000, "{trials}");
 }
 
 #[test]
