@@ -1,0 +1,10 @@
+//! How test packets get in and out: loops and system calls, no rules.
+
+mod name;
+mod receiver;
+mod sender;
+mod socket;
+
+pub use receiver::{Datagram, Receiver};
+pub use sender::{SendId, Sender, SentPlane, Undelivered};
+pub use socket::{SocketOptions, StampedSocket};

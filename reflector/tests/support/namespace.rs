@@ -1,0 +1,19 @@
+//! A network namespace of its own for traffic that would disturb the host.
+#![allow(unsafe_code)]
+
+use std::{io, panic, process::Command, thread};
+
+/// Runs `body` on a thread in a new network namespace with loopback up; the namespace goes when its last thread and socket go.
+pub(crate) fn in_private_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            // SAFETY: no pointers; it moves the calling thread alone, which ends with this scope.
+            let rc = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(rc, 0, "unshare: {}", io::Error::last_os_error());
+            let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("iproute2");
+            assert!(up.success());
+            body()
+        });
+        inside.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
