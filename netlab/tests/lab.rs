@@ -1,6 +1,7 @@
 //! Labs go up as their scenario says, and down without a trace, whoever takes them down.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::{SocketAddr, UdpSocket},
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -165,6 +166,40 @@ fn killed_while_it_runs_it_takes_its_processes_along() {
         lab::down("victim").expect_err("gone").to_string(),
         "no lab victim; `pathlab lab list` shows those that are up"
     );
+}
+
+#[test]
+fn with_a_guardian_nobody_needs_to_take_it_down() {
+    if !isolated("with_a_guardian_nobody_needs_to_take_it_down") {
+        return;
+    }
+    let before = host_state();
+    for phase in ["going up", "up"] {
+        let mut child = helper("brings_up_guarded_and_waits", "victim").spawn().expect("helper");
+        let namespaces = if phase == "up" { 4 } else { 2 };
+        wait_until("the lab to come up", || netns::list().expect("list").len() >= namespaces);
+        child.kill().expect("kill");
+        child.wait().expect("reaped");
+        wait_until("the guardian to take the lab down", || journals() == 0);
+        assert_eq!(host_state(), before, "killed while {phase}");
+    }
+}
+
+#[test]
+#[ignore = "the process that other tests kill"]
+fn brings_up_guarded_and_waits() {
+    let verb = ["--exact", "guards", "--ignored", "--nocapture"].map(OsStr::new);
+    let _lab = Lab::up_guarded(&demo(), &helper_argument(), 1, &verb).expect("up");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+#[ignore = "the guardian that another test's process starts"]
+fn guards() {
+    let journal = std::env::args_os().next_back().expect("the journal comes last");
+    pathlab_guard::watch(journal.as_ref()).expect("watched");
 }
 
 #[test]

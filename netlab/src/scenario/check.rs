@@ -63,6 +63,8 @@ pub(super) fn resolve(source: &Source<'_>, file: File, variant: Option<&str>) ->
         let chosen = variants.remove(wanted).ok_or_else(missing)?;
         (summary, load) = (chosen.summary, chosen.load);
     }
+    topology::names(source, &node)?;
+    topology::needs(source, &link, &needs)?;
     topology::no_clash(source, &link, &node)?;
     let links = topology::links(source, link, &node)?;
     let nodes = topology::nodes(source, node, &links)?;
@@ -136,8 +138,8 @@ mod tests {
             ("\"192.0.2.5/30\"", "\"192.0.2.1/30\"", "addresses: address 192.0.2.1 is given twice"),
             ("\"203.0.113.10/32\"", "\"192.0.2.1/32\"", "addresses: address 192.0.2.1 is given twice"),
             (
-                "\"192.0.2.6/30\"",
-                "\"192.0.2.66/30\"",
+                "\"192.0.2.5/30\"",
+                "\"192.0.2.65/30\"",
                 "addresses: the other end of the link has no address in 192.0.2.64/30",
             ),
             ("\"198.19.0.0/16\"", "\"198.18.1.0/24\"", "any_address: 198.18.1.0/24 overlaps with 198.18.0.0/16"),
@@ -173,6 +175,13 @@ mod tests {
                 assert_eq!(complaint(from, to), problem);
             }
         }
+    }
+
+    #[test]
+    fn what_a_scenario_needs_is_listed() {
+        let text = DEMO.replacen("needs = [\"tbf\"]", "needs = []", 1);
+        let error = Scenario::parse("demo.toml", &text, None).expect_err("needs tbf").to_string();
+        assert!(error.ends_with("rate: a rate takes the kernel's tbf; list it as needs = [\"tbf\"]"), "{error}");
     }
 
     #[test]

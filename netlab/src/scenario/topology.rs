@@ -5,12 +5,38 @@ use std::collections::HashSet;
 use toml::Spanned;
 
 use super::{
-    Bottleneck, Link, LinkEnd, Node,
+    Bottleneck, Feature, Link, LinkEnd, Node,
     check::Source,
     file,
     units::{Queue, Rate},
 };
 use crate::{error::Result, link::Route, prefix::Prefix};
+
+pub(super) fn names(source: &Source<'_>, nodes: &[file::Node]) -> Result<()> {
+    let mut seen = HashSet::new();
+    for node in nodes {
+        let name = node.name.get_ref();
+        if !(1..=32).contains(&name.len()) || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(
+                source.error(&node.name, format!("{name:?} cannot name a node: use 1 to 32 letters, digits or `-`"))
+            );
+        }
+        if !seen.insert(name) {
+            return Err(source.error(&node.name, format!("there are two nodes called {name}")));
+        }
+    }
+    Ok(())
+}
+
+/// A file says itself what it takes to play it.
+pub(super) fn needs(source: &Source<'_>, links: &[file::Link], needs: &[Feature]) -> Result<()> {
+    match links.iter().flat_map(|link| &link.ends).find_map(|end| end.rate.as_ref()) {
+        Some(rate) if !needs.contains(&Feature::Tbf) => {
+            Err(source.error(rate, "a rate takes the kernel's tbf; list it as needs = [\"tbf\"]"))
+        }
+        _ => Ok(()),
+    }
+}
 
 pub(super) fn links(source: &Source<'_>, links: Vec<file::Link>, nodes: &[file::Node]) -> Result<Vec<Link>> {
     let mut devices = HashSet::new();
@@ -25,7 +51,7 @@ pub(super) fn links(source: &Source<'_>, links: Vec<file::Link>, nodes: &[file::
                 return Err(source.error(&right.node, "both ends of the link are the same node"));
             }
             for end in &link.ends {
-                names(source, end, nodes)?;
+                resolves(source, end, nodes)?;
                 if !devices.insert((end.node.get_ref().clone(), end.dev.get_ref().clone())) {
                     let problem = format!("node {} has an interface {} already", end.node.get_ref(), end.dev.get_ref());
                     return Err(source.error(&end.dev, problem));
@@ -39,7 +65,7 @@ pub(super) fn links(source: &Source<'_>, links: Vec<file::Link>, nodes: &[file::
         .collect()
 }
 
-fn names(source: &Source<'_>, end: &file::LinkEnd, nodes: &[file::Node]) -> Result<()> {
+fn resolves(source: &Source<'_>, end: &file::LinkEnd, nodes: &[file::Node]) -> Result<()> {
     if !nodes.iter().any(|node| node.name.get_ref() == end.node.get_ref()) {
         return Err(source.error(&end.node, format!("no node is called {}", end.node.get_ref())));
     }
@@ -85,28 +111,20 @@ fn egress(
 }
 
 pub(super) fn nodes(source: &Source<'_>, nodes: Vec<file::Node>, links: &[Link]) -> Result<Vec<Node>> {
-    let mut resolved: Vec<Node> = Vec::new();
-    for node in nodes {
-        let name = node.name.get_ref();
-        if !(1..=32).contains(&name.len()) || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-            return Err(
-                source.error(&node.name, format!("{name:?} cannot name a node: use 1 to 32 letters, digits or `-`"))
-            );
-        }
-        if resolved.iter().any(|other| other.name == *name) {
-            return Err(source.error(&node.name, format!("there are two nodes called {name}")));
-        }
-        let routes = node.routes.iter().map(|wanted| route(source, name, wanted, links)).collect::<Result<_>>()?;
-        resolved.push(Node {
-            addresses: source.prefixes(&node.addresses)?,
-            any_address: source.prefixes(&node.any_address)?,
-            black_hole: source.prefixes(&node.black_hole)?,
-            forward: node.forward,
-            routes,
-            name: node.name.into_inner(),
-        });
-    }
-    Ok(resolved)
+    nodes
+        .into_iter()
+        .map(|node| {
+            let routes = node.routes.iter().map(|wanted| route(source, node.name.get_ref(), wanted, links));
+            Ok(Node {
+                routes: routes.collect::<Result<_>>()?,
+                addresses: source.prefixes(&node.addresses)?,
+                any_address: source.prefixes(&node.any_address)?,
+                black_hole: source.prefixes(&node.black_hole)?,
+                forward: node.forward,
+                name: node.name.into_inner(),
+            })
+        })
+        .collect()
 }
 
 fn route(source: &Source<'_>, node: &str, wanted: &file::Route, links: &[Link]) -> Result<Route> {
