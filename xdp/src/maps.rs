@@ -48,7 +48,7 @@ impl Maps {
         self.clock.set(0, record, 0).map_err(|source| failed("CLOCK", source))
     }
 
-    /// Answers for `ours` from now on; new addresses are in before old ones go.
+    /// Answers for `ours` from now on. Old addresses go first: the table may be full. One that stays is answered throughout.
     pub(crate) fn set_addresses(&mut self, ours: &[IpAddr], broadcast: &[Ipv4Addr]) -> Result<(), Error> {
         let failed = |source| failed("ADDRESSES", source);
         let roles = broadcast.iter().map(|address| (abi::address_key((*address).into()), ADDRESS_BROADCAST));
