@@ -66,6 +66,7 @@ pub mod clock;
 pub mod datapath;
 mod error;
 mod prefix;
+pub mod prober;
 mod reflect;
 mod report;
 pub mod session;

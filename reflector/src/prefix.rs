@@ -10,6 +10,16 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// Its first address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits of the address belong to it.
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+
     /// Whether `address` is inside; never for the other family.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4()
