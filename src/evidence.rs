@@ -27,11 +27,14 @@ enum Action {
 /// Exits with 0 when everything is as it was sealed.
 pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
     let Action::Verify { run } = &args.action;
-    let head = pathlab_record::verify(run)?;
+    let verified = pathlab_record::verify(run)?;
     if global.json {
-        output::json("evidence", &json!({ "run": run, "head": head.to_string() }))?;
+        output::json("evidence", &json!({ "run": run, "head": verified.head.to_string(), "unlisted": verified.unlisted }))?;
     } else {
-        println!("{}: unchanged, sealed {head}", run.display());
+        println!("{}: unchanged, {} records, head {}", run.display(), verified.records.len(), verified.head);
+        for name in &verified.unlisted {
+            println!("  {name} is not part of the evidence");
+        }
     }
     Ok(Exit::Done)
 }

@@ -4,7 +4,10 @@ use std::{ffi::OsStr, os::unix::process::CommandExt, process::Command};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use pathlab_netlab::{self as netlab, Lab, Scenario};
+use pathlab_netlab::{
+    lab::{self, Lab},
+    scenario::Scenario,
+};
 use serde_json::json;
 
 use crate::{
@@ -101,7 +104,7 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
         }
         Action::Down { name, all: _ } => down(name.as_deref(), global)?,
         Action::Exec { name, node, command } => {
-            let mut inside: Command = netlab::command(&name, &node, &command[0])?;
+            let mut inside: Command = lab::command(&name, &node, &command[0])?;
             let error = inside.args(&command[1..]).exec();
             bail!("{}: {error}", command[0]);
         }
@@ -110,7 +113,7 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
 }
 
 fn list(global: &Global) -> Result<()> {
-    let labs = netlab::list();
+    let labs = lab::list();
     if global.json {
         let labs: Vec<_> = labs
             .iter()
@@ -134,8 +137,8 @@ fn list(global: &Global) -> Result<()> {
 
 fn down(name: Option<&str>, global: &Global) -> Result<()> {
     let outcomes = match name {
-        Some(name) => vec![(name.to_owned(), netlab::down(name))],
-        None => netlab::down_all(),
+        Some(name) => vec![(name.to_owned(), lab::down(name))],
+        None => lab::down_all(),
     };
     let mut taken = Vec::new();
     let mut failed = Vec::new();

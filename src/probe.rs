@@ -11,7 +11,8 @@ use clap::Args;
 use jiff::Timestamp;
 use pathlab_record::{KeepSamples, Labels, Run, RunDirectory};
 use pathlab_reflector::{
-    Prefix, SocketOptions,
+    Prefix,
+    datapath::SocketOptions,
     prober::{self, Fan, ProbeOptions, Recording, RunOutput, SessionSpec},
 };
 use serde_json::{Value, json};

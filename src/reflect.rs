@@ -5,7 +5,9 @@ use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use pathlab_reflector::{
-    DriverReflector, Prefix, RateLimit, Reflector, ReflectorConfig, ReflectorReport, Rules, SocketOptions,
+    Prefix, Reflector, ReflectorConfig, ReflectorReport,
+    datapath::{DriverReflector, SocketOptions},
+    session::{RateLimit, Rules},
 };
 use pathlab_xdp::{XdpMode, XdpReflectorConfig};
 use tracing::{info, warn};
