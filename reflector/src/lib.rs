@@ -16,6 +16,7 @@
 //! - [`session`] is the reflector as a function: a datagram in, a reply or the one [`session::Reason`] for none out.
 //! - [`datapath`] moves datagrams: [`datapath::StampedSocket`] with the kernel's stamps in both directions, and
 //!   [`datapath::DriverReflector`], which answers by XDP before the stack has seen the request.
+//! - [`prober`] is the Session-Sender: many sessions on an isochronous schedule, matched, sampled and split into the ledger.
 //! - [`Reflector`] puts rules and sockets together and keeps the account, a [`ReflectorReport`].
 //!
 //! ```
