@@ -32,6 +32,8 @@
 //! # }
 //! ```
 //!
+//! The [`queue`] models play the same kinds of queue without packets, for what a kernel lacks and for figures that must be exact.
+//!
 //! It measures nothing but its own queues and load, and it adds no delay, loss or reordering other than what its queues make: a link without a
 //! rate is as fast as the machine. Rates count Ethernet frames.
 
@@ -43,6 +45,7 @@ pub mod netlink;
 pub mod netns;
 pub mod prefix;
 pub mod qdisc;
+pub mod queue;
 pub mod scenario;
 mod seeded;
 mod sys;

@@ -164,9 +164,20 @@ fn a_full_queue_delays_by_its_length_over_its_rate() {
 
 #[test]
 fn in_the_evening_transit_a_is_slow_and_transit_b_is_not() {
-    if !root_or_skip("in_the_evening_transit_a_is_slow_and_transit_b_is_not") {
-        return;
+    if root_or_skip("in_the_evening_transit_a_is_slow_and_transit_b_is_not") {
+        evening(None);
     }
+}
+
+#[test]
+fn in_the_worse_evening_transit_b_is_slow_and_transit_a_is_not() {
+    if root_or_skip("in_the_worse_evening_transit_b_is_slow_and_transit_a_is_not") {
+        evening(Some("worse"));
+    }
+}
+
+/// Plays the demo with its evenings cut short, or in full when `PATHLAB_FULL_EVENING` is set, and prints what each transit did.
+fn evening(variant: Option<&str>) {
     let text = include_str!("../scenarios/demo.toml");
     let full = std::env::var_os("PATHLAB_FULL_EVENING").is_some();
     let short = [
@@ -181,8 +192,8 @@ fn in_the_evening_transit_a_is_slow_and_transit_b_is_not() {
     } else {
         short.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
     };
-    let scenario = Scenario::parse("demo.toml", &text, None).expect("sound");
-    let lab = lab(&scenario, "eve");
+    let scenario = Scenario::parse("demo.toml", &text, variant).expect("sound");
+    let lab = lab(&scenario, variant.unwrap_or("evening"));
     let server = lab.namespace("server").expect("node");
     let canary = &scenario.arms.as_ref().expect("has arms").canary;
     let sessions: Vec<Session> = scenario.sessions(1).into_iter().take(80).collect();
@@ -235,7 +246,8 @@ fn in_the_evening_transit_a_is_slow_and_transit_b_is_not() {
     }
     eprintln!("{sent:?} {:?}", lab.queues().expect("statistics"));
     for pair in medians.chunks_exact(2) {
-        let [(window, _, slow, slow_lost), (_, _, clear, clear_lost)] = pair else { unreachable!("chunks of two") };
+        let [a, b] = pair else { unreachable!("chunks of two") };
+        let ((window, _, slow, slow_lost), (_, _, clear, clear_lost)) = if variant.is_none() { (a, b) } else { (b, a) };
         if window == "prelude" {
             assert!((slow - clear).abs() < 2.0, "{pair:?}");
         } else {
