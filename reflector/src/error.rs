@@ -38,4 +38,10 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Waiting for traffic failed.
+    #[error("poll: {0}")]
+    Wait(io::Error),
+    /// The reflector in the driver.
+    #[error(transparent)]
+    Xdp(#[from] pathlab_xdp::Error),
 }

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, thread, time::Duration};
 
-use pathlab_record::{Interval, Monotonic, Realtime, Time};
+use pathlab_record::{Interval, Monotonic, Plane, Realtime, Time};
 
 use crate::{
     Error,
@@ -125,10 +125,7 @@ impl Reflector {
     fn wait(&self, stop: &Stop, millis: i64) -> Result<(bool, Vec<bool>), Error> {
         let mut polled: Vec<_> = self.ports.iter().map(|port| sys::Polled::readable(&port.socket)).collect();
         polled.push(sys::Polled::readable(stop));
-        if let Err(source) = sys::poll(&mut polled, i32::try_from(millis).unwrap_or(i32::MAX)) {
-            let address = self.ports.first().map_or(([0; 4], 0).into(), |port| port.socket.local_addr());
-            return Err(Error::Socket { address, call: "poll", source });
-        }
+        sys::poll(&mut polled, i32::try_from(millis).unwrap_or(i32::MAX)).map_err(Error::Wait)?;
         let mut ready: Vec<_> = polled.iter().map(sys::Polled::is_ready).collect();
         Ok((ready.pop().unwrap_or(false), ready))
     }
@@ -139,13 +136,12 @@ impl Reflector {
         let kernel_drops = self.ports.iter().map(|port| port.socket.kernel_drops()).sum();
         ReflectorReport {
             datapath: "socket",
-            listen: self.local_addrs(),
+            listen: self.local_addrs().iter().map(SocketAddr::to_string).collect(),
             received: desk.tally.received + kernel_drops,
             replied: desk.tally.replied,
             refused: desk.tally.by_reason(),
             kernel_drops,
-            kernel_stamped: desk.kernel_stamped,
-            app_stamped: desk.app_stamped,
+            received_on: [(Plane::Kernel, desk.kernel_stamped), (Plane::App, desk.app_stamped)].into(),
             clock_steps: desk.clock_steps,
             undelivered: self.ports.iter().map(|port| port.socket.undelivered_total()).sum(),
             residence: desk.residence.quantiles(),

@@ -1,9 +1,9 @@
 //! What a reflector did, as one serialisable value for its last line, `--json` and metrics.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use pathlab_record::Interval;
+use pathlab_record::{Interval, Plane};
 use serde::Serialize;
 
 use crate::clock::ClockQuality;
@@ -15,8 +15,8 @@ use crate::clock::ClockQuality;
 pub struct ReflectorReport {
     /// `socket` or `xdp`.
     pub datapath: &'static str,
-    /// Where it listens.
-    pub listen: Vec<SocketAddr>,
+    /// Where it listens: `192.0.2.1:862`, or interface and port of the reflector in the driver, `eth1:862`.
+    pub listen: Vec<String>,
     /// Datagrams that came to its port, the dropped ones included.
     pub received: u64,
     /// Replies sent.
@@ -25,10 +25,8 @@ pub struct ReflectorReport {
     pub refused: BTreeMap<&'static str, u64>,
     /// Datagrams that the kernel dropped before the reflector could see them.
     pub kernel_drops: u64,
-    /// Replies whose B2 is the kernel's stamp.
-    pub kernel_stamped: u64,
-    /// Replies whose B2 had to be the application's, for want of a kernel stamp.
-    pub app_stamped: u64,
+    /// Replies by the plane of their B2. Of a socket that asked for kernel stamps, those under `app` had to do without.
+    pub received_on: BTreeMap<Plane, u64>,
     /// Replies whose B3 was before their B2: the clock was stepped. They are in no histogram.
     pub clock_steps: u64,
     /// Replies that an ICMP message reported as not delivered.

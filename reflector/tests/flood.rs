@@ -28,7 +28,7 @@ const LAST: u32 = u32::MAX;
 #[test]
 fn a_million_hostile_datagrams() {
     if root_or_skip("a_million_hostile_datagrams") {
-        in_private_namespace(|| flood(1_000_000));
+        in_private_namespace(|_| flood(1_000_000));
     }
 }
 

@@ -57,16 +57,35 @@ static INLINE u32 role(const struct address *address)
 	return role ? *role : 0;
 }
 
-static INLINE struct address mapped(be32 v4)
+/*
+ * d->v4 or d->v6 is NULL, never both. The verifier does not know that, so each is
+ * tested where it is used.
+ */
+static INLINE struct address source_of(const struct datagram *d)
 {
-	struct address address = { { 0, 0, cpu_to_be32(0xffff), v4 } };
+	struct address address = { { 0, 0, cpu_to_be32(0xffff), 0 } };
 
+	if (d->v4)
+		address.word[3] = d->v4->source;
+	else if (d->v6)
+		address = d->v6->source;
+	return address;
+}
+
+static INLINE struct address destination_of(const struct datagram *d)
+{
+	struct address address = { { 0, 0, cpu_to_be32(0xffff), 0 } };
+
+	if (d->v4)
+		address.word[3] = d->v4->destination;
+	else if (d->v6)
+		address = d->v6->destination;
 	return address;
 }
 
 static INLINE bool addressed_to_us(const struct datagram *d)
 {
-	struct address destination = d->v4 ? mapped(d->v4->destination) : d->v6->destination;
+	struct address destination = destination_of(d);
 
 	return !(d->ethernet->destination[0] & MAC_GROUP) && role(&destination) == ADDRESS_OURS;
 }
@@ -103,7 +122,7 @@ static INLINE enum reflector_counter judge_source_v6(const struct address *sourc
 /* The rules of the reflector: REPLIED, or the reason for no reply. */
 static INLINE enum reflector_counter judge(const struct datagram *d)
 {
-	struct address source = d->v4 ? mapped(d->v4->source) : d->v6->source;
+	struct address source = source_of(d);
 	enum reflector_counter verdict;
 
 	if (d->payload_length < sizeof(struct stamp_request))
@@ -114,7 +133,7 @@ static INLINE enum reflector_counter judge(const struct datagram *d)
 		return REFLECTOR_SOURCE_PORT_ZERO;
 	if (d->ethernet->source[0] & MAC_GROUP)
 		return REFLECTOR_SOURCE_MAC_GROUP;
-	verdict = d->v4 ? judge_source_v4(d->v4->source) : judge_source_v6(&source);
+	verdict = d->v4 ? judge_source_v4(source.word[3]) : judge_source_v6(&source);
 	if (verdict != REFLECTOR_REPLIED)
 		return verdict;
 	switch (role(&source)) {
@@ -144,7 +163,7 @@ static INLINE void turn_round(const struct datagram *d)
 
 		d->v4->source = d->v4->destination;
 		d->v4->destination = source;
-	} else {
+	} else if (d->v6) {
 		struct address source = d->v6->source;
 
 		d->v6->source = d->v6->destination;
@@ -155,18 +174,19 @@ static INLINE void turn_round(const struct datagram *d)
 /* A fresh packet starts at 255. Returns what is left of the sender's. */
 static INLINE u8 renew_ttl(const struct datagram *d)
 {
-	struct ipv4 *ip = d->v4;
-	u8 ttl;
+	u8 ttl = 0;
 
-	if (!ip) {
+	if (d->v4) {
+		u16 *check = &d->v4->check;
+
+		ttl = d->v4->ttl;
+		d->v4->ttl = 255;
+		/* TTL is the upper octet of its word */
+		*check = ~csum_fold((u64)(u16)~*check + (u16)~cpu_to_be16(ttl << 8) + cpu_to_be16(255 << 8));
+	} else if (d->v6) {
 		ttl = d->v6->hop_limit;
 		d->v6->hop_limit = 255;
-		return ttl;
 	}
-	ttl = ip->ttl;
-	ip->ttl = 255;
-	/* the word is TTL and protocol */
-	ip->check = ~csum_fold((u64)(u16)~ip->check + (u16)~cpu_to_be16(ttl << 8) + cpu_to_be16(255 << 8));
 	return ttl;
 }
 

@@ -147,7 +147,8 @@ impl Error {
     {
         let mut below: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(cause) = below {
-            if cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
+            // not EACCES: that is the verifier, and its log says why
+            if cause.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error() == Some(libc::EPERM)) {
                 return Self::NotPermitted { action };
             }
             below = cause.source();

@@ -4,7 +4,9 @@ mod name;
 mod receiver;
 mod sender;
 mod socket;
+mod xdp;
 
 pub use receiver::{Datagram, Receiver};
 pub use sender::{SendId, Sender, SentPlane, Undelivered};
 pub use socket::{SocketOptions, StampedSocket};
+pub use xdp::DriverReflector;
