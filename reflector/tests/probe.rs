@@ -179,7 +179,7 @@ fn a_target_without_a_route_fails_the_run_with_one_sentence() {
     }
     let target = "192.0.2.1:862".parse().unwrap();
     let short = ProbeOptions { timeout: Duration::from_millis(100), ..options(10, 1_000_000) };
-    let run = || probe(&[SessionSpec::new(target)], &short, &AtomicBool::new(false), &mut ());
+    let run = |_: &str| probe(&[SessionSpec::new(target)], &short, &AtomicBool::new(false), &mut ());
     let text = namespace::in_private_namespace(run).unwrap_err().to_string();
     assert!(text.starts_with("nothing came back from 192.0.2.1:862: network unreachable"), "{text}");
 }
@@ -192,6 +192,7 @@ fn slots_may_be_sent_together() {
         run(&fan.sessions().unwrap(), &ProbeOptions { coalesce: Duration::from_millis(5), ..options(20, 10) });
     check_accounts(&report);
     assert_eq!(report.total.counts.received, 200);
+    assert_eq!(reflector.finish().replied, 200, "both ends tell the same");
     assert!(report.total.schedule.lateness.unwrap().p50 > 500_000, "five slots share a sending");
 }
 
