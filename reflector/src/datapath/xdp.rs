@@ -39,6 +39,11 @@ impl DriverReflector {
         self.reflector.mode()
     }
 
+    /// Why native mode is not to be had; `None` in native mode, and where generic was asked for.
+    pub fn native_refused(&self) -> Option<&pathlab_xdp::Error> {
+        self.reflector.native_refused()
+    }
+
     /// Once a second: measures the clock again, and answers for the addresses that the interface then has. Returns when `stop`
     /// is raised; the reflector goes on answering until dropped.
     ///
