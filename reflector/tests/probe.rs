@@ -36,7 +36,9 @@ fn options(interval: u64, count: u64) -> ProbeOptions {
     ProbeOptions {
         interval: Duration::from_millis(interval),
         count: Some(count),
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(1),
+        // A busy machine makes slots late, not fewer.
+        skip_after: Some(Duration::from_secs(10)),
         ..ProbeOptions::default()
     }
 }
