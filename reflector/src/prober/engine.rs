@@ -114,6 +114,8 @@ pub struct Terms {
     pub size: usize,
     /// What the probe says of its own clock.
     pub error_estimate: ErrorEstimate,
+    /// Wake at most so often for sending: slots that lie closer together leave together, late by up to this. Zero: each by itself.
+    pub coalesce: Interval,
     /// End with [`End::Silence`] when the packets of the first timeout had no reply at all.
     pub give_up_on_silence: bool,
 }
@@ -170,11 +172,14 @@ impl<'a, W: World> Engine<'a, W> {
         let timeout = Interval::from_nanos(self.terms.patience.timeout.as_nanos() as i64);
         let started = self.world.now().monotonic;
         let mut drain_until = None;
+        let mut next_send = started;
         let mut ready = Vec::new();
         loop {
             let now = self.world.now();
             if drain_until.is_none() {
-                self.send_due(now, watch);
+                if now.monotonic >= next_send && self.send_due(now, watch) {
+                    next_send = now.monotonic + self.terms.coalesce;
+                }
                 if self.schedule.peek().is_none() || self.world.stop_requested() {
                     drain_until = Some(self.world.now().monotonic + timeout);
                 }
@@ -189,7 +194,7 @@ impl<'a, W: World> Engine<'a, W> {
             if self.terms.give_up_on_silence && !self.heard && now.monotonic >= started + timeout {
                 break;
             }
-            let slot = self.schedule.peek().filter(|_| drain_until.is_none()).map(|slot| slot.at);
+            let slot = self.schedule.peek().filter(|_| drain_until.is_none()).map(|slot| slot.at.max(next_send));
             // The end of a wait for a reply or a stamp is not urgent: many are settled at one waking.
             let expiry = self.matching.next_expiry().map(|at| at.max(now.monotonic + GRAIN));
             let waits = [slot, drain_until, expiry];
@@ -223,15 +228,17 @@ impl<'a, W: World> Engine<'a, W> {
         self.world
     }
 
-    fn send_due(&mut self, mut now: Now, watch: &mut impl Watch) {
+    /// Sends what is due; whether that was all of it.
+    fn send_due(&mut self, mut now: Now, watch: &mut impl Watch) -> bool {
         for _ in 0..SEND_BURST {
-            let Some(due) = self.schedule.due(now.monotonic) else { return };
+            let Some(due) = self.schedule.due(now.monotonic) else { return true };
             match due {
                 Due::Send(slot) => self.send(slot, watch),
                 Due::Skip(slot) => watch.skipped(slot.session, on_realtime(slot.at, now)),
             }
             now = self.world.now();
         }
+        false
     }
 
     fn send(&mut self, slot: Slot, watch: &mut impl Watch) {
@@ -360,6 +367,6 @@ impl Ids {
 }
 
 /// How long after its slot a packet can still change: until the wait for its reply has ended, and a moment for the loop itself.
-pub fn settled_after(patience: Patience) -> Duration {
+pub(super) fn settled_after(patience: Patience) -> Duration {
     patience.timeout * 2 + Duration::from_secs(1)
 }

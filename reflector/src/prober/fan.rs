@@ -56,8 +56,7 @@ impl Fan {
         target: SocketAddr,
         index: usize,
     ) -> Result<Option<SocketAddr>, ProbeError> {
-        let any =
-            SocketAddr::from(if target.is_ipv4() { ([0; 4], 0).into() } else { SocketAddr::from(([0_u16; 8], 0)) });
+        let any = if target.is_ipv4() { IpAddr::from([0_u8; 4]) } else { IpAddr::from([0_u16; 8]) };
         let (address, lap) = match prefix {
             Some(prefix) => {
                 let (lap, remainder) = (index as u128 / hosts(prefix), index as u128 % hosts(prefix));
@@ -70,8 +69,9 @@ impl Fan {
                 .map_err(|_| ProbeError::NoPortLeft { first, sessions: self.count })?,
             None => 0,
         };
-        let source = SocketAddr::new(address.unwrap_or(any.ip()), port);
-        Ok((source != any).then_some(source))
+        // Nothing was asked for: the kernel chooses all of it.
+        let open = address.is_none() && port == 0;
+        Ok((!open).then(|| SocketAddr::new(address.unwrap_or(any), port)))
     }
 }
 

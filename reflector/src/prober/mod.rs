@@ -12,6 +12,25 @@
 //! counted as skipped or refused; a packet that was sent is received, late or lost, once. [`Schedule`], [`Matching`] and
 //! [`Engine`] know neither socket nor clock: [`World`] is their edge, and its in-memory twin runs whole conversations in a test.
 //!
+//! ```no_run
+//! use std::{sync::atomic::AtomicBool, time::Duration};
+//!
+//! use pathlab_reflector::prober::{Fan, ProbeOptions, probe};
+//!
+//! let sessions = Fan {
+//!     targets: vec!["192.0.2.1:862".parse()?],
+//!     sources: vec!["198.51.100.0/24".parse()?],
+//!     source_port: Some(40_000),
+//!     count: 50,
+//!     ..Fan::default()
+//! }
+//! .sessions()?;
+//! let options = ProbeOptions { duration: Some(Duration::from_secs(10)), ..ProbeOptions::default() };
+//! let report = probe(&sessions, &options, &AtomicBool::new(false), &mut ())?;
+//! println!("p95 {:?} ns between {}", report.total.rtt.map(|rtt| rtt.p95), report.rtt_between);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! It does not say where in the path a delay arose, beyond probe host, wire and reflector host; and a base packet does not tell
 //! at which place of its host the reflector took its stamps, so that its socket's queue may count as wire.
 

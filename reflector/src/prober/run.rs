@@ -47,6 +47,9 @@ pub struct ProbeOptions {
     pub size: usize,
     /// How long before a slot to look at the clock instead of sleeping. `None`: a twentieth of the time between two slots, at most 60 µs.
     pub spin: Option<Duration>,
+    /// Send slots that lie closer together than this together, late by up to this: saves processor time where many sessions
+    /// share a thread, at the price of the schedule's exactness. Zero in the default.
+    pub coalesce: Duration,
     /// A slot later than this is skipped. `None`: one interval, at least 10 ms and at most 100 ms.
     pub skip_after: Option<Duration>,
     /// The sockets: stamps, DSCP, mark, device.
@@ -68,6 +71,7 @@ impl Default for ProbeOptions {
             stamp_wait: Duration::from_millis(20),
             size: BASE_LEN,
             spin: None,
+            coalesce: Duration::ZERO,
             skip_after: None,
             socket: SocketOptions { receive_buffer: Some(4 << 20), ..SocketOptions::stamped() },
             recording: Recording { bin: Duration::from_secs(600), zone: "UTC".into(), salt: None },
@@ -103,7 +107,8 @@ pub fn probe(
     let keys = source_keys(sessions, &plan, &ports);
 
     let spacing = options.interval / u32::try_from(sessions.len()).unwrap_or(u32::MAX);
-    let spin = options.spin.unwrap_or((spacing / 20).min(Duration::from_micros(60)));
+    let exact = (spacing / 20).min(Duration::from_micros(60));
+    let spin = options.spin.unwrap_or(if options.coalesce.is_zero() { exact } else { Duration::ZERO });
     let skip_after =
         options.skip_after.unwrap_or(options.interval.clamp(Duration::from_millis(10), Duration::from_millis(100)));
     let patience = Patience { timeout: options.timeout, stamp: options.stamp_wait };
@@ -112,6 +117,7 @@ pub fn probe(
         size: options.size,
         error_estimate: ClockQuality::measure()
             .map_or(ErrorEstimate::from_nanos(UNKNOWN_ERROR, false), ClockQuality::error_estimate),
+        coalesce: Interval::from_nanos(options.coalesce.as_nanos() as i64),
         give_up_on_silence: true,
     };
     let system = |call| move |source| ProbeError::System { call, source };
@@ -196,6 +202,9 @@ impl ProbeOptions {
         }
         if self.timeout < Duration::from_millis(1) || self.timeout > LONGEST_INTERVAL {
             return wrong("--timeout", format!("{:?}", self.timeout), "possible are 1 ms to 1 h");
+        }
+        if self.coalesce > Duration::from_secs(1) {
+            return wrong("--coalesce", format!("{:?}", self.coalesce), "possible are 0 to 1 s");
         }
         if self.size != BASE_LEN && !(BASE_LEN + 4..=65_000).contains(&self.size) {
             return wrong("--size", self.size.to_string(), "possible are 44, a base packet, and 48 to 65000 octets");

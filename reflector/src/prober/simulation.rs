@@ -270,8 +270,13 @@ fn play(nature: Nature, sessions: usize, count: u64) -> Played {
     let patience = Patience { timeout: Duration::from_nanos(TIMEOUT as u64), stamp: Duration::from_millis(20) };
     let schedule = Schedule::new(Time::from_nanos(MS), Duration::from_millis(10), sessions, Duration::from_millis(30))
         .until_count(count);
-    let terms =
-        Terms { patience, size: 44, error_estimate: ErrorEstimate::from_nanos(1000, false), give_up_on_silence: true };
+    let terms = Terms {
+        patience,
+        size: 44,
+        error_estimate: ErrorEstimate::from_nanos(1000, false),
+        coalesce: Interval::ZERO,
+        give_up_on_silence: true,
+    };
     let recording = Recording { bin: Duration::from_secs(1), zone: "UTC".into(), salt: None };
     let keys: Vec<_> = specs.iter().map(|spec| spec.source).collect();
     let mut kept = Kept::default();
