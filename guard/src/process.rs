@@ -52,7 +52,10 @@ impl Process {
     }
 
     /// Kills it and waits until it is gone. `false` when it was gone before.
-    pub(crate) fn kill(&self) -> Result<bool> {
+    ///
+    /// # Errors
+    /// [`Error::Call`] when it may not be killed, or is not gone within half a second.
+    pub fn kill(&self) -> Result<bool> {
         use std::os::fd::AsFd;
         let Some(fd) = self.pidfd()? else { return Ok(false) };
         match sys::pidfd_kill(fd.as_fd()) {

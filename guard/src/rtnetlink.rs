@@ -4,7 +4,7 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -32,6 +32,8 @@ impl Rtnetlink {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
+            // Lets the kernel filter dumps by table. Kernels before 4.20 cannot, and send more than was asked for.
+            drop(socket.set_netlink_get_strict_chk(true));
             Ok(socket)
         };
         let socket = in_netns(netns, || open().map_err(Error::call("open an rtnetlink socket")))?;
@@ -52,6 +54,14 @@ impl Rtnetlink {
     /// The kernel's answer as an operating system error, `EEXIST` when it exists.
     pub fn create(&mut self, request: RouteNetlinkMessage) -> io::Result<()> {
         self.exchange(request, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    }
+
+    /// Like [`Rtnetlink::change`], creating what does not exist yet.
+    ///
+    /// # Errors
+    /// The kernel's answer as an operating system error.
+    pub fn replace(&mut self, request: RouteNetlinkMessage) -> io::Result<()> {
+        self.exchange(request, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
     /// Asks for one object.
