@@ -1,2 +1,47 @@
-//! The `pathlab` command.
-fn main() {}
+//! The `pathlab` command: one file per verb; what they measure lives in the crates that they call.
+
+mod duration;
+mod exit;
+mod readiness;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Is it the wire or the host? Is the other transit better? Can I prove it?
+#[derive(Parser)]
+#[command(version, disable_help_subcommand = true, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// What every verb takes.
+#[derive(clap::Args, Clone)]
+struct Global {
+    /// One JSON document on stdout instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// More on stderr; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Verb {}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = ["info", "debug", "trace"][usize::from(cli.global.verbose.min(2))];
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    match cli.verb {}
+}

@@ -11,13 +11,17 @@
 //! It does no measuring itself: nothing here opens a socket or reads a clock.
 
 mod clock;
+mod error;
+mod histogram;
 mod ledger;
 mod sample;
 mod session;
 mod stamp;
 
 pub use clock::{Clock, Interval, Monotonic, Realtime, Tai, Time};
+pub use error::Error;
+pub use histogram::SparseHistogram;
 pub use ledger::{Ledger, Term};
 pub use sample::{Arm, Labels, Outcome, Sample};
-pub use session::{SessionBin, SessionKey};
+pub use session::{SessionBin, SessionKey, Window};
 pub use stamp::{ClockId, Plane, Planes, Stamp, Stamps};
