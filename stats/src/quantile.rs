@@ -6,6 +6,8 @@
 //! All values are sorted once. A quantile for given session weights then needs one walk from the largest value down, which for p95 ends
 //! after about a twentieth of the list. Masses are integers: the sum does not depend on the order, and ties are exact.
 
+use std::fmt;
+
 use crate::Error;
 
 /// Mass of one session, in integer units.
@@ -36,6 +38,12 @@ impl Level {
         Ok(Self(scaled as u16))
     }
 
+    /// The fewest independent values whose largest is an upper limit of the quantile at one-sided `confidence`: `pⁿ ≤ 1 − confidence`.
+    /// Below it no upper limit exists without assumptions on the distribution.
+    pub fn fewest(self, confidence: f64) -> u32 {
+        ((1.0 - confidence).ln() / self.fraction().ln()).ceil() as u32
+    }
+
     /// The level as a number from 0 to 1.
     pub fn fraction(self) -> f64 {
         f64::from(self.0) / 10_000.0
@@ -44,6 +52,13 @@ impl Level {
     /// The most mass that may lie strictly above the quantile, out of `total`.
     fn mass_above(self, total: u64) -> u64 {
         (u128::from(total) * u128::from(10_000 - self.0) / 10_000) as u64
+    }
+}
+
+/// `p95`, `p99.9`.
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}", f64::from(self.0) / 100.0)
     }
 }
 
@@ -75,6 +90,11 @@ impl Pool {
     #[allow(clippy::new_ret_no_self)] // the pool exists once it is sorted
     pub fn new(units: usize) -> PoolBuilder {
         PoolBuilder(Self { entries: Vec::new(), sessions: vec![0; units] })
+    }
+
+    /// Number of sessions of `unit`.
+    pub fn sessions(&self, unit: usize) -> u32 {
+        self.sessions[unit]
     }
 
     /// Number of units, present or not.
@@ -110,12 +130,12 @@ impl Pool {
         true
     }
 
-    /// The quantiles of both arms of an assignment in one walk: `canary[u]` says where unit `u` goes. `[control, canary]` for each level;
-    /// `None` where an arm is empty. `levels` must descend.
-    pub fn quantiles_by_arm(&self, levels: &[Level], canary: &[bool]) -> Option<Vec<[f64; 2]>> {
+    /// The quantiles of both arms of an assignment in one walk: `canary[u]` says where unit `u` goes, `weights[u]` how often it counts.
+    /// `[control, canary]` for each level; `None` where an arm is empty. `levels` must descend.
+    pub fn quantiles_by_arm(&self, levels: &[Level], weights: &[u32], canary: &[bool]) -> Option<Vec<[f64; 2]>> {
         let mut totals = [0_u64; 2];
-        for (&sessions, &canary) in self.sessions.iter().zip(canary) {
-            totals[usize::from(canary)] += u64::from(sessions) * u64::from(SESSION);
+        for ((&sessions, &weight), &canary) in self.sessions.iter().zip(weights).zip(canary) {
+            totals[usize::from(canary)] += u64::from(sessions) * u64::from(weight) * u64::from(SESSION);
         }
         if totals.contains(&0) {
             return None;
@@ -126,7 +146,7 @@ impl Pool {
         let mut done = [0_usize; 2];
         for entry in &self.entries {
             let arm = usize::from(canary[entry.unit as usize]);
-            above[arm] += u64::from(entry.mass);
+            above[arm] += u64::from(entry.mass) * u64::from(weights[entry.unit as usize]);
             while done[arm] < levels.len() && above[arm] > allowed[done[arm]][arm] {
                 out[done[arm]][arm] = as_number(entry.value);
                 done[arm] += 1;
@@ -144,17 +164,23 @@ impl PoolBuilder {
     ///
     /// # Panics
     /// When the pool has no such unit.
-    pub fn add(&mut self, unit: usize, values: impl IntoIterator<Item = (u64, u64)> + Clone) -> bool {
-        let count: u64 = values.clone().into_iter().map(|(_, count)| count).sum();
-        if count == 0 {
+    pub fn add(&mut self, unit: usize, values: impl IntoIterator<Item = (u64, u64)>) -> bool {
+        let first = self.0.entries.len();
+        let (mut seen, mut counts) = (0_u64, Vec::new());
+        for (value, packets) in values {
+            seen = seen.saturating_add(packets);
+            counts.push(seen);
+            self.0.entries.push(Entry { value: value.min(DEAD - 1), unit: unit as u32, mass: 0 });
+        }
+        if seen == 0 {
+            self.0.entries.truncate(first);
             return false;
         }
-        let share = |seen: u64| (u128::from(seen) * u128::from(SESSION) / u128::from(count)) as u32;
-        let mut seen = 0;
-        for (value, packets) in values {
-            let mass = share(seen + packets) - share(seen);
-            seen += packets;
-            self.0.entries.push(Entry { value: value.min(DEAD - 1), unit: unit as u32, mass });
+        let share = |packets: u64| (u128::from(packets) * u128::from(SESSION) / u128::from(seen)) as u32;
+        let mut before = 0;
+        for (entry, up_to) in self.0.entries[first..].iter_mut().zip(counts) {
+            entry.mass = share(up_to) - before;
+            before = share(up_to);
         }
         self.0.sessions[unit] += 1;
         true
@@ -205,10 +231,17 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_of_p95_takes_72_sessions() {
+        assert_eq!(Level::P95.fewest(0.975), 72);
+        assert_eq!(Level::P95.fewest(0.95), 59);
+        assert_eq!(Level::P99.fewest(0.95), 299);
+    }
+
+    #[test]
     fn an_empty_arm_has_no_quantile() {
         let pool = pool_of(&[vec![1, 2], vec![3]]);
         assert_eq!(pool.quantile(Level::P95, &[0, 0]), None);
-        assert_eq!(pool.quantiles_by_arm(&[Level::P95], &[false, false]), None);
+        assert_eq!(pool.quantiles_by_arm(&[Level::P95], &[1, 1], &[false, false]), None);
     }
 
     #[test]
@@ -257,7 +290,7 @@ mod tests {
                 .iter()
                 .map(|&level| Some([pool.quantile(level, &arm(false))?, pool.quantile(level, &arm(true))?]))
                 .collect();
-            prop_assert_eq!(pool.quantiles_by_arm(&levels, &canary), expected);
+            prop_assert_eq!(pool.quantiles_by_arm(&levels, &vec![1; canary.len()], &canary), expected);
         }
     }
 }
