@@ -29,7 +29,10 @@ pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
     let Action::Verify { run } = &args.action;
     let verified = pathlab_record::verify(run)?;
     if global.json {
-        output::json("evidence", &json!({ "run": run, "head": verified.head.to_string(), "unlisted": verified.unlisted }))?;
+        output::json(
+            "evidence",
+            &json!({ "run": run, "head": verified.head.to_string(), "unlisted": verified.unlisted }),
+        )?;
     } else {
         println!("{}: unchanged, {} records, head {}", run.display(), verified.records.len(), verified.head);
         for name in &verified.unlisted {
