@@ -2,10 +2,13 @@
 //!
 //! Unknown keys are refused by name and line. Durations are written `500ms`, shares `15%`, bit masks `0x00ff0000`.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, fmt::serde::duration::friendly::compact};
+use pathlab_stats::Level;
 use serde::{Deserialize, Serialize, de};
+
+use crate::{Error, Metric, window::Evenings};
 
 /// A whole `canary.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +78,7 @@ pub struct Steer {
     /// Whose packets are steered.
     pub mode: Mode,
     /// How long steering outlives a controller that hangs.
+    #[serde(serialize_with = "compact::required")]
     pub lease: SignedDuration,
     /// The bits of the fwmark that are ours.
     pub mark_mask: Mask,
@@ -94,6 +98,138 @@ pub struct Steer {
     pub exclude: Vec<String>,
     /// The alternate path.
     pub canary: Paths,
+}
+
+impl Experiment {
+    /// Reads a `canary.toml` whose name `file` stands in messages.
+    ///
+    /// # Errors
+    /// What is wrong, with file and line: broken TOML, an unknown key, a value of the wrong kind or out of range.
+    pub fn from_toml(file: &str, text: &str) -> Result<Self, Error> {
+        let experiment: Self = toml::from_str(text).map_err(|error| Error::Toml {
+            file: file.to_owned(),
+            line: error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
+            why: error.message().trim_end().replace('\n', ", "),
+        })?;
+        experiment.check().map_err(|why| Error::Experiment { file: file.to_owned(), why })?;
+        Ok(experiment)
+    }
+
+    /// What is out of range, as a sentence that names the key; values of the wrong kind never get this far.
+    fn check(&self) -> Result<(), String> {
+        let Identity { name, share, cap_share, .. } = &self.experiment;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            return Err(format!("experiment.name {name:?}: write 1 to 64 letters, digits, `-`, `_` or `.`"));
+        }
+        if share.buckets() == 0 || share > cap_share {
+            return Err(format!(
+                "experiment.share {share} must be above 0% and at most experiment.cap_share {cap_share}"
+            ));
+        }
+        match (self.key.from, self.key.offset, self.key.length) {
+            (KeyFrom::Payload, Some(_), Some(1..=32)) | (KeyFrom::ClientAddr | KeyFrom::ClientAddrPort, None, None) => {
+            }
+            (KeyFrom::Payload, ..) => {
+                return Err("key.from \"payload\" needs key.offset and a key.length of 1 to 32 bytes".into());
+            }
+            _ => return Err("key.offset and key.length belong to key.from \"payload\" alone: remove them".into()),
+        }
+        self.steer.check()?;
+        self.windows.check()?;
+        self.policy.check()
+    }
+}
+
+impl Steer {
+    fn check(&self) -> Result<(), String> {
+        let Self { lease, priority, server_port, canary, .. } = self;
+        if !(SignedDuration::from_millis(100)..=SignedDuration::from_secs(60)).contains(lease) {
+            return Err(format!("steer.lease {lease:#} is outside 100ms to 60s"));
+        }
+        if !(1..=32_765).contains(priority) {
+            return Err(format!(
+                "steer.priority {priority} is outside 1 to 32765, where rules of the main table begin"
+            ));
+        }
+        if *server_port == Some(0) {
+            return Err("steer.server_port 0 is no port: leave it out to steer all UDP".into());
+        }
+        let prefixes = [("include", &self.include), ("exclude", &self.exclude)];
+        for (list, prefix) in prefixes.iter().flat_map(|(list, all)| all.iter().map(move |prefix| (list, prefix))) {
+            if !is_prefix(prefix) {
+                return Err(format!(
+                    "steer.{list} {prefix:?} is no prefix: write such as \"192.0.2.0/24\" or \"2001:db8::/32\""
+                ));
+            }
+        }
+        if canary.v4.is_none() && canary.v6.is_none() {
+            return Err("steer.canary has neither v4 nor v6: name the alternate path of at least one family".into());
+        }
+        let via = |hop: &Option<Hop>| hop.as_ref().and_then(|hop| hop.via);
+        if via(&canary.v4).is_some_and(|via| via.is_ipv6()) || via(&canary.v6).is_some_and(|via| via.is_ipv4()) {
+            return Err("steer.canary: a gateway is of the other address family than its key".into());
+        }
+        Ok(())
+    }
+}
+
+fn is_prefix(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else { return text.parse::<IpAddr>().is_ok() };
+    let longest = match address.parse() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    length.parse::<u8>().is_ok_and(|length| length <= longest)
+}
+
+impl Windows {
+    fn check(&self) -> Result<(), String> {
+        Evenings::new(self)?;
+        if !(1..=60).contains(&self.evenings) {
+            return Err(format!("windows.evenings {} is outside 1 to 60", self.evenings));
+        }
+        if !(SignedDuration::from_secs(1)..=SignedDuration::from_hours(1)).contains(&self.bin) {
+            return Err(format!("windows.bin {:#} is outside 1s to 1h", self.bin));
+        }
+        Ok(())
+    }
+}
+
+impl Policy {
+    fn check(&self) -> Result<(), String> {
+        if !matches!(self.metric, Metric::Quantile { .. }) {
+            return Err(format!(
+                "policy.metric {} is no quantile: write such as \"rtt.p95\", and {0} as a guardrail",
+                self.metric
+            ));
+        }
+        if self.margin <= SignedDuration::ZERO {
+            return Err(format!("policy.margin {:#} must be above zero", self.margin));
+        }
+        if self.guardrails.contains(&self.metric) {
+            return Err(format!("policy.guardrails repeats policy.metric {}: remove it there", self.metric));
+        }
+        for (metric, margin) in &self.margins {
+            let fits = matches!(
+                (metric, margin),
+                (Metric::Quantile { .. }, Margin::Time(_)) | (Metric::Loss | Metric::TailSessions, Margin::Share(_))
+            );
+            if !fits || self.margin_of(*metric) <= 0.0 || *metric == self.metric || !self.guardrails.contains(metric) {
+                return Err(format!(
+                    "policy.margins {metric}: write a duration above zero for a latency, a share above 0% for a rate, for a metric of policy.guardrails"
+                ));
+            }
+        }
+        if self.min_sessions == 0 {
+            return Err("policy.min_sessions 0 would judge on nothing: write at least 1, or leave it out for 72".into());
+        }
+        if !(1_000..=100_000).contains(&self.replicates) {
+            return Err(format!("policy.replicates {} is outside 1000 to 100000", self.replicates));
+        }
+        Ok(())
+    }
 }
 
 fn default_max_canary_sessions() -> u32 {
@@ -144,6 +280,7 @@ pub struct Windows {
     /// Evenings that must agree.
     pub evenings: u32,
     /// Width of a bin.
+    #[serde(serialize_with = "compact::required")]
     pub bin: SignedDuration,
     /// Civil dates left out, each of them named in the verdict.
     #[serde(default)]
@@ -154,18 +291,81 @@ pub struct Windows {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// The metric that decides, such as `rtt.p95`.
-    pub metric: String,
+    /// The metric that decides, such as `rtt.p95`: a quantile.
+    pub metric: Metric,
     /// How much worse a stratum may be and still count as not inferior.
+    #[serde(serialize_with = "compact::required")]
     pub margin: SignedDuration,
     /// The cohort in which an improvement is claimed.
     pub target: Target,
     /// Metrics that may not get worse.
     #[serde(default)]
-    pub guardrails: Vec<String>,
+    pub guardrails: Vec<Metric>,
+    /// How much worse a guardrail may be, such as `loss = "0.5%"`, where [`Policy::margin_of`] shall not be the default.
+    #[serde(default)]
+    pub margins: BTreeMap<Metric, Margin>,
     /// Fewest canary sessions in a stratum and evening.
     #[serde(default = "default_min_sessions")]
     pub min_sessions: u32,
+    /// Bootstrap replicates, and as many re-drawn assignments.
+    #[serde(default = "default_replicates")]
+    pub replicates: u32,
+}
+
+impl Policy {
+    /// By how much the canary may be worse in `metric`, in nanoseconds or as a share from 0 to 1.
+    ///
+    /// By default the policy's margin for latencies, twice as much beyond p95 (where the same number of sessions says less), half a percentage
+    /// point of loss, and two percentage points of sessions in the far tail.
+    pub fn margin_of(&self, metric: Metric) -> f64 {
+        let nanoseconds = |duration: SignedDuration| duration.as_nanos() as f64;
+        match (self.margins.get(&metric), metric) {
+            (Some(Margin::Time(duration)), _) => nanoseconds(*duration),
+            (Some(Margin::Share(share)), _) => share.fraction(),
+            (None, Metric::Quantile { level, .. }) if level > Level::P95 && metric != self.metric => {
+                2.0 * nanoseconds(self.margin)
+            }
+            (None, Metric::Quantile { .. }) => nanoseconds(self.margin),
+            (None, Metric::Loss) => 0.005,
+            (None, Metric::TailSessions) => 0.02,
+        }
+    }
+}
+
+/// How much worse a guardrail may be: a duration for a latency, a share for a rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Margin {
+    /// Of a latency.
+    Time(SignedDuration),
+    /// Of a rate, in percentage points.
+    Share(Share),
+}
+
+impl Serialize for Margin {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Time(duration) => to.collect_str(&format_args!("{duration:#}")),
+            Self::Share(share) => share.serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Margin {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.ends_with('%') {
+            return text.parse().map(Self::Share).map_err(de::Error::custom);
+        }
+        text.parse().map(Self::Time).map_err(|_| {
+            de::Error::custom(format!(
+                "`{text}` is no margin: write a duration such as `2ms` or a share such as `0.5%`"
+            ))
+        })
+    }
+}
+
+fn default_replicates() -> u32 {
+    2_000
 }
 
 fn default_min_sessions() -> u32 {
@@ -187,8 +387,10 @@ pub struct Target {
 #[serde(deny_unknown_fields)]
 pub struct Acceptance {
     /// Upper limit of p95 round-trip time.
+    #[serde(serialize_with = "compact::required")]
     pub rtt_p95: SignedDuration,
     /// Upper limit of p95 IPDV.
+    #[serde(serialize_with = "compact::required")]
     pub ipdv_p95: SignedDuration,
     /// Upper limit of loss.
     pub loss: Share,
@@ -271,5 +473,111 @@ impl<'de> Deserialize<'de> for Mask {
                     "`{text}` is no mark mask: write non-zero hexadecimal bits, such as `0x00ff0000`"
                 ))
             })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The example of the design, in which tests change one line.
+    pub(crate) const EXAMPLE: &str = r#"
+[experiment]
+name = "jp-evening-b"
+seed_file = "/etc/pathlab/seed"
+share = "15%"
+cap_share = "20%"
+
+[key]
+from = "client_addr_port"
+
+[steer]
+mode = "host"
+lease = "500ms"
+mark_mask = "0x00ff0000"
+priority = 10000
+max_canary_sessions = 20000
+include = []
+exclude = []
+
+[steer.canary]
+v4 = { via = "192.0.2.1", dev = "eth1" }
+v6 = { via = "2001:db8::1", dev = "eth1" }
+
+[windows]
+evening = "19:00-24:00"
+zone = "Asia/Tokyo"
+evenings = 2
+bin = "10min"
+holidays = []
+
+[policy]
+metric = "rtt.p95"
+margin = "2ms"
+target = { isp = ["NTT"] }
+guardrails = ["loss", "ipdv.p95", "rtt.p99", "tail_sessions"]
+
+[acceptance]
+rtt_p95 = "60ms"
+ipdv_p95 = "10ms"
+loss = "0.5%"
+"#;
+
+    fn refusal(from: &str, to: &str) -> String {
+        assert!(EXAMPLE.contains(from), "{from}");
+        Experiment::from_toml("canary.toml", &EXAMPLE.replace(from, to)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them_and_round_trip() {
+        let experiment = Experiment::from_toml("canary.toml", EXAMPLE).unwrap();
+        assert_eq!(experiment.policy.margin, SignedDuration::from_millis(2));
+        assert_eq!(experiment.steer.lease, SignedDuration::from_millis(500));
+        assert_eq!(experiment.windows.bin, SignedDuration::from_mins(10));
+        let written = toml::to_string(&experiment).unwrap();
+        assert!(written.contains("margin = \"2ms\"") && written.contains("lease = \"500ms\""), "{written}");
+        assert_eq!(Experiment::from_toml("again", &written).unwrap(), experiment);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let text = refusal("zone = ", "timezone = \"x\"\nzone = ");
+        assert!(text.starts_with("canary.toml line 26: unknown field `timezone`, expected"), "{text}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_one_sentence_that_names_the_key() {
+        for (from, to, expected) in [
+            ("share = \"15%\"", "share = \"25%\"", "experiment.share 25% must be above 0% and at most"),
+            ("share = \"15%\"", "share = \"15\"", "`15` is no share"),
+            ("\"jp-evening-b\"", "\"a b\"", "experiment.name \"a b\""),
+            ("\"500ms\"", "\"5ms\"", "steer.lease 5ms"),
+            ("\"0x00ff0000\"", "\"0\"", "`0` is no mark mask"),
+            ("priority = 10000", "priority = 40000", "steer.priority 40000"),
+            ("include = []", "include = [\"10.0.0.0/33\"]", "steer.include \"10.0.0.0/33\""),
+            ("\"192.0.2.1\"", "\"2001:db8::1\"", "other address family"),
+            ("\"client_addr_port\"", "\"payload\"", "key.from \"payload\" needs key.offset"),
+            ("\"19:00-24:00\"", "\"19-24\"", "windows.evening \"19-24\""),
+            ("\"Asia/Tokyo\"", "\"Asia/Edo\"", "windows.zone \"Asia/Edo\""),
+            ("evenings = 2", "evenings = 0", "windows.evenings 0"),
+            ("\"10min\"", "\"2h\"", "windows.bin 2h"),
+            ("\"rtt.p95\"\nmargin", "\"loss\"\nmargin", "policy.metric loss is no quantile"),
+            ("\"ipdv.p95\"", "\"jitter.p95\"", "`jitter.p95` is no metric"),
+            ("\"2ms\"", "\"0s\"", "policy.margin 0s"),
+            ("[acceptance]", "margins = { loss = \"2ms\" }\n[acceptance]", "policy.margins loss"),
+            ("[acceptance]", "replicates = 10\n[acceptance]", "policy.replicates 10"),
+        ] {
+            let text = refusal(from, to);
+            assert!(text.starts_with("canary.toml") && text.contains(expected) && !text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn margins_fall_back_on_the_policys() {
+        let text = EXAMPLE.replace("[acceptance]", "margins = { loss = \"1%\", \"ipdv.p95\" = \"3ms\" }\n[acceptance]");
+        let policy = Experiment::from_toml("canary.toml", &text).unwrap().policy;
+        let margin = |metric: &str| policy.margin_of(metric.parse().unwrap());
+        assert_eq!(["rtt.p95", "rtt.p99", "ipdv.p95"].map(margin), [2e6, 4e6, 3e6]);
+        assert_eq!(["loss", "tail_sessions"].map(margin), [0.01, 0.02]);
     }
 }

@@ -74,11 +74,21 @@ impl Journal {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::file("create", dir))?;
         let path = dir.join(name).with_added_extension("jsonl");
-        let file = match OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::JournalExists { path, id: id.to_owned() });
+        let file = loop {
+            let file = match OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if remove_unborn(&path) {
+                        continue;
+                    }
+                    return Err(Error::JournalExists { path, id: id.to_owned() });
+                }
+                other => other.map_err(Error::file("create", &path))?,
+            };
+            file.lock().map_err(Error::file("lock", &path))?;
+            // Somebody may have taken it for one whose author died before its first line.
+            if file.metadata().is_ok_and(|meta| meta.nlink() > 0) {
+                break file;
             }
-            other => other.map_err(Error::file("create", &path))?,
         };
         let mut journal = Self { path, file, settled: false };
         journal.write([Line::Open(Header {
@@ -89,6 +99,7 @@ impl Journal {
             netns_inode: netns::current_inode()?,
             created: jiff::Timestamp::now(),
         })])?;
+        journal.file.unlock().map_err(Error::file("unlock", &journal.path))?;
         // The name itself must survive a power cut, not only the contents.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::file("sync", dir))?;
         Ok(journal)
@@ -289,7 +300,19 @@ pub fn all() -> Vec<Result<Leftover>> {
     let paths = fs::read_dir(undo_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
     paths.sort();
+    paths.retain(|path| !remove_unborn(path));
     paths.iter().map(|path| Leftover::read(path)).collect()
+}
+
+/// Removes a journal whose author died before its first line: nothing was recorded, so nothing is on the host.
+fn remove_unborn(path: &Path) -> bool {
+    let Ok(mut file) = File::open(path) else { return false };
+    // An author at work holds the lock.
+    if file.try_lock().is_err() {
+        return false;
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).is_ok() && !bytes.contains(&b'\n') && fs::remove_file(path).is_ok()
 }
 
 /// The journals of [`undo_dir`] that only an operator can settle: the owner is gone, or they were kept on purpose.
@@ -348,6 +371,20 @@ mod tests {
         let undone = journal.undo().unwrap();
         assert_eq!(undone, Undone { removed: vec![c, a], gone: vec![], torn: false });
         assert!(dir.path().join("b").exists() && !path.exists());
+    }
+
+    #[test]
+    fn a_journal_without_its_first_line_is_in_nobodys_way_unless_its_author_is_at_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test-unborn.jsonl");
+        fs::write(&path, "{\"open\":").unwrap();
+        let author = File::open(&path).unwrap();
+        author.lock().unwrap();
+        assert!(!remove_unborn(&path));
+        assert!(matches!(Journal::create_in(dir.path(), "test", "unborn"), Err(Error::JournalExists { .. })));
+        drop(author);
+        let journal = Journal::create_in(dir.path(), "test", "unborn").unwrap();
+        assert!(!remove_unborn(journal.path()));
     }
 
     #[test]

@@ -1,0 +1,263 @@
+//! Made-up sessions whose truth is known: skewed levels, autocorrelated packets, spikes, bursts of loss, an evening hump, common stalls.
+
+use pathlab_canary::{Experiment, Ingest, Ingested};
+use pathlab_record::{Labels, SessionBin, SessionKey, SparseHistogram};
+use pathlab_stats::{Generator, generator};
+use rand::RngExt;
+
+pub const EVENINGS: [&str; 2] = ["2026-11-21", "2026-11-22"];
+
+/// An assignment function with the shape of the real one.
+pub fn bucket(seed: u32, key: &SessionKey) -> Option<u16> {
+    let mut hash = u64::from(seed) ^ 0x9e37_79b9_7f4a_7c15;
+    let address = match key.0.ip() {
+        std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        std::net::IpAddr::V6(ip) => u128::from(ip),
+    };
+    for word in [address as u64, (address >> 64) as u64, u64::from(key.0.port())] {
+        hash = (hash ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash ^= hash >> 31;
+        hash = hash.wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash ^= hash >> 29;
+    }
+    Some((((hash >> 32) * 10_000) >> 32) as u16)
+}
+
+/// What a session is, told to the effect.
+pub struct Who<'a> {
+    pub isp: &'a str,
+    pub canary: bool,
+    /// `aa` or a date.
+    pub window: &'a str,
+    /// Uniform from 0 to 1, the same in every window: picks out sessions for a treatment.
+    pub lot: f64,
+}
+
+/// What a path does to a session.
+#[derive(Clone, Copy, Default)]
+pub struct Path {
+    /// Added to every packet, in milliseconds.
+    pub shift: f64,
+    /// Every packet is multiplied by this plus one.
+    pub factor: f64,
+    /// A queue that all its sessions share: its least and most delay in milliseconds.
+    pub queue: (f64, f64),
+    /// Probability of loss.
+    pub loss: f64,
+}
+
+/// How sessions scatter.
+#[derive(Clone, Copy)]
+pub struct World {
+    /// Sessions of each ISP and family.
+    pub sessions: [(&'static str, usize); 2],
+    pub packets: usize,
+    pub prelude_packets: usize,
+    /// Median level in milliseconds and its sigma on the log scale.
+    pub level: (f64, f64),
+    /// Standard deviation of the AR(1) wander within a session, in milliseconds, and its coefficient.
+    pub wander: (f64, f64),
+    /// Probability and size in milliseconds of a spike.
+    pub spikes: (f64, f64),
+    /// Added at the middle of the evening, in milliseconds.
+    pub hump: f64,
+    /// Stalls that delay everything alike until they end: number in an evening, longest in milliseconds.
+    pub stalls: (usize, f64),
+    /// Length of an evening in milliseconds; the packets of a session are spread evenly over it, each session at its own phase.
+    pub length: f64,
+    /// Share of sessions with bursts of loss.
+    pub lossy: f64,
+    /// Whether the same sessions come back on the second evening.
+    pub returning: bool,
+}
+
+impl World {
+    /// The demo: four cells of 650 sessions, milliseconds of path, a noisy machine.
+    pub const DEMO: Self = Self {
+        sessions: [("NTT", 650), ("KDDI", 650)],
+        packets: 25,
+        prelude_packets: 6,
+        level: (0.3, 0.15),
+        wander: (0.05, 0.5),
+        spikes: (0.01, 2.0),
+        hump: 0.0,
+        stalls: (10, 50.0),
+        length: 10_000.0,
+        lossy: 0.0,
+        returning: true,
+    };
+
+    /// Players on the internet: heavy between sessions, autocorrelated within.
+    pub const PLAYERS: Self = Self {
+        sessions: [("NTT", 650), ("KDDI", 650)],
+        packets: 30,
+        prelude_packets: 30,
+        level: (40.0, 0.25),
+        wander: (2.0, 0.8),
+        spikes: (0.02, 30.0),
+        hump: 8.0,
+        stalls: (0, 0.0),
+        length: 10_000.0,
+        lossy: 0.05,
+        returning: false,
+    };
+
+    /// One experiment: prelude and evenings, judged under `experiment` with assignment seed `seed`.
+    pub fn play(
+        &self,
+        experiment: &Experiment,
+        seed: u32,
+        evenings: &[&str],
+        path: impl Fn(&Who<'_>) -> Path,
+    ) -> Ingested {
+        let mut ingest = Ingest::new(experiment).unwrap();
+        self.bins(experiment, seed, evenings, path, |number, bin| ingest.bin("simulated", number, bin));
+        ingest.finish()
+    }
+
+    /// The same as bins.
+    pub fn bins(
+        &self,
+        experiment: &Experiment,
+        seed: u32,
+        evenings: &[&str],
+        path: impl Fn(&Who<'_>) -> Path,
+        mut put: impl FnMut(u64, SessionBin),
+    ) {
+        let share = experiment.experiment.share.buckets();
+        let mut number = 0;
+        for (place, window) in ["aa"].iter().chain(evenings).enumerate() {
+            let packets = if place == 0 { self.prelude_packets } else { self.packets };
+            let mut air = generator(u64::from(seed), "air", place as u64);
+            let air = Air::new(self, &mut air);
+            for (isp_number, (isp, sessions)) in self.sessions.iter().enumerate() {
+                for family in [4, 6] {
+                    for session in 0..*sessions {
+                        let again = if self.returning { 0 } else { place };
+                        let id = ((isp_number * 2 + family / 5) * 10 + again) as u64 * 1_000_000 + session as u64;
+                        let mut rng = generator(u64::from(seed), "session", id);
+                        let lot = rng.random();
+                        let level = self.level.0 * (self.level.1 * gauss(&mut rng)).exp();
+                        let lossy = rng.random_bool(self.lossy);
+                        let mut rng = generator(u64::from(seed), "packets", id * 10 + place as u64);
+                        let (group, port) = (id / 50_000 + 1, 1_024 + id % 50_000);
+                        let address = match family {
+                            4 => format!("10.{}.{}.{}:{port}", group >> 16, group >> 8 & 255, group & 255),
+                            _ => format!("[2001:db8::{group:x}]:{port}"),
+                        };
+                        let key: SessionKey = address.parse().unwrap();
+                        let canary = bucket(seed, &key).unwrap() < share;
+                        let path = path(&Who { isp, canary, window, lot });
+                        let seen = self.session(&mut rng, level, lossy, &path, packets, &air);
+                        let mut labels = Labels::new();
+                        labels.insert("isp".into(), (*isp).into());
+                        labels.insert("family".into(), family.into());
+                        labels.insert("window".into(), (*window).into());
+                        number += 1;
+                        put(
+                            number,
+                            SessionBin {
+                                session: key.to_string(),
+                                key: Some(key),
+                                labels,
+                                start: "2026-11-21T10:00:00Z".parse().unwrap(),
+                                end: "2026-11-21T10:10:00Z".parse().unwrap(),
+                                zone: "Asia/Tokyo".into(),
+                                source: format!("probe-{window}"),
+                                ..seen
+                            },
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn session(
+        &self,
+        rng: &mut Generator,
+        level: f64,
+        lossy: bool,
+        path: &Path,
+        packets: usize,
+        air: &Air,
+    ) -> SessionBin {
+        let mut bin = SessionBin { sent: packets as u64, ..SessionBin::default() };
+        let (mut rtt, mut ipdv) = (SparseHistogram::new(), SparseHistogram::new());
+        let mut wander = gauss(rng);
+        let mut before: Option<f64> = None;
+        let mut burst = 0_usize;
+        let interval = self.length / packets as f64;
+        let phase = rng.random::<f64>() * interval;
+        for packet in 0..packets {
+            let at = phase + packet as f64 * interval;
+            let (stall, queue) = (air.stall(at), air.queue(at));
+            let phi = self.wander.1;
+            wander = phi * wander + (1.0 - phi * phi).sqrt() * gauss(rng);
+            let spike = if rng.random_bool(self.spikes.0) { self.spikes.1 * rng.random::<f64>() } else { 0.0 };
+            let hump = self.hump * (std::f64::consts::PI * at / self.length).sin();
+            let queue = path.queue.0 + (path.queue.1 - path.queue.0) * queue;
+            let plain = level + self.wander.0 * wander + spike + hump;
+            let value = (plain.max(0.05) * (1.0 + path.factor) + path.shift).max(0.02) + queue + stall;
+            if lossy && rng.random_bool(0.02) {
+                burst = 4;
+            }
+            if burst > 0 || rng.random_bool(path.loss) {
+                burst = burst.saturating_sub(1);
+                bin.lost += 1;
+                before = None;
+                continue;
+            }
+            rtt.record((value * 1e6) as u64);
+            if let Some(before) = before {
+                ipdv.record(((value - before).abs() * 1e6) as u64);
+            }
+            before = Some(value);
+        }
+        bin.received = bin.sent - bin.lost;
+        bin.rtt = Some(rtt);
+        bin.ipdv_round_trip = Some(ipdv);
+        bin
+    }
+}
+
+/// What all sessions meet at the same time.
+struct Air {
+    /// Start and end of each stall.
+    stalls: Vec<(f64, f64)>,
+    /// How full the shared queue is, 0 to 1, every 20 ms.
+    queue: Vec<f64>,
+}
+
+impl Air {
+    fn new(world: &World, rng: &mut Generator) -> Self {
+        let mut stall = || {
+            let start = world.length * rng.random::<f64>();
+            (start, start + world.stalls.1 * rng.random::<f64>())
+        };
+        let stalls = (0..world.stalls.0).map(|_| stall()).collect();
+        let mut level: f64 = 0.5;
+        let queue = (0..=(world.length / 20.0) as usize).map(|_| {
+            level = (level + 0.2 * gauss(rng)).clamp(0.0, 1.0);
+            level
+        });
+        Self { stalls, queue: queue.collect() }
+    }
+
+    fn stall(&self, at: f64) -> f64 {
+        self.stalls
+            .iter()
+            .filter(|(start, end)| (*start..*end).contains(&at))
+            .map(|(_, end)| end - at)
+            .fold(0.0, f64::max)
+    }
+
+    fn queue(&self, at: f64) -> f64 {
+        self.queue[((at / 20.0) as usize).min(self.queue.len() - 1)]
+    }
+}
+
+fn gauss(rng: &mut Generator) -> f64 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}

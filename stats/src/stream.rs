@@ -1,0 +1,124 @@
+//! Seeded randomness in numbered streams, so that work spread over cores gives the same bytes as work done alone.
+
+use std::{num::NonZero, thread};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// The generator behind every random step: ChaCha with 8 rounds, specified bit by bit and the same on every platform.
+pub type Generator = ChaCha8Rng;
+
+/// Stream `index` of `purpose` under `seed`. Different purposes (the first 24 bytes count) and different indices are independent.
+pub fn generator(seed: u64, purpose: &str, index: u64) -> Generator {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    for (to, from) in key[8..].iter_mut().zip(purpose.bytes()) {
+        *to = from;
+    }
+    let mut generator = Generator::from_seed(key);
+    generator.set_stream(index);
+    generator
+}
+
+/// A matrix of replicates: one row a replicate, one column a statistic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replicates {
+    values: Vec<f64>,
+    width: usize,
+}
+
+impl Replicates {
+    /// Replicates given row by row.
+    ///
+    /// # Panics
+    /// When `values` is no whole number of rows.
+    pub fn from_rows(values: Vec<f64>, width: usize) -> Self {
+        assert!(width > 0 && values.len().is_multiple_of(width), "{} values are no rows of {width}", values.len());
+        Self { values, width }
+    }
+
+    /// Number of replicates.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    /// No replicates at all.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Number of statistics.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The replicates one after the other.
+    pub fn rows(&self) -> impl Iterator<Item = &[f64]> {
+        self.values.chunks_exact(self.width)
+    }
+
+    /// One statistic over all replicates.
+    pub fn column(&self, statistic: usize) -> impl Iterator<Item = f64> {
+        self.rows().map(move |row| row[statistic])
+    }
+}
+
+/// Runs `work` `count` times, each with its own stream of `purpose`, over all cores. `work` fills one row of `width` values; `scratch` makes
+/// what each core wants to keep between its rows, and must not carry information from one row to the next.
+///
+/// # Panics
+/// When `width` is zero, and when `work` panics.
+pub fn replicate<S>(
+    seed: u64,
+    purpose: &str,
+    count: usize,
+    width: usize,
+    scratch: impl Fn() -> S + Sync,
+    work: impl Fn(&mut Generator, &mut S, &mut [f64]) + Sync,
+) -> Replicates {
+    let mut values = vec![0.0; count * width];
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let rows_each = count.div_ceil(cores).max(1);
+    thread::scope(|scope| {
+        for (chunk, rows) in values.chunks_mut(rows_each * width).enumerate() {
+            let (scratch, work) = (&scratch, &work);
+            scope.spawn(move || {
+                let mut kept = scratch();
+                for (offset, row) in rows.chunks_exact_mut(width).enumerate() {
+                    let index = (chunk * rows_each + offset) as u64;
+                    work(&mut generator(seed, purpose, index), &mut kept, row);
+                }
+            });
+        }
+    });
+    Replicates::from_rows(values, width)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt;
+
+    use super::*;
+
+    #[test]
+    fn cores_do_not_change_a_byte() {
+        let parallel = replicate(7, "test", 101, 2, || (), |rng, (), row| row.fill_with(|| rng.random()));
+        let alone: Vec<f64> = (0..101)
+            .flat_map(|index| {
+                let mut rng = generator(7, "test", index);
+                [rng.random(), rng.random()]
+            })
+            .collect();
+        assert_eq!(parallel, Replicates::from_rows(alone, 2));
+    }
+
+    #[test]
+    fn streams_differ_by_seed_purpose_and_index() {
+        let first = |seed, purpose, index| generator(seed, purpose, index).random::<u64>();
+        let reference = first(1, "bootstrap", 0);
+        assert_eq!(reference, first(1, "bootstrap", 0));
+        assert_ne!(reference, first(2, "bootstrap", 0));
+        assert_ne!(reference, first(1, "assignment", 0));
+        assert_ne!(reference, first(1, "bootstrap", 1));
+    }
+}
