@@ -38,6 +38,7 @@ mod nfnetlink;
 mod plan;
 mod prefix;
 mod preflight;
+mod rules;
 mod ruleset;
 mod steering;
 

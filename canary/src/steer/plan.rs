@@ -145,6 +145,18 @@ impl Plan {
         routes.chain(self.rules().map(Object::from)).collect()
     }
 
+    /// Kernel parameters that are set to 1 while it steers, below `/proc/sys`. With them a route that an ICMP error
+    /// changes is looked up with the error's mark. They also let replies that the kernel makes by itself carry the mark
+    /// of what they answer, whoever set it.
+    pub fn sysctls(&self) -> Vec<&'static str> {
+        let path = |path: &Path| match path.family {
+            Family::V4 => "net/ipv4/fwmark_reflect",
+            Family::V6 => "net/ipv6/fwmark_reflect",
+        };
+        // A router passes errors on to the host that they are for.
+        if self.mode == Mode::Host { self.paths.iter().map(path).collect() } else { Vec::new() }
+    }
+
     pub(crate) fn routes(&self) -> impl Iterator<Item = Route> {
         self.paths.iter().map(|Path { family, via, dev }| {
             let to = match family {
@@ -168,9 +180,12 @@ impl Plan {
     }
 }
 
-/// In the order in which it is applied: routes, rules, and last the table that begins to mark.
+/// In the order in which it is applied: sysctls, routes, rules, and last the table that begins to mark.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for sysctl in self.sysctls() {
+            writeln!(f, "sysctl -w {sysctl}=1")?;
+        }
         for route in self.routes() {
             writeln!(f, "{}", route.command("add"))?;
         }

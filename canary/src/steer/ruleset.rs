@@ -16,24 +16,23 @@
 //! it lists a map of a map. For the same reason the gate is looked up by the packet's family, which nft can name, one
 //! element each.
 
-use std::{fmt::Write as _, time::Duration};
-
 use pathlab_guard::Family;
 use pathlab_record::Arm;
 
 use super::{
-    nfnetlink::{BaseChain, Batch, Data, Element, Expression, Header, Meta, Register, Set, Type, Verdict},
+    nfnetlink::{BaseChain, Batch, Data, Element, Set, Type, Verdict},
     plan::{Path, Plan},
     prefix::{self, Prefix},
+    rules::{Chain, chains, nfproto, proto_name},
 };
-use crate::{KeyFrom, Mode, Share};
+use crate::Share;
 
 /// One table a network namespace: a second steerer finds the name taken.
 pub(crate) const TABLE: &str = "pathlab_canary";
 pub(crate) const BUCKET_ARM: &str = "bucket_arm";
 pub(crate) const CANARY_GATE: &str = "canary_gate";
 /// The chain behind the open gate.
-const STEERED: &str = "steered";
+pub(super) const STEERED: &str = "steered";
 
 /// Packets of control sessions.
 pub(crate) const CONTROL: &str = "control";
@@ -46,38 +45,6 @@ pub(crate) const OVER: &str = "over";
 
 /// Canary sessions that sent a packet lately, by family.
 pub(crate) const SESSIONS: [&str; 2] = ["sessions4", "sessions6"];
-
-/// A canary session counts as present for so long after its last packet.
-const SESSION_IDLE: Duration = Duration::from_secs(60);
-
-/// Where rules of the base chain run: after conntrack, before the routing decision is used; `NF_IP_PRI_MANGLE`.
-const PRIORITY: i32 = -150;
-
-/// Offset of the destination in the IPv4 and IPv6 header, and its length.
-const fn destination(family: Family) -> (u32, u32) {
-    match family {
-        Family::V4 => (16, 4),
-        Family::V6 => (24, 16),
-    }
-}
-
-const UDP: u8 = 17;
-/// Where values are worked on, and where a key is put together.
-const VALUE: Register = Register(0);
-const KEY: Register = Register(4);
-
-/// A rule in both forms.
-struct Rule {
-    text: String,
-    expressions: Vec<Expression>,
-}
-
-/// A chain of the table.
-struct Chain {
-    name: String,
-    base: Option<BaseChain>,
-    rules: Vec<Rule>,
-}
 
 /// A set with its elements in both forms.
 struct Filled {
@@ -132,7 +99,7 @@ pub(crate) fn renew(plan: &Plan) -> Batch {
 /// The transaction that sends the canary arm to control.
 pub(crate) fn shut(plan: &Plan) -> Batch {
     let mut batch = Batch::new(TABLE);
-    let keys: Vec<_> = plan.paths.iter().map(|path| Element::key([proto(path.family)])).collect();
+    let keys: Vec<_> = plan.paths.iter().map(|path| Element::key([nfproto(path.family)])).collect();
     batch.delete_elements(CANARY_GATE, &keys);
     batch
 }
@@ -176,7 +143,8 @@ fn bucket_arm(share: Share) -> Vec<Element> {
 }
 
 fn open_gate(plan: &Plan) -> Vec<Element> {
-    let open = |path: &Path| Element { lease: Some(plan.lease), ..Element::with([proto(path.family)], goto(STEERED)) };
+    let open =
+        |path: &Path| Element { lease: Some(plan.lease), ..Element::with([nfproto(path.family)], goto(STEERED)) };
     plan.paths.iter().map(open).collect()
 }
 
@@ -255,183 +223,7 @@ fn prefix_set(name: &str, key: Type, prefixes: &[Prefix]) -> Filled {
     }
 }
 
-fn chains(plan: &Plan) -> Vec<Chain> {
-    let base = match plan.mode {
-        // `route` and not `filter`: only this type looks the route up again when the mark has changed.
-        Mode::Host => BaseChain { kind: "route", hook: 3, priority: PRIORITY },
-        Mode::Router => BaseChain { kind: "filter", hook: 0, priority: PRIORITY },
-    };
-    let steer = Chain {
-        name: "steer".to_owned(),
-        base: Some(base),
-        rules: plan.paths.iter().map(|path| entry(plan, path.family)).collect(),
-    };
-    let mut chains = vec![
-        Chain { name: CONTROL.to_owned(), base: None, rules: vec![count(CONTROL)] },
-        Chain { name: CANARY.to_owned(), base: None, rules: vec![gate_rule(), count(HELD)] },
-        Chain { name: STEERED.to_owned(), base: None, rules: steered_rules(plan) },
-    ];
-    chains.extend(plan.paths.iter().map(|path| assignment_chain(plan, path.family)));
-    chains.push(steer);
-    chains
-}
-
-/// Packets of one family that take part.
-fn entry(plan: &Plan, family: Family) -> Rule {
-    let chain = with_family("assign", family);
-    let mut expressions = is_udp(family);
-    let mut text = format!("meta nfproto {} ", proto_name(family));
-    if let Some(port) = plan.server_port {
-        // The server's replies carry its port as their source.
-        expressions.push(Expression::Payload { base: Header::Transport, offset: 0, length: 2, to: VALUE });
-        expressions.push(Expression::Equal { register: VALUE, value: port.to_be_bytes().into() });
-        write!(text, "udp sport {port} ").expect("a String takes all");
-    } else {
-        text.push_str("meta l4proto udp ");
-    }
-    expressions.push(Expression::Verdict(Verdict::Goto(chain.clone())));
-    Rule { text: format!("{text}goto {chain}"), expressions }
-}
-
-fn assignment_chain(plan: &Plan, family: Family) -> Chain {
-    let mut rules = Vec::new();
-    let mut listed = |list: &str, prefixes: &[Prefix], inverted: bool| {
-        if prefix::disjoint(prefixes, family).is_empty() {
-            return;
-        }
-        let set = with_family(list, family);
-        let mut expressions = is_family(family);
-        expressions.push(load_destination(family, VALUE));
-        expressions.push(Expression::InSet { register: VALUE, set: set.clone(), inverted });
-        expressions.push(Expression::Verdict(Verdict::Return));
-        let not = if inverted { "!= " } else { "" };
-        rules.push(Rule { text: format!("{} daddr {not}@{set} return", header_name(family)), expressions });
-    };
-    listed("exclude", &plan.exclude, false);
-    listed("include", &plan.include, true);
-    rules.push(assign_rule(plan, family));
-    Chain { name: with_family("assign", family), base: None, rules }
-}
-
-/// The rule that decides.
-fn assign_rule(plan: &Plan, family: Family) -> Rule {
-    let (mut expressions, key, length) = load_key(plan, family);
-    let (modulus, seed) = (u32::from(Share::BUCKETS), plan.seed);
-    expressions.extend([
-        Expression::Jhash { from: KEY, length, modulus, seed, to: VALUE },
-        Expression::HostToNetwork { register: VALUE },
-        Expression::VerdictMap { register: VALUE, map: BUCKET_ARM.to_owned() },
-    ]);
-    let text = format!("jhash {key} mod {modulus} seed {seed:#x} vmap @{BUCKET_ARM}");
-    Rule { text, expressions }
-}
-
-/// Loads the session key into [`KEY`] as `crate::assignment` lays it out: instructions, nft's words, length in bytes.
-fn load_key(plan: &Plan, family: Family) -> (Vec<Expression>, String, u32) {
-    let header = header_name(family);
-    match plan.key.from {
-        KeyFrom::ClientAddrPort => {
-            let (expressions, length) = load_client(family);
-            (expressions, format!("{header} daddr . udp dport"), length)
-        }
-        KeyFrom::ClientAddr => {
-            let mut expressions = is_family(family);
-            expressions.push(load_destination(family, KEY));
-            (expressions, format!("{header} daddr"), destination(family).1)
-        }
-        KeyFrom::Payload => {
-            // `plan` has checked both.
-            let [offset, length] = [plan.key.offset, plan.key.length].map(|value| u32::from(value.unwrap_or(0)));
-            let offset = UDP_HEADER + offset;
-            let load = Expression::Payload { base: Header::Transport, offset, length, to: KEY };
-            (vec![load], format!("@th,{},{}", offset * 8, length * 8), length)
-        }
-    }
-}
-
-const UDP_HEADER: u32 = 8;
-
-/// The client's address and port into [`KEY`], the port in the register after the address.
-fn load_client(family: Family) -> (Vec<Expression>, u32) {
-    let (_, length) = destination(family);
-    let mut expressions = is_udp(family);
-    expressions.push(load_destination(family, KEY));
-    let to = Register(KEY.0 + length as u8 / 4);
-    expressions.push(Expression::Payload { base: Header::Transport, offset: 2, length: 2, to });
-    (expressions, length + 4)
-}
-
-fn gate_rule() -> Rule {
-    Rule {
-        text: format!("meta nfproto vmap @{CANARY_GATE}"),
-        expressions: vec![
-            Expression::LoadMeta { key: Meta::NfProto, to: VALUE },
-            Expression::VerdictMap { register: VALUE, map: CANARY_GATE.to_owned() },
-        ],
-    }
-}
-
-fn steered_rules(plan: &Plan) -> Vec<Rule> {
-    let keep = !plan.mask;
-    let mark = Rule {
-        // As nft lists it: what is kept includes the bit that is set.
-        text: format!("meta mark set meta mark & {:#010x} | {:#010x}", keep | plan.mark, plan.mark),
-        expressions: vec![
-            Expression::LoadMeta { key: Meta::Mark, to: VALUE },
-            Expression::Bitwise { register: VALUE, mask: keep, xor: plan.mark },
-            Expression::StoreMark { from: VALUE },
-        ],
-    };
-    let mut rules = vec![count(CANARY), mark];
-    for path in &plan.paths {
-        let family = path.family;
-        let set = with_family("sessions", family);
-        let (mut expressions, _) = load_client(family);
-        expressions.push(Expression::Update { register: KEY, set: set.clone(), timeout: SESSION_IDLE });
-        expressions.push(Expression::Verdict(Verdict::Return));
-        let text = format!(
-            "update @{set} {{ {} daddr . udp dport timeout {}m }} return",
-            header_name(family),
-            SESSION_IDLE.as_secs() / 60
-        );
-        rules.push(Rule { text, expressions });
-    }
-    rules.push(count(OVER));
-    rules
-}
-
-fn count(name: &str) -> Rule {
-    Rule { text: format!("counter name \"{name}\""), expressions: vec![Expression::Counter { name: name.to_owned() }] }
-}
-
-fn is_family(family: Family) -> Vec<Expression> {
-    vec![
-        Expression::LoadMeta { key: Meta::NfProto, to: VALUE },
-        Expression::Equal { register: VALUE, value: vec![proto(family)] },
-    ]
-}
-
-/// `meta nfproto`.
-fn proto(family: Family) -> u8 {
-    match family {
-        Family::V4 => libc::NFPROTO_IPV4 as u8,
-        Family::V6 => libc::NFPROTO_IPV6 as u8,
-    }
-}
-
-fn is_udp(family: Family) -> Vec<Expression> {
-    let mut expressions = is_family(family);
-    expressions.push(Expression::LoadMeta { key: Meta::L4Proto, to: VALUE });
-    expressions.push(Expression::Equal { register: VALUE, value: vec![UDP] });
-    expressions
-}
-
-fn load_destination(family: Family, to: Register) -> Expression {
-    let (offset, length) = destination(family);
-    Expression::Payload { base: Header::Network, offset, length, to }
-}
-
-fn with_family(name: &str, family: Family) -> String {
+pub(super) fn with_family(name: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("{name}4"),
         Family::V6 => format!("{name}6"),
@@ -440,20 +232,6 @@ fn with_family(name: &str, family: Family) -> String {
 
 fn joined(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join(", ")
-}
-
-fn header_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
-}
-
-fn proto_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ipv4",
-        Family::V6 => "ipv6",
-    }
 }
 
 fn type_name(family: Family) -> &'static str {
@@ -484,7 +262,7 @@ pub(crate) fn render(plan: &Plan) -> String {
     for Chain { name, base, rules } in chains(plan) {
         out += &format!("\n\tchain {name} {{\n");
         if let Some(BaseChain { kind, hook, .. }) = base {
-            let hook = if hook == 3 { "output" } else { "prerouting" };
+            let hook = if hook == BaseChain::OUTPUT { "output" } else { "prerouting" };
             out += &format!("\t\ttype {kind} hook {hook} priority mangle; policy accept;\n");
         }
         for rule in rules {

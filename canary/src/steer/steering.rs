@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pathlab_guard::{Guardian, Journal, Object, Rtnetlink, Undone, undo_dir};
+use pathlab_guard::{Guardian, Journal, Object, Rtnetlink, Sysctl, Undone, undo_dir};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -118,7 +118,12 @@ impl Steering {
         let mut journal = Journal::create_in(&options.undo_dir, VERB, &plan.name)?;
         // Before the socket that owns the table, so that the guardian can never keep it open.
         let guardian = Guardian::spawn(&journal, options.guardian.iter().map(AsRef::as_ref))?;
-        journal.record_all(plan.objects())?;
+        let sysctls = plan.sysctls().into_iter().map(|path| Sysctl::read(None, path));
+        let sysctls = sysctls.collect::<pathlab_guard::Result<Vec<_>>>()?;
+        journal.record_all(sysctls.iter().cloned().map(Object::from).chain(plan.objects()))?;
+        for sysctl in &sysctls {
+            sysctl.write("1")?;
+        }
         for route in plan.routes() {
             route.add(&mut rtnetlink)?;
         }

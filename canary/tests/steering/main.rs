@@ -2,6 +2,7 @@
 
 mod assignment;
 mod network;
+mod path_mtu;
 mod process;
 mod refusals;
 mod way_back;

@@ -56,7 +56,8 @@ fn the_plan_is_what_nft_lists() {
             network.on_server("sh -c 'ip rule; ip -6 rule; ip route show table 222; ip -6 route show table 222'");
         steering.rollback().unwrap();
         let (commands, table) = plan.split_once("table inet").unwrap();
-        assert_eq!(commands.lines().count(), 4, "{commands}");
+        let sysctls = if mode == Mode::Host { 2 } else { 0 };
+        assert_eq!(commands.lines().count(), 4 + sysctls, "{commands}");
         assert_eq!(rules.matches("fwmark 0x10000/0xff0000 lookup 222 proto 222").count(), 2, "{rules}");
         assert_eq!(rules.matches("dev eth1 proto 222").count(), 2, "{rules}");
         for line in table.lines().skip(1).map(str::trim) {

@@ -50,7 +50,7 @@ fn a_rollback_by_command_takes_milliseconds_and_loses_nothing() {
         let event = Instant::now();
         let done = rollback("test", &options).unwrap();
         calls.push(event.elapsed());
-        assert_eq!((done.removed.len(), done.killed), (5, false));
+        assert_eq!((done.removed.len(), done.killed), (7, false));
         assert_eq!(network.state(), before);
         assert!(steerer.child.wait().unwrap().success());
         assert!(!steerer.guardian.is_alive());
@@ -153,10 +153,10 @@ fn with_the_guardian_killed_too_what_is_left_is_inert_and_the_next_rollback_remo
     stream.wait(A, 10);
     back_after(event, &stream.finish());
     let left = Leftover::read(&dir.path().join("undo/canary-test.jsonl")).unwrap();
-    assert!(left.is_orphan() && left.objects.len() == 5);
+    assert!(left.is_orphan() && left.objects.len() == 7);
     assert!(network.state().contains("lookup 222 proto 222"));
     assert!(matches!(status("test", &options), Err(Error::NotRunning { .. })));
-    assert_eq!(rollback("test", &options).unwrap().removed.len(), 5);
+    assert_eq!(rollback("test", &options).unwrap().removed.len(), 7);
     assert_eq!(network.state(), before);
     assert!(!dir.path().join("run/test.sock").exists());
 }

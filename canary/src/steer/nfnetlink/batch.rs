@@ -67,9 +67,15 @@ struct Message {
 pub(crate) struct BaseChain {
     /// `route` reroutes a packet whose mark changed; `filter` does not.
     pub(crate) kind: &'static str,
-    /// `NF_INET_PRE_ROUTING` 0, `NF_INET_LOCAL_OUT` 3.
     pub(crate) hook: u32,
     pub(crate) priority: i32,
+}
+
+impl BaseChain {
+    /// `NF_INET_PRE_ROUTING`.
+    pub(crate) const PREROUTING: u32 = 0;
+    /// `NF_INET_LOCAL_OUT`.
+    pub(crate) const OUTPUT: u32 = 3;
 }
 
 /// A set or a map. Types are nft's numbers, kept for its listing; the kernel looks at lengths only.
