@@ -1,5 +1,7 @@
 //! The `pathlab` command: one file per verb; what they measure lives in the crates that they call.
 
+mod canary;
+mod demo;
 mod duration;
 mod evidence;
 mod exit;
@@ -44,8 +46,10 @@ struct Global {
 enum Verb {
     Reflect(reflect::Reflect),
     Probe(probe::Probe),
+    Canary(canary::CanaryArgs),
     Lab(lab::LabArgs),
     Evidence(evidence::EvidenceArgs),
+    Demo(demo::Demo),
     #[command(hide = true, name = guardian::VERB)]
     Guardian(guardian::GuardianArgs),
 }
@@ -63,8 +67,10 @@ fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Reflect(args) => reflect::run(args, global),
         Verb::Probe(args) => probe::run(args, global),
+        Verb::Canary(args) => canary::run(args, global),
         Verb::Lab(args) => lab::run(args, global),
         Verb::Evidence(args) => evidence::run(&args, global),
+        Verb::Demo(args) => demo::run(&args, global),
         Verb::Guardian(args) => guardian::run(&args),
     };
     match outcome {

@@ -54,6 +54,9 @@ pub(crate) struct Probe {
     /// How long to send; 10s unless --count is given
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     duration: Option<Duration>,
+    /// Send slots that lie closer together than this together: less processor time, a less exact schedule
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    coalesce: Option<Duration>,
     /// A reply later than this is late, and late is lost
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = duration::parse)]
     timeout: Duration,
@@ -104,6 +107,7 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         duration: args.duration.or_else(|| args.count.is_none().then_some(Duration::from_secs(10))),
         timeout: args.timeout,
         size: args.size,
+        coalesce: args.coalesce.unwrap_or_default(),
         socket: SocketOptions {
             device: args.iface.clone(),
             mark: args.mark,
