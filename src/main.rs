@@ -56,7 +56,9 @@ enum Verb {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = ["info", "debug", "trace"][usize::from(cli.global.verbose.min(2))];
+    // The demo tells its story by itself.
+    let least = usize::from(!matches!(cli.verb, Verb::Demo(_)));
+    let level = ["warn", "info", "debug", "trace"][(least + usize::from(cli.global.verbose)).min(3)];
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
         .with_writer(std::io::stderr)

@@ -89,7 +89,8 @@ pub(crate) fn play(
         }
         let (run, report) = stage.evening(&scenario, &label, window, zero)?;
         packets += report.total.counts.sent;
-        directory.note(Timestamp::now(), Some("probe"), &format!("{} is measured", window.name))?;
+        let head = pathlab_record::verify(&run)?.head;
+        directory.note(Timestamp::now(), Some("probe"), &format!("{} is measured: {head}", window.name))?;
         runs.push(run);
     }
     progress.say("rolling back");
