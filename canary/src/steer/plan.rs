@@ -1,4 +1,5 @@
-//! What will be created, worked out before anything is touched: a plan is a pure function of the experiment and the seed.
+//! What will be created, worked out before anything is touched: a plan is a pure function of the experiment and the
+//! seed.
 
 use std::{fmt, fs, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, path::Path as FilePath, time::Duration};
 
@@ -19,7 +20,8 @@ const LEASES: std::ops::RangeInclusive<u128> = 100..=10_000;
 /// A key may lie anywhere in a packet that passes every path unfragmented.
 const MAX_OFFSET: u16 = 1_200;
 
-/// Everything that steering puts on the host. Its `Display` is what an operator reads before it is applied, in nft's and iproute2's words.
+/// Everything that steering puts on the host. Its `Display` is what an operator reads before it is applied, in nft's
+/// and iproute2's words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub(crate) name: String,
@@ -136,7 +138,8 @@ impl Plan {
         Ok(())
     }
 
-    /// The routes, then the rules that lead to them. The nf_tables table is not among them: it goes with the socket that owns it.
+    /// The routes, then the rules that lead to them. The nf_tables table is not among them: it goes with the socket
+    /// that owns it.
     pub fn objects(&self) -> Vec<Object> {
         let routes = self.routes().map(Object::from);
         routes.chain(self.rules().map(Object::from)).collect()

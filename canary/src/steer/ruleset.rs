@@ -1,14 +1,20 @@
-//! The nf_tables table: bucket to arm, arm to gate, gate to mark, in bytes for the kernel and in nft's words for the operator.
+//! The nf_tables table: bucket to arm, arm to gate, gate to mark, in bytes for the kernel and in nft's words for the
+//! operator.
 //!
 //! ```text
-//!          jhash                bucket_arm       arm_gate          gate_mark
-//! packet ─────────► bucket ─────────────► arm ─────────────► gate ───────────► chain canary: set the mark
-//!                   0..9999    interval        │  leased            └────────► chain control: count
-//!                                              └► no element: the gate is shut, count as held, no mark
+//!          jhash            bucket_arm                    canary_gate
+//! packet ─────────► bucket ──┬───────► chain canary ──┬─────────────► chain steered: count, set the mark
+//!                   0..9999  │ interval               │ leased
+//!                            └───────► chain control  └ no element: the gate is shut, count as held, no mark
 //! ```
 //!
-//! Every packet takes the same few look-ups, whatever the number of sessions. The canary arm's element in `arm_gate` carries a timeout: when nobody
-//! renews it the kernel removes it and the arm's packets fall through without a mark. Bits of the mark outside the mask are left as they are.
+//! Every packet takes the same few look-ups, whatever the number of sessions. The elements of `canary_gate` carry a
+//! timeout: when nobody renews them the kernel removes them, and the arm's packets fall through without a mark. Bits of
+//! the mark outside the mask are left as they are.
+//!
+//! The maps lead to chains and not to numbers that the next map takes up: nft 1.0.6, the one of Debian 12, aborts when
+//! it lists a map of a map. For the same reason the gate is looked up by the packet's family, which nft can name, one
+//! element each.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -17,7 +23,7 @@ use pathlab_record::Arm;
 
 use super::{
     nfnetlink::{BaseChain, Batch, Data, Element, Expression, Header, Meta, Register, Set, Type, Verdict},
-    plan::Plan,
+    plan::{Path, Plan},
     prefix::{self, Prefix},
 };
 use crate::{KeyFrom, Mode, Share};
@@ -25,8 +31,9 @@ use crate::{KeyFrom, Mode, Share};
 /// One table a network namespace: a second steerer finds the name taken.
 pub(crate) const TABLE: &str = "pathlab_canary";
 pub(crate) const BUCKET_ARM: &str = "bucket_arm";
-pub(crate) const ARM_GATE: &str = "arm_gate";
-const GATE_MARK: &str = "gate_mark";
+pub(crate) const CANARY_GATE: &str = "canary_gate";
+/// The chain behind the open gate.
+const STEERED: &str = "steered";
 
 /// Packets of control sessions.
 pub(crate) const CONTROL: &str = "control";
@@ -80,14 +87,6 @@ struct Filled {
     elements: Vec<Element>,
 }
 
-/// The number that stands for an arm, and for its open gate, in the maps.
-fn number(arm: Arm) -> u32 {
-    match arm {
-        Arm::Control => 1,
-        Arm::Canary => 2,
-    }
-}
-
 /// The transaction that puts the whole table in place, with the gate open for the length of the lease.
 pub(crate) fn create(plan: &Plan) -> Batch {
     let mut batch = Batch::new(TABLE);
@@ -120,19 +119,21 @@ pub(crate) fn assign(share: Share) -> Batch {
     batch
 }
 
-/// The transaction that renews the lease. It fails as a whole when the lease has run out: a shut gate cannot be renewed open.
-pub(crate) fn renew(lease: Duration) -> Batch {
-    let mut batch = shut();
-    // Deleted and added in one generation, no packet sees it shut. Kernels before 6.12 cannot prolong an element in place, and later ones would
-    // bring an expired one back to life.
-    batch.add_elements(ARM_GATE, &[open_canary(lease)]);
+/// The transaction that renews the lease. It fails as a whole when the lease has run out: a shut gate cannot be renewed
+/// open.
+pub(crate) fn renew(plan: &Plan) -> Batch {
+    let mut batch = shut(plan);
+    // Deleted and added in one generation, no packet sees it shut. Kernels before 6.12 cannot prolong an element in
+    // place, and later ones would bring an expired one back to life.
+    batch.add_elements(CANARY_GATE, &open_gate(plan));
     batch
 }
 
 /// The transaction that sends the canary arm to control.
-pub(crate) fn shut() -> Batch {
+pub(crate) fn shut(plan: &Plan) -> Batch {
     let mut batch = Batch::new(TABLE);
-    batch.delete_elements(ARM_GATE, &[gate_key()]);
+    let keys: Vec<_> = plan.paths.iter().map(|path| Element::key([proto(path.family)])).collect();
+    batch.delete_elements(CANARY_GATE, &keys);
     batch
 }
 
@@ -141,11 +142,6 @@ pub(crate) fn delete() -> Batch {
     let mut batch = Batch::new(TABLE);
     batch.delete_table();
     batch
-}
-
-/// Names the canary arm's element in `arm_gate`.
-pub(crate) fn gate_key() -> Element {
-    Element::key(number(Arm::Canary).to_ne_bytes())
 }
 
 /// The share that these elements of `bucket_arm` give; `None` when they are not ours.
@@ -169,69 +165,57 @@ fn arm_intervals(share: Share) -> impl Iterator<Item = (Arm, u16, u16)> {
     [(Arm::Canary, 0, edge), (Arm::Control, edge, Share::BUCKETS)].into_iter().filter(|(_, from, to)| from < to)
 }
 
-/// Keys of an interval map are compared byte for byte, so they are big-endian; values are the host's.
+/// Keys of an interval map are compared byte for byte, so they are big-endian.
 fn bucket_arm(share: Share) -> Vec<Element> {
     arm_intervals(share)
         .flat_map(|(arm, from, to)| {
             let [from, to] = [from, to].map(|bucket| u32::from(bucket).to_be_bytes());
-            let data = Data::Value(number(arm).to_ne_bytes().into());
-            [Element::with(from, data), Element::end(to)]
+            [Element::with(from, goto(chain_of(arm))), Element::end(to)]
         })
         .collect()
 }
 
-fn open_canary(lease: Duration) -> Element {
-    Element { lease: Some(lease), ..gate(Arm::Canary) }
+fn open_gate(plan: &Plan) -> Vec<Element> {
+    let open = |path: &Path| Element { lease: Some(plan.lease), ..Element::with([proto(path.family)], goto(STEERED)) };
+    plan.paths.iter().map(open).collect()
 }
 
-fn gate(arm: Arm) -> Element {
-    Element::with(number(arm).to_ne_bytes(), Data::Value(number(arm).to_ne_bytes().into()))
+fn goto(chain: &str) -> Data {
+    Data::Verdict(Verdict::Goto(chain.to_owned()))
+}
+
+fn chain_of(arm: Arm) -> &'static str {
+    match arm {
+        Arm::Control => CONTROL,
+        Arm::Canary => CANARY,
+    }
 }
 
 fn sets(plan: &Plan) -> Vec<Filled> {
-    let mark_map = |name: &str, data| Set {
+    let intervals = arm_intervals(plan.share)
+        .map(|(arm, from, to)| format!("{from:#010x}-{:#010x} : goto {}", to - 1, chain_of(arm)));
+    let gates = plan
+        .paths
+        .iter()
+        .map(|path| format!("{} timeout {}ms : goto {STEERED}", proto_name(path.family), plan.lease.as_millis()));
+    let verdict_map = |name: &str, key| Set {
         name: name.to_owned(),
-        key: Type::MARK,
-        data: Some(data),
+        key,
+        data: Some(Type::VERDICT),
         interval: false,
         timeout: false,
         learns: None,
     };
-    let hex = |arm| format!("{:#010x}", number(arm));
-    let intervals =
-        arm_intervals(plan.share).map(|(arm, from, to)| format!("{from:#010x}-{:#010x} : {}", to - 1, hex(arm)));
-    let chain_of = |arm| if arm == Arm::Control { CONTROL } else { CANARY };
-    let both = [Arm::Control, Arm::Canary];
     let mut sets = vec![
         Filled {
-            set: Set { interval: true, ..mark_map(BUCKET_ARM, Type::MARK) },
-            text: format!(
-                "type mark : mark; flags interval; elements = {{ {} }}",
-                intervals.collect::<Vec<_>>().join(", ")
-            ),
+            set: Set { interval: true, ..verdict_map(BUCKET_ARM, Type::MARK) },
+            text: format!("type mark : verdict; flags interval; elements = {{ {} }}", joined(intervals)),
             elements: bucket_arm(plan.share),
         },
         Filled {
-            set: Set { timeout: true, ..mark_map(ARM_GATE, Type::MARK) },
-            text: format!(
-                "type mark : mark; flags timeout; elements = {{ {0} : {0}, {1} timeout {2}ms : {1} }}",
-                hex(Arm::Control),
-                hex(Arm::Canary),
-                plan.lease.as_millis()
-            ),
-            elements: vec![gate(Arm::Control), open_canary(plan.lease)],
-        },
-        Filled {
-            set: mark_map(GATE_MARK, Type::VERDICT),
-            text: format!(
-                "type mark : verdict; elements = {{ {} }}",
-                both.map(|arm| format!("{} : goto {}", hex(arm), chain_of(arm))).join(", ")
-            ),
-            elements: both
-                .map(|arm| {
-                    Element::with(number(arm).to_ne_bytes(), Data::Verdict(Verdict::Goto(chain_of(arm).to_owned())))
-                })
-                .into(),
+            set: Set { timeout: true, ..verdict_map(CANARY_GATE, Type::NF_PROTO) },
+            text: format!("type nf_proto : verdict; flags timeout; elements = {{ {} }}", joined(gates)),
+            elements: open_gate(plan),
         },
     ];
     for path in &plan.paths {
@@ -249,7 +233,7 @@ fn sets(plan: &Plan) -> Vec<Filled> {
             data: None,
             timeout: true,
             learns: Some(plan.max_canary_sessions),
-            ..mark_map(&name, Type::MARK)
+            ..verdict_map(&name, key)
         };
         let text = format!(
             "type {} . inet_service; size {}; flags dynamic,timeout",
@@ -262,7 +246,7 @@ fn sets(plan: &Plan) -> Vec<Filled> {
 }
 
 fn prefix_set(name: &str, key: Type, prefixes: &[Prefix]) -> Filled {
-    let list = prefixes.iter().map(Prefix::to_string).collect::<Vec<_>>().join(", ");
+    let list = joined(prefixes.iter().map(Prefix::to_string));
     let family = prefixes[0].family();
     Filled {
         set: Set { name: name.to_owned(), key, data: None, interval: true, timeout: false, learns: None },
@@ -284,7 +268,8 @@ fn chains(plan: &Plan) -> Vec<Chain> {
     };
     let mut chains = vec![
         Chain { name: CONTROL.to_owned(), base: None, rules: vec![count(CONTROL)] },
-        Chain { name: CANARY.to_owned(), base: None, rules: canary_rules(plan) },
+        Chain { name: CANARY.to_owned(), base: None, rules: vec![gate_rule(), count(HELD)] },
+        Chain { name: STEERED.to_owned(), base: None, rules: steered_rules(plan) },
     ];
     chains.extend(plan.paths.iter().map(|path| assignment_chain(plan, path.family)));
     chains.push(steer);
@@ -325,7 +310,6 @@ fn assignment_chain(plan: &Plan, family: Family) -> Chain {
     listed("exclude", &plan.exclude, false);
     listed("include", &plan.include, true);
     rules.push(assign_rule(plan, family));
-    rules.push(count(HELD));
     Chain { name: with_family("assign", family), base: None, rules }
 }
 
@@ -336,11 +320,9 @@ fn assign_rule(plan: &Plan, family: Family) -> Rule {
     expressions.extend([
         Expression::Jhash { from: KEY, length, modulus, seed, to: VALUE },
         Expression::HostToNetwork { register: VALUE },
-        Expression::Map { register: VALUE, map: BUCKET_ARM.to_owned() },
-        Expression::Map { register: VALUE, map: ARM_GATE.to_owned() },
-        Expression::VerdictMap { register: VALUE, map: GATE_MARK.to_owned() },
+        Expression::VerdictMap { register: VALUE, map: BUCKET_ARM.to_owned() },
     ]);
-    let text = format!("jhash {key} mod {modulus} seed {seed:#x} map @{BUCKET_ARM} map @{ARM_GATE} vmap @{GATE_MARK}");
+    let text = format!("jhash {key} mod {modulus} seed {seed:#x} vmap @{BUCKET_ARM}");
     Rule { text, expressions }
 }
 
@@ -379,10 +361,21 @@ fn load_client(family: Family) -> (Vec<Expression>, u32) {
     (expressions, length + 4)
 }
 
-fn canary_rules(plan: &Plan) -> Vec<Rule> {
+fn gate_rule() -> Rule {
+    Rule {
+        text: format!("meta nfproto vmap @{CANARY_GATE}"),
+        expressions: vec![
+            Expression::LoadMeta { key: Meta::NfProto, to: VALUE },
+            Expression::VerdictMap { register: VALUE, map: CANARY_GATE.to_owned() },
+        ],
+    }
+}
+
+fn steered_rules(plan: &Plan) -> Vec<Rule> {
     let keep = !plan.mask;
     let mark = Rule {
-        text: format!("meta mark set meta mark & {keep:#010x} ^ {:#010x}", plan.mark),
+        // As nft lists it: what is kept includes the bit that is set.
+        text: format!("meta mark set meta mark & {:#010x} | {:#010x}", keep | plan.mark, plan.mark),
         expressions: vec![
             Expression::LoadMeta { key: Meta::Mark, to: VALUE },
             Expression::Bitwise { register: VALUE, mask: keep, xor: plan.mark },
@@ -397,9 +390,9 @@ fn canary_rules(plan: &Plan) -> Vec<Rule> {
         expressions.push(Expression::Update { register: KEY, set: set.clone(), timeout: SESSION_IDLE });
         expressions.push(Expression::Verdict(Verdict::Return));
         let text = format!(
-            "update @{set} {{ {} daddr . udp dport timeout {}s }} return",
+            "update @{set} {{ {} daddr . udp dport timeout {}m }} return",
             header_name(family),
-            SESSION_IDLE.as_secs()
+            SESSION_IDLE.as_secs() / 60
         );
         rules.push(Rule { text, expressions });
     }
@@ -408,18 +401,22 @@ fn canary_rules(plan: &Plan) -> Vec<Rule> {
 }
 
 fn count(name: &str) -> Rule {
-    Rule { text: format!("counter name {name}"), expressions: vec![Expression::Counter { name: name.to_owned() }] }
+    Rule { text: format!("counter name \"{name}\""), expressions: vec![Expression::Counter { name: name.to_owned() }] }
 }
 
 fn is_family(family: Family) -> Vec<Expression> {
-    let value = match family {
-        Family::V4 => libc::NFPROTO_IPV4,
-        Family::V6 => libc::NFPROTO_IPV6,
-    };
     vec![
         Expression::LoadMeta { key: Meta::NfProto, to: VALUE },
-        Expression::Equal { register: VALUE, value: vec![value as u8] },
+        Expression::Equal { register: VALUE, value: vec![proto(family)] },
     ]
+}
+
+/// `meta nfproto`.
+fn proto(family: Family) -> u8 {
+    match family {
+        Family::V4 => libc::NFPROTO_IPV4 as u8,
+        Family::V6 => libc::NFPROTO_IPV6 as u8,
+    }
 }
 
 fn is_udp(family: Family) -> Vec<Expression> {
@@ -439,6 +436,10 @@ fn with_family(name: &str, family: Family) -> String {
         Family::V4 => format!("{name}4"),
         Family::V6 => format!("{name}6"),
     }
+}
+
+fn joined(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
 }
 
 fn header_name(family: Family) -> &'static str {
