@@ -3,11 +3,12 @@
 use std::{fmt, process::ExitCode};
 
 /// The last lines of `--help`.
-pub const HELP: &str = "Exit codes: 0 done (and Promote), 1 failed, 2 wrong usage or configuration, 3 Hold, 4 RollBack, 5 run invalid";
+pub(crate) const HELP: &str =
+    "Exit codes: 0 done (and Promote), 1 failed, 2 wrong usage or configuration, 3 Hold, 4 RollBack, 5 run invalid";
 
 /// How a verb ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// Done; of a judging verb: Promote.
     Done,
     /// Judged: Hold.
@@ -29,7 +30,21 @@ impl From<Exit> for ExitCode {
 
 /// An error in what the user wrote, a flag's value or a configuration file: exit code 2 instead of 1.
 #[derive(Debug)]
-pub struct Misuse(pub String);
+pub(crate) struct Misuse(pub(crate) String);
+
+impl Misuse {
+    /// Marks an error as the user's to mend in what was written.
+    pub(crate) fn of(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
+        Self(sentence(&error)).into()
+    }
+}
+
+fn sentence(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", sentence(cause)),
+        None => error.to_string(),
+    }
+}
 
 impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,7 +55,7 @@ impl fmt::Display for Misuse {
 impl std::error::Error for Misuse {}
 
 /// Prints an error as one sentence and picks its code.
-pub fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("pathlab: {error:#}");
     if error.chain().any(|cause| cause.is::<Misuse>()) { 2.into() } else { 1.into() }
 }

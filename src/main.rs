@@ -1,8 +1,17 @@
 //! The `pathlab` command: one file per verb; what they measure lives in the crates that they call.
 
 mod duration;
+mod evidence;
 mod exit;
+mod guardian;
+mod host;
+mod lab;
+mod output;
+mod probe;
 mod readiness;
+mod reflect;
+mod report;
+mod run_directory;
 mod stop;
 
 use std::process::ExitCode;
@@ -32,7 +41,14 @@ struct Global {
 }
 
 #[derive(Subcommand)]
-enum Verb {}
+enum Verb {
+    Reflect(reflect::Reflect),
+    Probe(probe::Probe),
+    Lab(lab::LabArgs),
+    Evidence(evidence::EvidenceArgs),
+    #[command(hide = true, name = guardian::VERB)]
+    Guardian(guardian::GuardianArgs),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,5 +59,16 @@ fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    match cli.verb {}
+    let global = &cli.global;
+    let outcome = match cli.verb {
+        Verb::Reflect(args) => reflect::run(args, global),
+        Verb::Probe(args) => probe::run(args, global),
+        Verb::Lab(args) => lab::run(args, global),
+        Verb::Evidence(args) => evidence::run(&args, global),
+        Verb::Guardian(args) => guardian::run(&args),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::report(&error),
+    }
 }

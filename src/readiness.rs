@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Says `READY=1` to whoever set `NOTIFY_SOCKET`, if anybody did.
-pub fn announce() {
+pub(crate) fn announce() {
     let Ok(name) = env::var("NOTIFY_SOCKET") else { return };
     let address = match name.strip_prefix('@') {
         Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name),
@@ -24,19 +24,19 @@ pub fn announce() {
 }
 
 /// The waiting side of [`announce`].
-pub struct Readiness {
+pub(crate) struct Readiness {
     socket: UnixDatagram,
     path: PathBuf,
 }
 
 impl Readiness {
     /// Listens at `path`, which must not exist; removed on drop.
-    pub fn listen(path: &Path) -> io::Result<Self> {
+    pub(crate) fn listen(path: &Path) -> io::Result<Self> {
         Ok(Self { socket: UnixDatagram::bind(path)?, path: path.to_owned() })
     }
 
     /// Waits until the child said `READY=1`; `gone` is asked now and then whether it ended instead.
-    pub fn wait(&self, deadline: Instant, mut gone: impl FnMut() -> bool) -> io::Result<bool> {
+    pub(crate) fn wait(&self, deadline: Instant, mut gone: impl FnMut() -> bool) -> io::Result<bool> {
         self.socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let mut message = [0; 64];
         while Instant::now() < deadline {

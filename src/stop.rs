@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM as a flag that the measuring loops read between two batches.
+//! Ctrl-C and SIGTERM as something that the measuring loops look at between two batches.
 
 use std::{
     io,
@@ -9,38 +9,45 @@ use std::{
     thread,
 };
 
+use pathlab_reflector::Stop;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Set once, by a signal.
-#[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+/// Raised once, by the first of the two signals; the second ends the process as if nobody listened.
+#[derive(Clone)]
+pub(crate) struct Interrupt {
+    raised: Arc<AtomicBool>,
+    wake: Arc<Stop>,
+}
 
-impl Stop {
+impl Interrupt {
     /// Takes over SIGINT and SIGTERM.
-    pub fn on_signals() -> io::Result<Self> {
-        let stop = Self::default();
-        let flag = stop.0.clone();
+    pub(crate) fn on_signals() -> io::Result<Self> {
+        let interrupt = Self { raised: Arc::default(), wake: Arc::new(Stop::new()?) };
+        let theirs = interrupt.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (mut interrupt, mut terminate) = {
+        let (mut ctrl_c, mut terminate) = {
             let _inside = runtime.enter();
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
         };
         thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(async {
-                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-                flag.store(true, Ordering::Relaxed);
+                let code = tokio::select! { _ = ctrl_c.recv() => 130, _ = terminate.recv() => 143 };
+                theirs.raised.store(true, Ordering::Relaxed);
+                theirs.wake.request();
+                tokio::select! { _ = ctrl_c.recv() => {}, _ = terminate.recv() => {} }
+                std::process::exit(code);
             });
         })?;
-        Ok(stop)
+        Ok(interrupt)
     }
 
-    /// Whether to stop.
-    pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// For loops that look at a flag.
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.raised
     }
 
-    /// The flag itself, for loops that take one.
-    pub fn flag(&self) -> &Arc<AtomicBool> {
-        &self.0
+    /// For loops that poll a descriptor.
+    pub(crate) fn event(&self) -> &Stop {
+        &self.wake
     }
 }

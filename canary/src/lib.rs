@@ -1,5 +1,7 @@
 //! Two arms, one verdict: is the other transit better, and can it be proven?
 
+mod arm;
+mod assignment;
 mod difference;
 mod error;
 mod experiment;
@@ -12,6 +14,10 @@ mod stratum;
 mod verdict;
 mod window;
 
+pub mod steer;
+
+pub use arm::arm;
+pub use assignment::{MAX_KEY, bucket, bucket_of_bytes};
 pub use error::Error;
 pub use experiment::{
     Acceptance, Experiment, Hop, Identity, Key, KeyFrom, Margin, Mask, Mode, Paths, Policy, Share, Steer, Target,

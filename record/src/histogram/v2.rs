@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 
-use super::{Buckets, INDEXES, MOST, SparseHistogram};
+use super::{Buckets, INDEXES, SparseHistogram};
 use crate::Error;
 
 const COOKIE: u32 = 0x1c84_9313;
@@ -203,7 +203,6 @@ fn read_varint(bytes: &mut &[u8]) -> Result<i64, Error> {
             break;
         }
     }
-    debug_assert!(value >> 1 <= MOST);
     Ok((value >> 1) as i64 ^ -((value & 1) as i64))
 }
 

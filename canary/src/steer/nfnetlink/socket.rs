@@ -1,0 +1,251 @@
+//! The one socket that owns the table: while it is open the table stands, when the process dies the kernel takes the table away.
+
+use std::{io, time::Duration};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+use super::{
+    attributes::{find, parse},
+    batch::{ACK, Batch, Element, Kind, question},
+};
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const DUMP: u16 = 0x300;
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// A socket to nf_tables of the network namespace in which it was opened.
+#[derive(Debug)]
+pub(crate) struct NftSocket {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// The kernel refused a transaction or a question.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub(crate) struct Refused {
+    /// The object that it refused.
+    pub(crate) what: String,
+    pub(crate) source: io::Error,
+}
+
+impl Refused {
+    pub(crate) fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+/// One element as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) key: Vec<u8>,
+    /// The value of a map; `None` for sets and verdicts.
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) ends: bool,
+    /// Time left, of an element that has a lease.
+    pub(crate) expires: Option<Duration>,
+}
+
+impl NftSocket {
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends a transaction. When this returns without error it is in effect.
+    pub(crate) fn commit(&mut self, batch: &Batch) -> Result<(), Refused> {
+        let first = self.sequence.wrapping_add(1);
+        let last = batch.last(first);
+        self.sequence = last.wrapping_add(1);
+        let refused = |what: &str, source| Refused { what: what.to_owned(), source };
+        self.socket.send(&batch.encode(first), 0).map_err(|source| refused("send to nf_tables", source))?;
+        let mut acknowledged = false;
+        let mut failure = None;
+        // The kernel reports every message that it refused, then acknowledges the last: the whole answer is there when send(2) returns.
+        let answer = self.receive(|message| {
+            if message.kind == NLMSG_ERROR && (first..=last).contains(&message.sequence) {
+                match error_code(message.body) {
+                    0 => acknowledged |= message.sequence == last,
+                    code => drop(failure.get_or_insert((message.sequence, code))),
+                }
+            }
+            true
+        });
+        match (answer, failure) {
+            (_, Some((sequence, code))) => {
+                Err(refused(batch.what(first, sequence), io::Error::from_raw_os_error(code)))
+            }
+            (Err(source), None) => Err(refused("answer of nf_tables", source)),
+            (Ok(()), None) if acknowledged => Ok(()),
+            (Ok(()), None) => Err(refused("answer of nf_tables", io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    /// The comment of a table, empty when it has none; `None` when there is no such table.
+    pub(crate) fn table_comment(&mut self, table: &str) -> Result<Option<String>, Refused> {
+        let mut comment = String::new();
+        let answer = self.ask(
+            Kind::GetTable,
+            ACK,
+            table,
+            "table",
+            |_| {},
+            |attributes| {
+                let user_data = find(attributes, 6).unwrap_or_default();
+                if let [0, _, text @ .., 0] = user_data {
+                    comment = String::from_utf8_lossy(text).into_owned();
+                }
+            },
+        );
+        match answer {
+            Ok(()) => Ok(Some(comment)),
+            Err(refused) if refused.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Packets that a named counter has seen.
+    pub(crate) fn counter(&mut self, table: &str, name: &str) -> Result<u64, Refused> {
+        let mut packets = 0;
+        self.ask(
+            Kind::GetObject,
+            ACK,
+            table,
+            &format!("counter {name}"),
+            |to| {
+                to.text(2, name).be32(3, 1);
+            },
+            |attributes| packets = find(attributes, 4).and_then(|data| be64(find(data, 2)?)).unwrap_or(0),
+        )?;
+        Ok(packets)
+    }
+
+    /// All elements of a set or map.
+    pub(crate) fn elements(&mut self, table: &str, set: &str) -> Result<Vec<Listed>, Refused> {
+        self.list(table, set, DUMP, None)
+    }
+
+    /// The one element with this key; `None` when there is none or its lease has run out.
+    pub(crate) fn element(&mut self, table: &str, set: &str, key: &Element) -> Result<Option<Listed>, Refused> {
+        match self.list(table, set, ACK, Some(key)) {
+            Ok(listed) => Ok(listed.into_iter().next()),
+            Err(refused) if refused.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    fn list(&mut self, table: &str, set: &str, flags: u16, key: Option<&Element>) -> Result<Vec<Listed>, Refused> {
+        let mut listed = Vec::new();
+        self.ask(
+            Kind::GetElement,
+            flags,
+            table,
+            &format!("elements of {set}"),
+            |to| {
+                to.text(2, set);
+                if let Some(key) = key {
+                    to.nest(3, |list| {
+                        list.nest(1, |element| key.encode(element));
+                    });
+                }
+            },
+            |attributes| {
+                let elements = parse(find(attributes, 3).unwrap_or_default());
+                listed.extend(elements.filter_map(|(_, element)| listed_element(element)));
+            },
+        )?;
+        Ok(listed)
+    }
+
+    fn ask(
+        &mut self,
+        kind: Kind,
+        flags: u16,
+        table: &str,
+        what: &str,
+        fill: impl FnOnce(&mut super::attributes::Attributes),
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), Refused> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let refused = |source| Refused { what: what.to_owned(), source };
+        self.socket.send(&question(kind, flags, sequence, table, fill), 0).map_err(refused)?;
+        let mut failure = 0;
+        self.receive(|message| {
+            if message.sequence != sequence {
+                return true;
+            }
+            match message.kind {
+                NLMSG_ERROR | NLMSG_DONE => {
+                    failure = error_code(message.body);
+                    return false;
+                }
+                // After `struct nfgenmsg`.
+                _ => take(message.body.get(4..).unwrap_or_default()),
+            }
+            true
+        })
+        .map_err(refused)?;
+        if failure == 0 { Ok(()) } else { Err(refused(io::Error::from_raw_os_error(failure))) }
+    }
+
+    /// Hands over what the kernel has answered, until `take` has enough or nothing is left.
+    fn receive(&self, mut take: impl FnMut(Message<'_>) -> bool) -> io::Result<()> {
+        let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
+        loop {
+            buffer.clear();
+            // Never waits: the kernel answers inside send(2) and continues a dump inside recv(2).
+            match self.socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                other => other?,
+            };
+            let mut rest = &buffer[..];
+            while let Some((message, next)) = Message::split(rest) {
+                if !take(message) {
+                    return Ok(());
+                }
+                rest = next;
+            }
+        }
+    }
+}
+
+/// One netlink message.
+struct Message<'a> {
+    kind: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let length = word(0)? as usize;
+        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+        let message = Self { kind, sequence: word(8)?, body: bytes.get(16..length)? };
+        Some((message, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    }
+}
+
+/// The positive error number of an error or done message; 0 is an acknowledgement.
+fn error_code(body: &[u8]) -> i32 {
+    body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
+}
+
+fn listed_element(bytes: &[u8]) -> Option<Listed> {
+    let value = |kind| find(find(bytes, kind)?, 1).map(<[u8]>::to_vec);
+    let flags = find(bytes, 3).and_then(|flags| Some(u32::from_be_bytes(flags.try_into().ok()?))).unwrap_or(0);
+    Some(Listed {
+        key: value(1)?,
+        value: value(2),
+        ends: flags & 1 != 0,
+        expires: find(bytes, 5).and_then(be64).map(Duration::from_millis),
+    })
+}
+
+fn be64(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}

@@ -1,0 +1,269 @@
+//! Steering that stands on the host: started as a whole, renewed again and again, and taken back in the order that moves traffic first.
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use pathlab_guard::{Guardian, Journal, Object, Rtnetlink, Undone, undo_dir};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::{Error, Plan, Result, nfnetlink::NftSocket, preflight, ruleset};
+use crate::Share;
+
+/// Journals of steering carry this verb.
+pub const VERB: &str = "canary";
+
+/// Where things live, and how the guardian is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Arguments that make this executable call `pathlab_guard::watch`; the journal's path comes after them.
+    pub guardian: Vec<OsString>,
+    /// Directory of the undo journals.
+    pub undo_dir: PathBuf,
+    /// Directory of the control sockets.
+    pub run_dir: PathBuf,
+}
+
+impl Options {
+    /// The usual places, with the guardian behind this hidden verb.
+    pub fn with_guardian<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
+        Self {
+            guardian: args.into_iter().map(Into::into).collect(),
+            undo_dir: undo_dir(),
+            run_dir: super::RUN_DIR.into(),
+        }
+    }
+}
+
+/// Running steering. Dropping it takes everything back.
+///
+/// Fields are dropped in this order: the table that marks goes with its socket, then rules and routes, then the guardian is let go.
+#[derive(Debug)]
+pub struct Steering {
+    plan: Plan,
+    nft: NftSocket,
+    rtnetlink: Rtnetlink,
+    journal: Journal,
+    guardian: Guardian,
+    halted: Option<Halt>,
+}
+
+/// Why every session is on control while the steerer still runs. Only a new start ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Halt {
+    /// Nobody renewed the lease in time: the process or the host hung.
+    #[error("the lease ran out")]
+    Lapsed,
+    /// A rule or route of the canary path is gone, perhaps with its device.
+    #[error("a rule or route of the canary path is gone")]
+    PathGone,
+    /// More canary sessions than `max_canary_sessions`.
+    #[error("more canary sessions than max_canary_sessions")]
+    TooManySessions,
+}
+
+/// What the kernel says about the steering of this network namespace. Needs nothing of the process that steers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Name of the experiment.
+    pub experiment: String,
+    /// Share of the buckets on the canary arm.
+    pub share: Option<Share>,
+    /// What is left of the lease; absent when the gate is shut and every session is on control.
+    pub lease_left: Option<Duration>,
+    /// Packets so far.
+    pub packets: Packets,
+    /// Canary sessions, as address and port, that sent a packet in the last minute. At most `max_canary_sessions`.
+    pub canary_sessions: u64,
+}
+
+/// Packets that met the rules, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packets {
+    /// Of control sessions.
+    pub control: u64,
+    /// Of canary sessions, sent to the canary path.
+    pub canary: u64,
+    /// Of canary sessions, sent to control because the gate was shut.
+    pub held: u64,
+}
+
+impl Steering {
+    /// Checks that the plan can work here, then puts it on the host: in the calling thread's network namespace.
+    ///
+    /// Everything is in place before the one transaction that begins to mark packets. When something fails on the way, all of it is taken back.
+    ///
+    /// # Errors
+    /// The preflight's refusals, each with its reason; [`Error::Guard`], [`Error::Nft`].
+    pub fn start(plan: Plan, options: &Options) -> Result<Self> {
+        let mut rtnetlink = Rtnetlink::open(None)?;
+        preflight::check(&plan, &mut rtnetlink)?;
+        let mut journal = Journal::create_in(&options.undo_dir, VERB, &plan.name)?;
+        // Before the socket that owns the table, so that the guardian can never keep it open.
+        let guardian = Guardian::spawn(&journal, options.guardian.iter().map(AsRef::as_ref))?;
+        journal.record_all(plan.objects())?;
+        for route in plan.routes() {
+            route.add(&mut rtnetlink)?;
+        }
+        for rule in plan.rules() {
+            rule.add(&mut rtnetlink)?;
+        }
+        let mut nft = preflight::open_nft()?;
+        nft.commit(&ruleset::create(&plan))?;
+        info!(experiment = plan.name, share = %plan.share, seed = plan.seed, "steering");
+        Ok(Self { plan, nft, rtnetlink, journal, guardian, halted: None })
+    }
+
+    /// The plan, with the share of now.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How long traffic stays on the canary path when nobody renews.
+    pub fn lease(&self) -> Duration {
+        self.plan.lease
+    }
+
+    /// Notes something else that goes when the steering goes. To be called before it is created.
+    pub(super) fn record(&mut self, object: Object) -> Result<()> {
+        Ok(self.journal.record(object)?)
+    }
+
+    /// Process id of the guardian.
+    pub fn guardian_pid(&self) -> u32 {
+        self.guardian.pid()
+    }
+
+    /// Why it halted, if it did.
+    pub fn halted(&self) -> Option<&Halt> {
+        self.halted.as_ref()
+    }
+
+    /// Keeps the gate open for another lease. To be called a few times within each.
+    ///
+    /// # Errors
+    /// [`Error::Lapsed`] when the gate is shut: it stays so. [`Error::Nft`] when the kernel refuses for another reason; the lease then runs on.
+    pub fn renew(&mut self) -> Result<()> {
+        if self.halted.is_some() {
+            return Err(Error::Lapsed);
+        }
+        match self.nft.commit(&ruleset::renew(self.plan.lease)) {
+            Err(refused) if refused.errno() == Some(libc::ENOENT) => {
+                warn!("the lease ran out, every session is on control until an operator starts again");
+                self.halted = Some(Halt::Lapsed);
+                Err(Error::Lapsed)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Looks whether the canary path and the caps hold; if not, sends every session to control and halts.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`], [`Error::Nft`] when the kernel does not say.
+    pub fn check(&mut self) -> Result<()> {
+        if self.halted.is_some() {
+            return Ok(());
+        }
+        if self.nft.counter(ruleset::TABLE, ruleset::OVER)? > 0 {
+            return self.halt(Halt::TooManySessions);
+        }
+        if !preflight::in_place(&self.plan, &mut self.rtnetlink)? {
+            return self.halt(Halt::PathGone);
+        }
+        Ok(())
+    }
+
+    fn halt(&mut self, reason: Halt) -> Result<()> {
+        warn!(%reason, "halted, every session is on control until an operator starts again");
+        self.halted = Some(reason);
+        self.shut()
+    }
+
+    /// Raises the share. Sessions only move from control to canary.
+    ///
+    /// # Errors
+    /// [`Error::RampDown`], [`Error::AboveCap`], [`Error::Config`] for a share that may not be; [`Error::Lapsed`] when halted; [`Error::Nft`].
+    pub fn ramp(&mut self, share: Share) -> Result<()> {
+        if self.halted.is_some() {
+            return Err(Error::Lapsed);
+        }
+        let from = self.plan.share;
+        if share < from {
+            return Err(Error::RampDown { from, to: share });
+        }
+        self.plan.allows(share)?;
+        self.nft.commit(&ruleset::assign(share))?;
+        self.plan.share = share;
+        info!(%from, to = %share, "ramped");
+        Ok(())
+    }
+
+    /// Everybody back to control and the host as it was: first the gate, then the table, rules and routes. Returns the time until the gate was shut,
+    /// and what was taken back.
+    ///
+    /// # Errors
+    /// [`Error::Guard`] when a rule or route could not be taken back; the rest was.
+    pub fn rollback(mut self) -> Result<(Duration, Undone)> {
+        let start = Instant::now();
+        if let Err(error) = self.shut() {
+            // Not a reason to stop: the table goes next, and with its socket in any case.
+            warn!(%error, "the gate did not shut");
+        }
+        let gate = start.elapsed();
+        if let Err(error) = self.nft.commit(&ruleset::delete()) {
+            warn!(%error, "the table goes with its socket");
+        }
+        let Self { nft, journal, guardian, .. } = self;
+        drop(nft);
+        let undone = journal.undo();
+        drop(guardian);
+        Ok((gate, undone?))
+    }
+
+    fn shut(&mut self) -> Result<()> {
+        match self.nft.commit(&ruleset::shut()) {
+            // Shut already: the lease ran out.
+            Err(refused) if refused.errno() == Some(libc::ENOENT) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Reads the steering of the calling thread's network namespace; `None` when there is none.
+///
+/// # Errors
+/// [`Error::Kernel`], [`Error::Nft`] when the kernel does not say.
+pub fn observe() -> Result<Option<Observed>> {
+    let mut nft = preflight::open_nft()?;
+    let Some(comment) = nft.table_comment(ruleset::TABLE)? else { return Ok(None) };
+    let buckets = nft.elements(ruleset::TABLE, ruleset::BUCKET_ARM)?;
+    let bounds: Vec<_> = buckets.into_iter().map(|element| (element.key, element.ends)).collect();
+    let gate = nft.element(ruleset::TABLE, ruleset::ARM_GATE, &ruleset::gate_key())?;
+    let mut packets = |name| nft.counter(ruleset::TABLE, name);
+    let packets = Packets {
+        control: packets(ruleset::CONTROL)?,
+        canary: packets(ruleset::CANARY)?,
+        held: packets(ruleset::HELD)?,
+    };
+    let mut canary_sessions = 0;
+    for set in ruleset::SESSIONS {
+        match nft.elements(ruleset::TABLE, set) {
+            Ok(sessions) => canary_sessions += sessions.len() as u64,
+            // No path for this family.
+            Err(refused) if refused.errno() == Some(libc::ENOENT) => {}
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+    Ok(Some(Observed {
+        experiment: ruleset::experiment_of(&comment).to_owned(),
+        share: ruleset::share_of(&bounds),
+        lease_left: gate.and_then(|gate| gate.expires),
+        packets,
+        canary_sessions,
+    }))
+}
