@@ -2,3 +2,4 @@
 
 mod sys;
 pub mod timestamping;
+pub mod xsk;
