@@ -2,9 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd},
+    io, mem,
+    net::{Ipv4Addr, UdpSocket},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
+
+use crate::AttachedMode;
 
 /// `setsockopt` with an `int`.
 pub(crate) fn set_socket_option(
@@ -43,4 +46,72 @@ pub(crate) fn socket_domain(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
         )
     };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(domain) }
+}
+
+/// `BPF_LINK_CREATE` for an XDP program. The link, and with it the program's place, goes when the descriptor is closed.
+pub(crate) fn bpf_link_create_xdp(program: BorrowedFd<'_>, ifindex: u32, mode: AttachedMode) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const BPF_XDP: u32 = 37;
+    const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+    /// The head of `union bpf_attr`, `struct link_create`; the kernel takes what is missing as zero.
+    #[repr(C)]
+    struct LinkCreate {
+        prog_fd: u32,
+        target_ifindex: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let attributes = LinkCreate {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        target_ifindex: ifindex,
+        attach_type: BPF_XDP,
+        flags: match mode {
+            AttachedMode::Native => XDP_FLAGS_DRV_MODE,
+            AttachedMode::Generic => XDP_FLAGS_SKB_MODE,
+        },
+    };
+    // SAFETY: the kernel reads `size_of::<LinkCreate>()` bytes of the structure, which has no padding and lives on this frame;
+    // the program's descriptor is borrowed, hence open.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attributes, size_of::<LinkCreate>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has succeeded, so this is a new descriptor that nobody else owns; descriptors are ints.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// `adjtimex` without changing anything: TAI minus UTC in seconds as the kernel knows it; 0 where nobody has told it.
+pub(crate) fn tai_offset() -> io::Result<i32> {
+    // SAFETY: all-zero is a valid timex: plain integers, and `modes` zero means "read only".
+    let mut timex: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: the kernel writes one timex to this frame.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    if state < 0 { Err(io::Error::last_os_error()) } else { Ok(timex.tai) }
+}
+
+/// `SIOCETHTOOL` with a `struct ethtool_value`: returns the value after the call.
+pub(crate) fn ethtool_value(interface: &str, command: u32, value: u32) -> io::Result<u32> {
+    #[repr(C)]
+    struct EthtoolValue {
+        command: u32,
+        data: u32,
+    }
+    let mut argument = EthtoolValue { command, data: value };
+    // SAFETY: all-zero is a valid ifreq: an empty name and a union of plain data.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV)); // longer than any name
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut argument).cast();
+    // any socket of this namespace will do
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the request and what it points at live on this frame, and the commands used with this function read or write
+    // exactly one `struct ethtool_value`.
+    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(argument.data) }
 }

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only */
+/*
+ * What user space must know: the counters, the records in maps, and their sizes.
+ * xdp/src/abi.rs says the same in Rust, and a test there compares the two.
+ */
+#ifndef PATHLAB_ABI_H
+#define PATHLAB_ABI_H
+
+#include "kernel.h"
+
+/*
+ * Every packet bumps exactly one counter besides RECEIVED, and
+ * RECEIVED = REPLIED + all that follow it.
+ */
+enum reflector_counter {
+	REFLECTOR_PASSED,		/* not ours: left to the stack as it was */
+	REFLECTOR_RECEIVED,		/* to one of our addresses and our port */
+	REFLECTOR_REPLIED,
+	REFLECTOR_SHORT,		/* under 44 octets: no STAMP test packet */
+	REFLECTOR_SOURCE_PORT_OURS,	/* another reflector: replies would circle */
+	REFLECTOR_SOURCE_PORT_ZERO,	/* RFC 768: no reply wanted */
+	REFLECTOR_SOURCE_MAC_GROUP,	/* the frame would go to a whole segment */
+	REFLECTOR_SOURCE_OURS,		/* from one of our own addresses */
+	REFLECTOR_SOURCE_BROADCAST,
+	REFLECTOR_SOURCE_MULTICAST,
+	REFLECTOR_SOURCE_UNSPECIFIED,	/* 0.0.0.0/8, :: */
+	REFLECTOR_SOURCE_LOOPBACK,	/* 127.0.0.0/8, ::1 */
+	REFLECTOR_COUNTERS,
+};
+
+struct reflector_counters {
+	u64 count[REFLECTOR_COUNTERS];
+};
+_Static_assert(sizeof(struct reflector_counters) == 96, "abi.rs: COUNTERS");
+
+/* The one entry of map CLOCK: what changes while the reflector runs. */
+struct reflector_clock {
+	s64 tai_minus_utc;	/* ns */
+	u16 error_estimate;	/* RFC 8762, section 4.2.1; host order */
+	u8 pad[6];
+};
+_Static_assert(sizeof(struct reflector_clock) == 16, "abi.rs: ClockRecord");
+
+/* Key of map ADDRESSES: an IPv6 address, or an IPv4 address as ::ffff:a.b.c.d. */
+struct address {
+	be32 word[4];
+};
+_Static_assert(sizeof(struct address) == 16, "abi.rs: AddressKey");
+
+/* Value of map ADDRESSES. */
+enum address_role {
+	ADDRESS_OURS = 1,
+	ADDRESS_BROADCAST = 2,	/* of one of the interface's IPv4 networks */
+};
+#define ADDRESSES_MAX 256
+
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only */
+/*
+ * Internet checksum, updated for what changes alone (RFC 1624, equation 3:
+ * HC' = ~(~HC + ~m + m')). What was right stays right and what was wrong stays
+ * wrong, so a datagram damaged on its way here is still noticed by its sender.
+ *
+ * Sums are one's complement and so hold in any byte order: nothing is swapped.
+ */
+#ifndef PATHLAB_CSUM_H
+#define PATHLAB_CSUM_H
+
+#include "kernel.h"
+
+static INLINE u16 csum_fold(u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* `sum` with `words` 32-bit words `old` replaced by `new`; begin with ~HC. */
+static INLINE u64 csum_replace(u64 sum, const u32 *old, const u32 *new, int words)
+{
+#pragma unroll
+	for (int i = 0; i < words; i++)
+		sum += (u64)(u32)~old[i] + new[i];
+	return sum;
+}
+
+/* For UDP, where zero says "no checksum": a computed zero is sent as 0xffff. */
+static INLINE u16 csum_finish_udp(u64 sum)
+{
+	u16 check = ~csum_fold(sum);
+
+	return check ? check : 0xffff;
+}
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only */
+/*
+ * STAMP test packets, unauthenticated (RFC 8762, sections 4.2.1 and 4.3.1), with
+ * the SSID of RFC 8972, section 3. NTP timestamps: seconds since 1900 and 2^-32 s.
+ */
+#ifndef PATHLAB_STAMP_H
+#define PATHLAB_STAMP_H
+
+#include "kernel.h"
+
+struct ntp_time {
+	be32 seconds;
+	be32 fraction;
+};
+
+struct stamp_request {
+	be32 sequence;
+	struct ntp_time timestamp;		/* T1 */
+	be16 error_estimate;
+	be16 ssid;
+	be32 zero[7];
+};
+
+struct stamp_reply {
+	be32 sequence;
+	struct ntp_time timestamp;		/* T3 */
+	be16 error_estimate;
+	be16 ssid;
+	struct ntp_time receive_timestamp;	/* T2 */
+	be32 sender_sequence;
+	struct ntp_time sender_timestamp;	/* T1 */
+	be16 sender_error_estimate;
+	be16 zero;
+	u8 sender_ttl;
+	u8 zeros[3];
+};
+
+#define STAMP_WORDS 11
+_Static_assert(sizeof(struct stamp_request) == STAMP_WORDS * 4, "RFC 8762, figure 2");
+_Static_assert(sizeof(struct stamp_reply) == STAMP_WORDS * 4, "RFC 8762, figure 5");
+
+#define NANOSECONDS 1000000000ULL
+#define NTP_OF_1970 2208988800ULL		/* seconds, RFC 5905, section 6 */
+
+/* Rounds down. Era 1 begins in 2036: the seconds wrap, as RFC 5905 has it. */
+static INLINE struct ntp_time ntp_time(u64 utc)
+{
+	u64 seconds = utc / NANOSECONDS;
+	u64 rest = utc - seconds * NANOSECONDS;
+	struct ntp_time time = {
+		.seconds = cpu_to_be32((u32)(seconds + NTP_OF_1970)),
+		.fraction = cpu_to_be32((u32)((rest << 32) / NANOSECONDS)),
+	};
+
+	return time;
+}
+
+#endif

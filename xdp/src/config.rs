@@ -1,0 +1,79 @@
+//! What the reflector is told, and what of it is refused before the kernel is asked.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::{Error, XdpMode};
+
+/// How the reflector is to behave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpReflectorConfig {
+    /// The UDP port to answer on; 862 is STAMP's.
+    pub port: u16,
+    /// The addresses to answer for. Empty: those that the interface has when the reflector is attached.
+    ///
+    /// What is addressed elsewhere passes, also when it is routed through this host.
+    pub local: Vec<IpAddr>,
+    /// Which mode to ask for.
+    pub mode: XdpMode,
+    /// The Error Estimate of every reply until [`XdpReflector::update_clock`] says another: S, Z, Scale, Multiplier
+    /// (RFC 8762, section 4.2.1) in host order. Z must be 0 and Multiplier must not.
+    pub error_estimate: u16,
+}
+
+impl XdpReflectorConfig {
+    /// Unsynchronised, and wrong by up to 255 seconds: what a reflector that has not measured its clock may claim.
+    pub const UNSYNCHRONISED: u16 = 0x20ff;
+
+    /// Answers on `port` for all addresses of the interface.
+    pub fn new(port: u16) -> Self {
+        Self { port, local: Vec::new(), mode: XdpMode::Auto, error_estimate: Self::UNSYNCHRONISED }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.port == 0 {
+            return Err(Error::PortZero);
+        }
+        check_error_estimate(self.error_estimate)?;
+        self.local.iter().try_for_each(|address| check_unicast(*address))
+    }
+}
+
+pub(crate) fn check_error_estimate(value: u16) -> Result<(), Error> {
+    const Z: u16 = 1 << 14;
+    const MULTIPLIER: u16 = 0xff;
+    if value & Z != 0 || value & MULTIPLIER == 0 { Err(Error::ErrorEstimate { value }) } else { Ok(()) }
+}
+
+pub(crate) fn check_unicast(address: IpAddr) -> Result<(), Error> {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        return Err(Error::NotUnicast { address });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_estimates_of_ptp_or_without_multiplier_are_refused() {
+        for good in [0x0001, XdpReflectorConfig::UNSYNCHRONISED, 0x8b01, 0xbfff] {
+            assert!(check_error_estimate(good).is_ok(), "{good:#06x}");
+        }
+        for bad in [0x0000, 0x4001, 0x8b00, 0xffff] {
+            let error = check_error_estimate(bad).expect_err("refused").to_string();
+            assert!(error.starts_with(&format!("error estimate {bad:#06x}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_port_and_no_single_host_are_refused() {
+        assert!(matches!(XdpReflectorConfig::new(0).check(), Err(Error::PortZero)));
+        for address in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1"] {
+            let local = vec![address.parse().expect("an address")];
+            let refused = XdpReflectorConfig { local, ..XdpReflectorConfig::new(862) }.check();
+            assert!(matches!(refused, Err(Error::NotUnicast { .. })), "{address}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What can go wrong between this crate and the kernel, each with the interface and the next step.
+
+use std::{io, net::IpAddr};
+
+use crate::{AttachedMode, attach::mode_name};
+
+/// An error of this crate. Which side is at fault stands in the text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The interface does not exist in this network namespace.
+    #[error("no interface {interface:?} in this network namespace; see `ip link`")]
+    NoInterface {
+        /// As given.
+        interface: String,
+    },
+    /// A tunnel or the like, whose packets do not begin with an Ethernet header.
+    #[error(
+        "{interface} is not an Ethernet interface, and the XDP reflector answers Ethernet frames; use the socket datapath"
+    )]
+    NotEthernet {
+        /// As given.
+        interface: String,
+    },
+    /// Nobody said which addresses to answer for, and the interface has none.
+    #[error("{interface} has no IP address to answer for; give it one, or name the addresses")]
+    NoAddress {
+        /// As given.
+        interface: String,
+    },
+    /// The configuration asks to answer for an address that no single host has.
+    #[error("cannot answer for {address}: not a unicast address")]
+    NotUnicast {
+        /// As configured.
+        address: IpAddr,
+    },
+    /// More addresses than the program's table holds.
+    #[error("{wanted} addresses to answer for, and the XDP reflector takes {limit}; name fewer")]
+    TooManyAddresses {
+        /// Addresses and broadcast addresses asked for.
+        wanted: usize,
+        /// What the map holds.
+        limit: usize,
+    },
+    /// Port 0 in the configuration.
+    #[error("port 0 cannot be answered; STAMP's port is 862")]
+    PortZero,
+    /// An Error Estimate that RFC 8762 forbids, or that speaks of PTP timestamps.
+    #[error(
+        "error estimate {value:#06x} is not one of NTP timestamps with a nonzero multiplier (RFC 8762, section 4.2.1)"
+    )]
+    ErrorEstimate {
+        /// As given, host order.
+        value: u16,
+    },
+    /// Somebody else's program is on the interface.
+    #[error("{interface} already runs the XDP program {program:?} (id {id}, {mode}); stop its owner, or `ip link set dev {interface} xdp off`", mode = mode_name(*mode))]
+    AlreadyAttached {
+        /// As given.
+        interface: String,
+        /// The program's name, empty where it has none.
+        program: String,
+        /// The kernel's program id.
+        id: u32,
+        /// How it runs; `None` in hardware or in several modes at once.
+        mode: Option<AttachedMode>,
+    },
+    /// Native mode was asked for, and the driver or its settings do not allow it.
+    #[error("{interface} cannot run XDP in native mode: {why}; generic mode works on every interface")]
+    NativeRefused {
+        /// As given.
+        interface: String,
+        /// What the error number means here.
+        why: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel refused to attach for another reason.
+    #[error("cannot attach XDP to {interface}")]
+    Attach {
+        /// As given.
+        interface: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Not privileged.
+    #[error("not permitted to {action}: run as root, or with CAP_BPF and CAP_NET_ADMIN")]
+    NotPermitted {
+        /// What was tried.
+        action: &'static str,
+    },
+    /// The kernel does not take the program: too old, or a fault of ours.
+    #[error("the kernel does not take the BPF program {program} (it needs Linux 6.1)")]
+    Load {
+        /// The program's name.
+        program: &'static str,
+        /// The loader's error, with the verifier's log.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map of a loaded program cannot be read or written.
+    #[error("BPF map {map}")]
+    Map {
+        /// The map's name in the program.
+        map: &'static str,
+        /// The loader's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// `BPF_PROG_TEST_RUN` failed.
+    #[error("cannot test-run a frame of {length} octets (14 to about 3,500 are possible)")]
+    TestRun {
+        /// Octets of the frame.
+        length: usize,
+        /// The loader's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel's list of links or addresses cannot be read.
+    #[error("cannot ask the kernel for {what}")]
+    Netlink {
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The transmit checksum setting of an interface cannot be read or changed.
+    #[error("cannot {action} transmit checksum offload of {interface}")]
+    Offload {
+        /// As given.
+        interface: String,
+        /// `"read"` or `"set"`.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// `adjtimex` failed.
+    #[error("cannot read the TAI offset of the system clock")]
+    Clock {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// `NotPermitted` where the kernel said so somewhere below, `otherwise` of the error where not.
+    pub(crate) fn loading<E>(action: &'static str, error: E, otherwise: impl FnOnce(Box<E>) -> Self) -> Self
+    where
+        E: std::error::Error + 'static,
+    {
+        let mut below: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(cause) = below {
+            // not EACCES: that is the verifier, and its log says why
+            if cause.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error() == Some(libc::EPERM)) {
+                return Self::NotPermitted { action };
+            }
+            below = cause.source();
+        }
+        otherwise(Box::new(error))
+    }
+}
