@@ -42,6 +42,7 @@ mod abi;
 mod attach;
 mod clock;
 mod config;
+mod device_bound;
 mod error;
 mod interface;
 mod maps;

@@ -28,25 +28,27 @@
 //!     }
 //! }
 //! # #[allow(unreachable_code)]
-//! # Ok::<(), pathlab_xdp::xsk::Error>(())
+//! # Ok::<(), pathlab_xdp::Error>(())
 //! ```
 //!
 //! Packets of one frame only (no `XDP_USE_SG`): an interface whose MTU does not fit a frame loses the long ones, counted.
 //! UMEMs are not shared between sockets: one socket, one queue, one thread.
 
-mod error;
 mod metadata;
 mod options;
+mod redirect;
 mod region;
 mod ring;
 mod rings;
 mod socket;
-mod sys;
+pub(crate) mod sys;
 mod umem;
 
-pub use error::Error;
+use crate::Error;
+
 pub use metadata::{BindMode, Hash, Record, TransmitStamp};
 pub use options::{BusyPoll, CopyMode, XskOptions};
+pub use redirect::{NicStamps, Redirect, RedirectConfig, RedirectCounters};
 pub use rings::{Completed, Received};
 pub use socket::{Statistics, XskSocket};
 pub use umem::Frame;

@@ -12,7 +12,7 @@ pub(crate) const RECORD_LENGTH: usize = 32;
 pub(crate) const TX_METADATA_LENGTH: usize = 16;
 
 /// `XSK_RECORD_MAGIC` in `bpf/abi.h`.
-const MAGIC: u16 = 0x7e5d;
+pub(crate) const MAGIC: u16 = 0x7e5d;
 
 /// What the XDP program knew of a packet when it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransmitStamp {
     /// Copy mode: the kernel's clock, read when the driver was done with the packet (`xsk_destruct_skb`). Software, whatever
-    /// the card can do. A packet that a qdisc dropped is stamped too.
+    /// the card can do. A packet that the driver dropped is stamped too.
     Software(Time<Tai>),
     /// Zero-copy mode: nanoseconds of the card's own clock.
     Nic(i64),

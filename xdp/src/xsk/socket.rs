@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -37,7 +37,7 @@ pub struct Statistics {
 
 /// An AF_XDP socket bound to one queue of one interface, with its own UMEM.
 ///
-/// It receives what an XDP program redirects to it (see `Redirect`) and sends past the qdisc. One thread uses it; the
+/// It receives what an XDP program redirects to it (see [`super::Redirect`]) and sends past the qdisc. One thread uses it; the
 /// kernel takes it back when it is dropped, or when the process ends in whatever way.
 #[derive(Debug)]
 pub struct XskSocket {
@@ -59,7 +59,8 @@ impl XskSocket {
     /// above `RLIMIT_MEMLOCK` `CAP_IPC_LOCK`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a value out of range; [`Error::NoInterface`], [`Error::NoQueue`], [`Error::QueueTaken`];
+    /// [`Error::Option`] for a value out of range; [`Error::NoInterface`], [`Error::NoQueue`]; [`Error::QueueTaken`] when
+    /// another socket has the queue and has not released it within a second;
     /// [`Error::ZeroCopyRefused`] when zero-copy was asked for and is not to be had; [`Error::Xsk`] for any other call that
     /// the kernel refuses.
     pub fn bind(interface: &str, queue: u32, options: &XskOptions) -> Result<Self, Error> {
@@ -78,7 +79,7 @@ impl XskSocket {
             enable_busy_poll(socket.as_fd(), busy_poll).map_err(failed("setsockopt(SO_BUSY_POLL)"))?;
         }
         rings.refill();
-        sys::bind(socket.as_fd(), ifindex, queue, options.bind_flags())
+        bind_when_released(socket.as_fd(), ifindex, queue, options.bind_flags())
             .map_err(|source| explain_bind(&name, interface, queue, options.copy, source))?;
         let flags = sys::options(socket.as_fd()).map_err(failed("getsockopt(XDP_OPTIONS)"))?;
         let mode = if flags & libc::XDP_OPTIONS_ZEROCOPY != 0 { BindMode::ZeroCopy } else { BindMode::Copy };
@@ -295,6 +296,23 @@ fn tolerate(answer: io::Result<()>) -> io::Result<()> {
     match answer {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS)) => Ok(()),
         other => other,
+    }
+}
+
+/// How long the kernel may take to release a queue whose socket was closed; milliseconds on an idle host.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// A worker of the kernel's releases a queue some time after its socket was closed, and tells nobody: so a reflector that is
+/// started again would find its own queue taken.
+fn bind_when_released(socket: BorrowedFd<'_>, ifindex: u32, queue: u32, flags: u16) -> io::Result<()> {
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        match sys::bind(socket, ifindex, queue, flags) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            answer => return answer,
+        }
     }
 }
 

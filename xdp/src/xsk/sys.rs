@@ -209,3 +209,61 @@ pub(crate) fn page_size() -> u32 {
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u32::try_from(size).unwrap_or(4096)
 }
+
+/// `BPF_PROG_LOAD` of an XDP program bound to one device (`BPF_F_XDP_DEV_BOUND_ONLY`), looked up in this thread's network
+/// namespace. What the verifier says goes to `log`, with a NUL at its end.
+pub(crate) fn load_device_bound(
+    name: &CStr,
+    instructions: &[u64],
+    ifindex: u32,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_PROG_TYPE_XDP: u32 = 6;
+    const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
+    const BPF_XDP: u32 = 37;
+
+    /// The head of `union bpf_attr`, `struct prog_load`; the kernel takes what is missing as zero.
+    #[repr(C)]
+    struct ProgLoad {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log_buf: u64,
+        kern_version: u32,
+        prog_flags: u32,
+        prog_name: [u8; 16],
+        prog_ifindex: u32,
+        expected_attach_type: u32,
+    }
+    let mut prog_name = [0; 16];
+    for (to, from) in prog_name.iter_mut().take(15).zip(name.to_bytes()) {
+        *to = *from;
+    }
+    let too_long = |_| io::Error::from_raw_os_error(libc::E2BIG);
+    let attributes = ProgLoad {
+        prog_type: BPF_PROG_TYPE_XDP,
+        insn_cnt: u32::try_from(instructions.len()).map_err(too_long)?,
+        insns: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        log_level: 1,
+        log_size: u32::try_from(log.len()).map_err(too_long)?,
+        log_buf: log.as_mut_ptr() as u64,
+        kern_version: 0,
+        prog_flags: BPF_F_XDP_DEV_BOUND_ONLY,
+        prog_name,
+        prog_ifindex: ifindex,
+        expected_attach_type: BPF_XDP,
+    };
+    // SAFETY: the kernel reads `size_of::<ProgLoad>()` bytes of a structure without padding, `insn_cnt` instructions of 8 bytes
+    // and a string that ends in NUL, and writes at most `log_size` bytes to `log`, which is borrowed for that; all outlive the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<ProgLoad>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has succeeded, so this is a new descriptor that nobody else owns; descriptors are ints.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}

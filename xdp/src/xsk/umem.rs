@@ -369,7 +369,7 @@ mod tests {
         #[test]
         fn an_address_is_located_in_the_frame_that_covers_it(address: u64) {
             let umem = Umem::new(CUT, false).unwrap();
-            let expected = (address < 8 * 2048).then(|| ((address / 2048) as u32, (address % 2048) as u32));
+            let expected = (address < 8 * 2048).then_some(((address / 2048) as u32, (address % 2048) as u32));
             prop_assert_eq!(umem.locate(Address(address)), expected);
         }
 
