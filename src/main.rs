@@ -1,2 +1,74 @@
-//! The `pathlab` command.
-fn main() {}
+//! The `pathlab` command: one file per verb; what they measure lives in the crates that they call.
+
+mod duration;
+mod evidence;
+mod exit;
+mod guardian;
+mod host;
+mod lab;
+mod output;
+mod probe;
+mod readiness;
+mod reflect;
+mod report;
+mod run_directory;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Is it the wire or the host? Is the other transit better? Can I prove it?
+#[derive(Parser)]
+#[command(version, disable_help_subcommand = true, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// What every verb takes.
+#[derive(clap::Args, Clone)]
+struct Global {
+    /// One JSON document on stdout instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// More on stderr; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Reflect(reflect::Reflect),
+    Probe(probe::Probe),
+    Lab(lab::LabArgs),
+    Evidence(evidence::EvidenceArgs),
+    #[command(hide = true, name = guardian::VERB)]
+    Guardian(guardian::GuardianArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = ["info", "debug", "trace"][usize::from(cli.global.verbose.min(2))];
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    let global = &cli.global;
+    let outcome = match cli.verb {
+        Verb::Reflect(args) => reflect::run(args, global),
+        Verb::Probe(args) => probe::run(args, global),
+        Verb::Lab(args) => lab::run(args, global),
+        Verb::Evidence(args) => evidence::run(&args, global),
+        Verb::Guardian(args) => guardian::run(&args),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::report(&error),
+    }
+}

@@ -1,4 +1,5 @@
-//! What this process may do, asked before anything is touched, so that a missing right is one sentence and not a half-done change.
+//! What this process may do, asked before anything is touched, so that a missing right is one sentence and not a
+//! half-done change.
 
 use std::{env, fs::OpenOptions, io::Write};
 

@@ -1,1 +1,51 @@
-//! Placeholder.
+//! A network in namespaces, described by a file: reproduce a bad evening on a laptop.
+//!
+//! A scenario file names nodes, links, rates, queues, the clients of ISPs, background load and when it comes. A [`lab::Lab`] plays it with real
+//! packets in the real kernel: one network namespace for each node, veth between them, the kernel's token bucket and tail-drop queue where a
+//! link is slow, real UDP load that fills it.
+//!
+//! ```text
+//! scenarios/demo.toml ──► Scenario ──► Lab                       undo journal
+//!                          checked     ├─ namespaces  ◄──────── each noted first,
+//!                          by line     ├─ veth, addresses,      taken back in reverse
+//!                                      │  routes, tbf           by us, the guardian,
+//!                                      └─ load generators       or `lab down`
+//! ```
+//!
+//! ```no_run
+//! use std::time::Instant;
+//!
+//! use pathlab_netlab::{lab::Lab, scenario::Scenario};
+//!
+//! # fn main() -> pathlab_netlab::Result<()> {
+//! let demo = Scenario::load("demo", Some("worse"))?;
+//! print!("{}", demo.show());
+//! let lab = Lab::up(&demo, "friday", demo.seed)?;
+//! let _loads = lab.start_loads(Instant::now())?;
+//! let server = lab.namespace("server")?;
+//! let socket = server.run(|| std::net::UdpSocket::bind("203.0.113.10:862"))?;
+//! # drop(socket);
+//! for (node, interface, queue) in lab.queues()? {
+//!     println!("{node}:{interface} dropped {}", queue.drops);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It measures nothing but its own queues and load, and it adds no delay, loss or reordering other than what its queues make: a link without a
+//! rate is as fast as the machine. Rates count Ethernet frames.
+
+pub mod error;
+pub mod lab;
+pub mod link;
+pub mod load;
+pub mod netlink;
+pub mod netns;
+pub mod prefix;
+pub mod qdisc;
+pub mod scenario;
+mod seeded;
+mod sys;
+pub mod sysctl;
+
+pub use error::{Error, Result};

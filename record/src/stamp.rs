@@ -1,8 +1,10 @@
 //! A stamp says when, by which clock, at which place in the host, and how surely; or it is absent.
 
-use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
 
-use crate::{Clock, Interval, Time};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{Clock, Interval, Monotonic, Realtime, Tai, Time};
 
 /// Where in the host a stamp was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,9 +22,8 @@ pub enum Plane {
     Nic,
 }
 
-/// The clock of a stamp, by value; [`Clock`] is the same by type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The clock of a stamp, by value; [`Clock`] is the same by type. `"realtime"`, `"tai"`, `"monotonic"` or `"phc0"` in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClockId {
     /// `CLOCK_REALTIME`.
     Realtime,
@@ -30,8 +31,46 @@ pub enum ClockId {
     Tai,
     /// `CLOCK_MONOTONIC`.
     Monotonic,
-    /// `/dev/ptpN`.
+    /// A network card's own clock, `/dev/ptpN`.
     Phc(u32),
+}
+
+impl fmt::Display for ClockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Realtime => f.write_str(Realtime::NAME),
+            Self::Tai => f.write_str(Tai::NAME),
+            Self::Monotonic => f.write_str(Monotonic::NAME),
+            Self::Phc(index) => write!(f, "phc{index}"),
+        }
+    }
+}
+
+impl FromStr for ClockId {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            Realtime::NAME => Ok(Self::Realtime),
+            Tai::NAME => Ok(Self::Tai),
+            Monotonic::NAME => Ok(Self::Monotonic),
+            _ => match text.strip_prefix("phc").map(str::parse) {
+                Some(Ok(index)) => Ok(Self::Phc(index)),
+                _ => Err(format!("unknown clock {text:?}, expected realtime, tai, monotonic or phc<number>")),
+            },
+        }
+    }
+}
+
+impl Serialize for ClockId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClockId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
 }
 
 /// One reading of one clock: nanoseconds, clock, uncertainty in nanoseconds. `[1792000000000000000, "realtime", 0]` in JSON.
@@ -94,23 +133,30 @@ pub struct Planes {
     pub nic: Option<Stamp>,
 }
 
+impl Planes {
+    /// Whether not one stamp was got here.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// All stamps of one round trip.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stamps {
     /// The intended send time (slot).
-    #[serde(rename = "A0")]
+    #[serde(rename = "A0", skip_serializing_if = "Planes::is_empty")]
     pub a0: Planes,
     /// Probe send.
-    #[serde(rename = "A1")]
+    #[serde(rename = "A1", skip_serializing_if = "Planes::is_empty")]
     pub a1: Planes,
     /// Reflector receive.
-    #[serde(rename = "B2")]
+    #[serde(rename = "B2", skip_serializing_if = "Planes::is_empty")]
     pub b2: Planes,
     /// Reflector send.
-    #[serde(rename = "B3")]
+    #[serde(rename = "B3", skip_serializing_if = "Planes::is_empty")]
     pub b3: Planes,
     /// Probe receive.
-    #[serde(rename = "A4")]
+    #[serde(rename = "A4", skip_serializing_if = "Planes::is_empty")]
     pub a4: Planes,
 }

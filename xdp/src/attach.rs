@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use aya::programs::loaded_programs;
@@ -49,8 +49,16 @@ pub(crate) struct Attachment {
     pub(crate) mode: AttachedMode,
     /// Why `Auto` became generic.
     pub(crate) native_refused: Option<Error>,
-    /// The kernel detaches when the last descriptor of the link is closed.
-    _link: OwnedFd,
+    /// The kernel detaches when the last descriptor of the link is closed, by us or for us.
+    link: OwnedFd,
+}
+
+impl Drop for Attachment {
+    /// At once: a process that another thread has just forked holds the descriptor too, until it executes.
+    fn drop(&mut self) {
+        // If this fails, the descriptor's close does it.
+        let _ = sys::bpf_link_detach(self.link.as_fd());
+    }
 }
 
 impl Attachment {
@@ -59,7 +67,7 @@ impl Attachment {
         refuse_occupied(interface)?;
         let attach = |mode| {
             sys::bpf_link_create_xdp(program, interface.index, mode)
-                .map(|link| Self { mode, native_refused: None, _link: link })
+                .map(|link| Self { mode, native_refused: None, link })
                 .map_err(|source| explain(interface, mode, source))
         };
         match mode {

@@ -82,6 +82,16 @@ pub(crate) fn bpf_link_create_xdp(program: BorrowedFd<'_>, ifindex: u32, mode: A
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// `BPF_LINK_DETACH`: the program leaves its place now, whoever else holds the link.
+pub(crate) fn bpf_link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    let link_fd = link.as_raw_fd().cast_unsigned();
+    // SAFETY: `struct link_detach` of `union bpf_attr` is this one u32, which the kernel reads from this frame; the descriptor
+    // is borrowed, hence open.
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const link_fd, size_of::<u32>()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// `adjtimex` without changing anything: TAI minus UTC in seconds as the kernel knows it; 0 where nobody has told it.
 pub(crate) fn tai_offset() -> io::Result<i32> {
     // SAFETY: all-zero is a valid timex: plain integers, and `modes` zero means "read only".

@@ -15,7 +15,7 @@ mod control;
 
 use std::{io, os::fd::BorrowedFd};
 
-pub use control::{Control, LocalAddress, TransmitKind, TransmitReport};
+pub use control::{Control, DeliveryError, LocalAddress, TransmitKind, TransmitReport};
 
 use crate::sys;
 

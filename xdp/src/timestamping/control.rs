@@ -17,6 +17,8 @@ pub struct Control {
     pub hardware: Option<i64>,
     /// Present on the error queue: the stamps above are of this send, not of a receive.
     pub transmit: Option<TransmitReport>,
+    /// Present on the error queue where a datagram was not delivered (`IP_RECVERR`, `IPV6_RECVERR`).
+    pub error: Option<DeliveryError>,
     /// The address the datagram was sent to, and the interface it came by.
     pub local: Option<LocalAddress>,
     /// IPv4 TTL or IPv6 hop limit as it arrived.
@@ -43,6 +45,15 @@ pub enum TransmitKind {
     Sched,
     /// `SCM_TSTAMP_SND`: hand-over to the driver when the stamp is software, the wire when it is hardware.
     Sent,
+}
+
+/// Why a datagram was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryError {
+    /// `ECONNREFUSED`, `EHOSTUNREACH`, `EMSGSIZE`, …
+    pub errno: i32,
+    /// Who sent the ICMP message; absent where this host's own stack found out.
+    pub reporter: Option<IpAddr>,
 }
 
 /// Where a datagram was addressed and where it came in.
@@ -78,7 +89,8 @@ impl Control {
             }
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => self.drops = word(data, 0),
             (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
-                self.transmit = transmit_report(data)
+                self.transmit = transmit_report(data);
+                self.error = delivery_error(data);
             }
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => self.local = packet_info_v4(data).or(self.local),
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => self.local = self.local.or_else(|| packet_info_v6(data)),
@@ -148,6 +160,25 @@ fn transmit_report(data: &[u8]) -> Option<TransmitReport> {
     (errno == libc::ENOMSG && origin == libc::SO_EE_ORIGIN_TIMESTAMPING).then_some(TransmitReport { id, kind })
 }
 
+/// The same structure when an ICMP message or the local stack filled it in; the reporter's socket address follows it.
+fn delivery_error(data: &[u8]) -> Option<DeliveryError> {
+    let errno = word(data, 0)?.cast_signed();
+    match *data.get(4)? {
+        libc::SO_EE_ORIGIN_LOCAL => Some(DeliveryError { errno, reporter: None }),
+        libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
+            let offender = data.get(16..)?;
+            let family = i32::from(u16::from_ne_bytes(*offender.first_chunk()?));
+            let reporter = match family {
+                libc::AF_INET => offender.get(4..)?.first_chunk::<4>().map(|ip| Ipv4Addr::from(*ip).into()),
+                libc::AF_INET6 => offender.get(8..)?.first_chunk::<16>().map(|ip| Ipv6Addr::from(*ip).to_canonical()),
+                _ => None,
+            };
+            Some(DeliveryError { errno, reporter })
+        }
+        _ => None,
+    }
+}
+
 /// `struct in_pktinfo { int ifindex; in_addr spec_dst; in_addr addr; }`
 fn packet_info_v4(data: &[u8]) -> Option<LocalAddress> {
     let address =
@@ -205,6 +236,7 @@ mod tests {
                 software: Some(Time::from_nanos(1_792_000_000_123_456_789)),
                 hardware: None,
                 transmit: None,
+                error: None,
                 local: Some(LocalAddress {
                     destination: [192, 0, 2, 255].into(),
                     source_for_reply: [192, 0, 2, 7].into(),
@@ -254,6 +286,7 @@ mod tests {
     fn real_errors_and_acknowledgements_are_no_transmit_reports() {
         let icmp = extended_error(libc::ECONNREFUSED, libc::SO_EE_ORIGIN_ICMP, 0, 0);
         assert_eq!(Control::parse(&icmp).transmit, None);
+        assert_eq!(Control::parse(&icmp).error, Some(DeliveryError { errno: libc::ECONNREFUSED, reporter: None }));
         let acknowledged = extended_error(libc::ENOMSG, libc::SO_EE_ORIGIN_TIMESTAMPING, 2, 0);
         assert_eq!(Control::parse(&acknowledged).transmit, None);
     }

@@ -1,0 +1,81 @@
+//! Network namespaces by name, and the one in which a journal was written, so that an object is looked for where it was
+//! put.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::AsFd, linux::fs::MetadataExt},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use crate::{Error, Result, sys};
+
+/// Where iproute2 keeps the named namespaces.
+pub const NETNS_DIR: &str = "/run/netns";
+
+/// Runs `work` inside the named network namespace, or in the caller's own for `None`.
+///
+/// It runs on a thread of its own that ends with it, so the calling thread never changes its namespace. Sockets that
+/// `work` opens stay in the namespace in which they were opened.
+///
+/// # Errors
+/// [`Error::NoNetns`] without such a namespace, and whatever `work` returns.
+pub fn in_netns<T: Send>(name: Option<&str>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let Some(name) = name else { return work() };
+    let file = match File::open(Path::new(NETNS_DIR).join(name)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoNetns { name: name.to_owned() }),
+        Err(source) => return Err(Error::Call { call: format!("open network namespace {name}"), source }),
+    };
+    inside(&file, work)
+}
+
+/// Runs `work` inside the namespace that `file` is open on.
+pub(crate) fn inside<T: Send>(file: &File, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_a_thread(|| {
+        sys::enter_netns(file.as_fd()).map_err(Error::call("setns"))?;
+        work()
+    })
+}
+
+/// Runs `work` inside an empty network namespace that ends with it.
+pub(crate) fn inside_new<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_a_thread(|| {
+        sys::leave_netns().map_err(Error::call("unshare"))?;
+        work()
+    })
+}
+
+fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// The inode that identifies the calling thread's network namespace, as `ip netns identify` compares them.
+pub(crate) fn current_inode() -> Result<u64> {
+    let path = "/proc/thread-self/ns/net";
+    fs::metadata(path).map(|meta| meta.st_ino()).map_err(Error::file("stat", path))
+}
+
+/// Opens the network namespace with this inode through its name or through a process in it; `None` when it is gone.
+pub(crate) fn find(inode: u64) -> Option<File> {
+    let is_it = |path: &PathBuf| fs::metadata(path).is_ok_and(|meta| meta.st_ino() == inode);
+    let named = fs::read_dir(NETNS_DIR).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path().join("ns/net"));
+    named.chain(of_processes).find(is_it).and_then(|path| File::open(path).ok())
+}
+
+/// Takes a named namespace away as `ip netns del` does. `false` when there was none.
+pub(crate) fn delete(name: &str) -> Result<bool> {
+    let path = Path::new(NETNS_DIR).join(name);
+    match sys::unmount(&path) {
+        // Not a mount point: a name whose namespace never came up.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(Error::call(format!("unmount network namespace {name}")))?,
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|()| true).map_err(Error::file("remove", path)),
+    }
+}

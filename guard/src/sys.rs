@@ -1,0 +1,94 @@
+//! The system calls that std does not offer, one function each.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    time::Duration,
+};
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Moves the calling thread into the network namespace behind `fd`; setns(2).
+pub(crate) fn enter_netns(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: setns takes a descriptor and a flag and touches no memory of ours; the borrow keeps the descriptor open.
+    check(unsafe { libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
+}
+
+/// Moves the calling thread into a new, empty network namespace; unshare(2).
+pub(crate) fn leave_netns() -> io::Result<()> {
+    // SAFETY: unshare takes a flag and touches no memory of ours.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }.into()).map(drop)
+}
+
+/// Takes a mount off its place at once and lets it go when nobody uses it any more; umount2(2) with `MNT_DETACH`.
+pub(crate) fn unmount(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the pointer is a NUL-terminated string that outlives the call.
+    check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into()).map(drop)
+}
+
+/// A descriptor that becomes readable when the process ends; pidfd_open(2).
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the call succeeded, so it returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// SIGKILL to exactly the process that the descriptor stands for; pidfd_send_signal(2).
+pub(crate) fn pidfd_kill(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed and means that the kernel fills it in as kill(2) would.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Which of the descriptors are readable or hung up, after waiting at most `limit` (for ever if `None`); poll(2).
+pub(crate) fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], limit: Option<Duration>) -> io::Result<[bool; N]> {
+    let mut set = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    let timeout = limit.map_or(-1, |limit| limit.as_millis().try_into().unwrap_or(i32::MAX));
+    loop {
+        // SAFETY: `set` is an array of N pollfd that lives over the call; the borrows keep its descriptors open.
+        match check(unsafe { libc::poll(set.as_mut_ptr(), N as libc::nfds_t, timeout) }.into()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(|_| set.map(|entry| entry.revents != 0)),
+        }
+    }
+}
+
+/// Leaves the terminal's session and process group; setsid(2).
+pub(crate) fn new_session() -> io::Result<()> {
+    // SAFETY: setsid has no arguments.
+    check(unsafe { libc::setsid() }.into()).map(drop)
+}
+
+/// Ignores a signal from now on; signal(2).
+pub(crate) fn ignore(signal: i32) -> io::Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so no code of ours can run in signal context.
+    let before = unsafe { libc::signal(signal, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes every descriptor from 3 up; close_range(2).
+///
+/// # Safety
+/// Nothing in this process may use or close such a descriptor afterwards: no value that owns one may be live.
+pub(crate) unsafe fn close_inherited() -> io::Result<()> {
+    // SAFETY: close_range takes three integers; that nobody owns the descriptors is the caller's promise.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) }).map(drop)
+}

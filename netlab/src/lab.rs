@@ -1,0 +1,395 @@
+//! A scenario as a running network, noted in an undo journal before each step and taken down as a whole.
+//!
+//! Every link, address, route and queue lives inside the lab's namespaces and goes with them, so namespaces and processes are all that a journal
+//! has to name. The namespaces carry the lab's id: labs side by side share nothing.
+
+use std::{
+    ffi::OsStr,
+    os::fd::OwnedFd,
+    process::{Child, Command, ExitStatus},
+    time::Instant,
+};
+
+use pathlab_guard::{Guardian, Journal, Leftover, Object, Process, Undone, privilege};
+
+use crate::{
+    error::{Error, Result},
+    link::{self, End, MacAddress, Route},
+    load::Generator,
+    netlink::Netlink,
+    netns::{self, Namespace},
+    qdisc::QdiscStatistics,
+    scenario::{Link, Node, Scenario},
+    sys, sysctl,
+};
+
+/// Verb of a lab's undo journal.
+const VERB: &str = "lab";
+
+/// A running lab. Dropping it takes everything down, unless it is kept.
+#[derive(Debug)]
+pub struct Lab {
+    id: String,
+    scenario: Scenario,
+    seed: u64,
+    namespaces: Vec<Namespace>,
+    journal: Option<Journal>,
+    guardian: Option<Guardian>,
+}
+
+impl Lab {
+    /// Brings a scenario up under the name `id`, which no other lab of this host may have.
+    ///
+    /// # Errors
+    /// Missing privilege, a lab of that name, a kernel without a needed feature. Whatever was made until then is taken down again.
+    pub fn up(scenario: &Scenario, id: &str, seed: u64) -> Result<Self> {
+        Self::bring_up(scenario, id, seed, None)
+    }
+
+    /// The same with a guardian process, which takes the lab down when this process is killed. `verb` is the hidden verb of this program that ends
+    /// in [`pathlab_guard::watch`].
+    ///
+    /// # Errors
+    /// As [`Lab::up`], and a guardian that does not come up.
+    pub fn up_guarded(scenario: &Scenario, id: &str, seed: u64, verb: &[&OsStr]) -> Result<Self> {
+        Self::bring_up(scenario, id, seed, Some(verb))
+    }
+
+    fn bring_up(scenario: &Scenario, id: &str, seed: u64, guardian: Option<&[&OsStr]>) -> Result<Self> {
+        if !privilege::is_root() {
+            return Err(Error::Privilege { action: format!("bringing up lab {id}") });
+        }
+        check_id(id)?;
+        let journal = Journal::create(VERB, id).map_err(|error| match error {
+            pathlab_guard::Error::JournalExists { .. } => Error::LabExists { id: id.to_owned() },
+            other => other.into(),
+        })?;
+        let guardian = guardian.map(|verb| Guardian::spawn(&journal, verb.iter().copied())).transpose()?;
+        let mut lab = Self {
+            id: id.to_owned(),
+            scenario: scenario.clone(),
+            seed,
+            namespaces: Vec::new(),
+            journal: Some(journal),
+            guardian,
+        };
+        for node in &scenario.nodes {
+            lab.add_node(node)?;
+        }
+        for (index, link) in scenario.links.iter().enumerate() {
+            lab.add_link(index, link)?;
+        }
+        for node in &scenario.nodes {
+            lab.add_routes(node)?;
+        }
+        Ok(lab)
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What it plays.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    /// The seed that it plays with.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The namespace of a node.
+    ///
+    /// # Errors
+    /// [`Error::NoNode`].
+    pub fn namespace(&self, node: &str) -> Result<&Namespace> {
+        let name = namespace_name(&self.id, node);
+        let found = self.namespaces.iter().find(|namespace| namespace.name() == name);
+        found.ok_or_else(|| Error::NoNode { lab: self.id.clone(), node: node.to_owned() })
+    }
+
+    /// Starts the scenario's loads; its time zero is `start`.
+    ///
+    /// # Errors
+    /// A sender that cannot be started.
+    pub fn start_loads(&self, start: Instant) -> Result<Vec<Generator>> {
+        let loads = self.scenario.loads.iter().enumerate();
+        loads
+            .map(|(index, load)| {
+                let seed = self.seed.wrapping_add(index as u64);
+                Generator::start(self.namespace(&load.node)?, load, seed, start)
+            })
+            .collect()
+    }
+
+    /// Counters of every queue that the scenario sets, with its node and interface.
+    ///
+    /// # Errors
+    /// An interface that somebody took away.
+    pub fn queues(&self) -> Result<Vec<(String, String, QdiscStatistics)>> {
+        let ends = self.scenario.links.iter().flat_map(|link| &link.ends).filter(|end| end.egress.is_some());
+        ends.map(|end| {
+            let statistics = Netlink::open(self.namespace(&end.node)?)?.qdisc_statistics(&end.dev)?;
+            Ok((end.node.clone(), end.dev.clone(), statistics))
+        })
+        .collect()
+    }
+
+    /// A command that will run inside a node and be killed when the thread that starts it ends.
+    ///
+    /// `/sys` stays the host's, unlike with `ip netns exec`, so that tracefs is seen.
+    ///
+    /// # Errors
+    /// [`Error::NoNode`], or no descriptor left.
+    pub fn command(&self, node: &str, program: impl AsRef<OsStr>) -> Result<Command> {
+        command_in(self.namespace(node)?, program)
+    }
+
+    /// Starts a command made by [`Lab::command`] and notes it, so that it is killed with the lab; the guard kills it when dropped.
+    ///
+    /// # Errors
+    /// A program that cannot be started.
+    pub fn spawn(&mut self, mut command: Command) -> Result<Running> {
+        let child = command.spawn().map_err(|source| Error::Command {
+            program: command.get_program().to_string_lossy().into_owned(),
+            source,
+        })?;
+        let running = Running { child };
+        if let (Some(journal), Some(process)) = (&mut self.journal, Process::of(running.child.id())) {
+            journal.record(Object::Process(process))?;
+        }
+        Ok(running)
+    }
+
+    /// Leaves the lab up when this value and this process end; [`down`] takes it down.
+    ///
+    /// # Errors
+    /// A journal that cannot be written; then the lab is taken down.
+    pub fn keep(mut self) -> Result<()> {
+        if let Some(journal) = self.journal.take() {
+            journal.keep()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the lab down and says what was removed.
+    ///
+    /// # Errors
+    /// What could not be taken down stays in the journal for the next [`down`].
+    pub fn down(mut self) -> Result<Undone> {
+        self.namespaces.clear();
+        let journal = self.journal.take().expect("only keep and down take it, and both end the value");
+        Ok(journal.undo()?)
+    }
+
+    fn add_node(&mut self, node: &Node) -> Result<()> {
+        let name = namespace_name(&self.id, &node.name);
+        // Not ours, not to be noted: the journal would remove it.
+        if netns::list()?.contains(&name) {
+            return Err(Error::NamespaceExists { name });
+        }
+        let object = Object::Netns { name: name.clone() };
+        let journal = self.journal.as_mut().expect("present until the lab goes down");
+        journal.record(object.clone())?;
+        let mut namespace = match Namespace::create(&name) {
+            Err(taken @ Error::NamespaceExists { .. }) => {
+                journal.retract(object)?;
+                return Err(taken);
+            }
+            made => made?,
+        };
+        // The journal removes it.
+        namespace.keep();
+        // The host's own settings may be inherited (net.core.devconf_inherit_init_net), so nothing is taken for granted.
+        let mut settings = vec![
+            ("net.ipv4.conf.all.rp_filter", "0"),
+            ("net.ipv4.conf.default.rp_filter", "0"),
+            ("net.ipv4.conf.all.send_redirects", "0"),
+            ("net.ipv4.conf.default.send_redirects", "0"),
+            ("net.ipv6.conf.all.disable_ipv6", "0"),
+            ("net.ipv6.conf.default.disable_ipv6", "0"),
+        ];
+        if !node.any_address.is_empty() {
+            settings.push(("net.ipv6.ip_nonlocal_bind", "1"));
+        }
+        if node.forward {
+            settings.extend([("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]);
+        }
+        for (key, value) in settings {
+            sysctl::set(&namespace, key, value)?;
+        }
+        let mut netlink = Netlink::open(&namespace)?;
+        netlink.up("lo")?;
+        for address in &node.addresses {
+            netlink.add_address("lo", *address)?;
+        }
+        let own = node.any_address.iter().map(|prefix| Route::local(*prefix));
+        for route in own.chain(node.black_hole.iter().map(|prefix| Route::black_hole(*prefix))) {
+            netlink.add_route(&route)?;
+        }
+        self.namespaces.push(namespace);
+        Ok(())
+    }
+
+    fn add_link(&self, index: usize, link: &Link) -> Result<()> {
+        let [left, right] = &link.ends;
+        let [left_mac, right_mac] = [0, 1].map(|end| mac(index, end));
+        let (left_namespace, right_namespace) = (self.namespace(&left.node)?, self.namespace(&right.node)?);
+        link::veth(
+            End { namespace: left_namespace, interface: &left.dev, mac: Some(left_mac) },
+            End { namespace: right_namespace, interface: &right.dev, mac: Some(right_mac) },
+            link.mtu,
+        )?;
+        for (namespace, own, other, other_mac) in
+            [(left_namespace, left, right, right_mac), (right_namespace, right, left, left_mac)]
+        {
+            let mut netlink = Netlink::open(namespace)?;
+            for address in &own.addresses {
+                netlink.add_address(&own.dev, *address)?;
+            }
+            for address in &other.addresses {
+                netlink.add_neighbour(&own.dev, address.address(), other_mac)?;
+            }
+            if let Some(egress) = own.egress {
+                netlink.add_token_bucket(&own.dev, &egress.token_bucket(link.mtu))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_routes(&self, node: &Node) -> Result<()> {
+        let mut netlink = Netlink::open(self.namespace(&node.name)?)?;
+        node.routes.iter().try_for_each(|route| netlink.add_route(route))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // An open descriptor would keep a namespace, and the guardian must outlive the journal.
+        self.namespaces.clear();
+        self.journal.take();
+        self.guardian.take();
+    }
+}
+
+/// A process inside a lab; dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// The process, for its pipes and its id.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// As [`Child::wait`].
+    pub fn wait(mut self) -> std::io::Result<ExitStatus> {
+        self.child.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command that will run inside the node of a lab that some process brought up, this one or another.
+///
+/// # Errors
+/// No such lab or node, or missing privilege.
+pub fn command(id: &str, node: &str, program: impl AsRef<OsStr>) -> Result<Command> {
+    check_id(id)?;
+    let namespace = Namespace::open(&namespace_name(id, node)).map_err(|error| match error {
+        Error::NamespaceMissing { .. } | Error::NamespaceName { .. } => {
+            Error::NoNode { lab: id.to_owned(), node: node.to_owned() }
+        }
+        other => other,
+    })?;
+    command_in(&namespace, program)
+}
+
+fn command_in(namespace: &Namespace, program: impl AsRef<OsStr>) -> Result<Command> {
+    let failed = |source| Error::Namespace { name: namespace.name().to_owned(), action: "open", source };
+    let mut command = Command::new(program);
+    sys::start_inside(&mut command, OwnedFd::from(namespace.file().try_clone().map_err(failed)?));
+    Ok(command)
+}
+
+/// A lab as its journal tells of it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its name.
+    pub id: String,
+    /// The process that runs it, while it does; `None` for a lab that was kept, or whose process died.
+    pub running: Option<Process>,
+    /// Left up on purpose.
+    pub kept: bool,
+    /// Its namespaces, as `ip netns` shows them.
+    pub namespaces: Vec<String>,
+}
+
+/// All labs of this host.
+pub fn list() -> Vec<Listed> {
+    let of_labs = pathlab_guard::all().into_iter().flatten().filter(|journal| journal.verb == VERB);
+    of_labs.map(|journal| listed(&journal)).collect()
+}
+
+/// Takes down a lab that was kept, or whose process died.
+///
+/// # Errors
+/// No such lab, one that its living process still runs, or something that could not be taken down.
+pub fn down(id: &str) -> Result<Undone> {
+    let found = pathlab_guard::all().into_iter().flatten().find(|journal| journal.verb == VERB && journal.id == id);
+    take_down(found.ok_or_else(|| Error::NoLab { id: id.to_owned() })?)
+}
+
+/// Takes down every lab, as [`down`]; each with its outcome.
+pub fn down_all() -> Vec<(String, Result<Undone>)> {
+    let of_labs = pathlab_guard::all().into_iter().flatten().filter(|journal| journal.verb == VERB);
+    of_labs.map(|journal| (journal.id.clone(), take_down(journal))).collect()
+}
+
+fn take_down(journal: Leftover) -> Result<Undone> {
+    if let Some(process) = listed(&journal).running {
+        return Err(Error::LabRuns { id: journal.id, pid: process.pid });
+    }
+    Ok(journal.undo()?)
+}
+
+fn listed(journal: &Leftover) -> Listed {
+    let namespaces = journal.objects.iter().filter_map(|object| match object {
+        Object::Netns { name } => Some(name.clone()),
+        _ => None,
+    });
+    Listed {
+        id: journal.id.clone(),
+        running: (!journal.is_orphan()).then_some(journal.owner),
+        kept: journal.kept,
+        namespaces: namespaces.collect(),
+    }
+}
+
+fn namespace_name(id: &str, node: &str) -> String {
+    format!("pathlab-{id}-{node}")
+}
+
+fn check_id(id: &str) -> Result<()> {
+    let usable = (1..=40).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if usable && !id.starts_with('-') { Ok(()) } else { Err(Error::LabName { id: id.to_owned() }) }
+}
+
+/// Locally administered; the same in every lab, as no two labs share a wire.
+fn mac(link: usize, end: u8) -> MacAddress {
+    let [_, .., high, low] = link.to_be_bytes();
+    MacAddress([0x02, b'p', b'l', high, low, end + 1])
+}

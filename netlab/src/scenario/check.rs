@@ -1,0 +1,215 @@
+//! From the file as written to a scenario that can be, with the place of whatever cannot.
+
+use std::net::IpAddr;
+
+use toml::Spanned;
+
+use super::{
+    Hop, Scenario,
+    file::{File, Text, scenario_error},
+    play, topology,
+};
+use crate::{
+    error::{Error, Result},
+    prefix::{NotAPrefix, Prefix},
+};
+
+/// The file, for the line in an error.
+pub(super) struct Source<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
+}
+
+impl Source<'_> {
+    pub(super) fn error<T>(&self, at: &Spanned<T>, problem: impl Into<String>) -> Error {
+        scenario_error(self.file, self.text, at.span().start, problem.into())
+    }
+
+    pub(super) fn prefix(&self, text: &Text) -> Result<Prefix> {
+        text.get_ref().parse().map_err(|wrong: NotAPrefix| self.error(text, wrong.to_string()))
+    }
+
+    pub(super) fn prefixes(&self, texts: &[Text]) -> Result<Vec<Prefix>> {
+        texts.iter().map(|text| self.prefix(text)).collect()
+    }
+
+    pub(super) fn address(&self, text: &Text) -> Result<IpAddr> {
+        let address = text.get_ref();
+        address.parse().map_err(|_| self.error(text, format!("{address:?} is no IP address")))
+    }
+
+    /// A next hop, of which `links` must know the interface and reach the gateway.
+    pub(super) fn hop(&self, node: &str, via: &Text, dev: &Text, links: &[super::Link]) -> Result<Hop> {
+        let address = self.address(via)?;
+        let end = links.iter().flat_map(|link| &link.ends).find(|end| end.node == node && end.dev == *dev.get_ref());
+        let Some(end) = end else {
+            return Err(self.error(dev, format!("node {node} has no interface {}", dev.get_ref())));
+        };
+        let reachable = end.addresses.iter().any(|own| own.contains(address) && own.address() != address);
+        if !reachable {
+            let problem = format!("{address} is on no subnet of interface {} of node {node}", dev.get_ref());
+            return Err(self.error(via, problem));
+        }
+        Ok(Hop { via: address, dev: dev.get_ref().clone() })
+    }
+}
+
+pub(super) fn resolve(source: &Source<'_>, file: File, variant: Option<&str>) -> Result<Scenario> {
+    let File { name, mut summary, seed, needs, node, link, isp, probe, arms, window, mut load, variant: mut variants } =
+        file;
+    if let Some(wanted) = variant {
+        let known = variants.keys().cloned().collect::<Vec<_>>().join(", ");
+        let missing = || Error::NoVariant { file: source.file.to_owned(), name: wanted.to_owned(), known };
+        let chosen = variants.remove(wanted).ok_or_else(missing)?;
+        (summary, load) = (chosen.summary, chosen.load);
+    }
+    topology::names(source, &node)?;
+    topology::needs(source, &link, &needs)?;
+    topology::no_clash(source, &link, &node)?;
+    let links = topology::links(source, link, &node)?;
+    let nodes = topology::nodes(source, node, &links)?;
+    let windows = play::windows(source, window)?;
+    let loads = load.into_iter().map(|load| play::load(source, load, &nodes, &windows)).collect::<Result<_>>()?;
+    let isps = play::isps(source, isp)?;
+    let probe = probe.map(|probe| play::probe(source, probe, &nodes, &isps)).transpose()?;
+    let arms = arms.map(|arms| play::arms(source, arms, &nodes, &links)).transpose()?;
+    Ok(Scenario { name, summary, seed, needs, nodes, links, isps, probe, arms, windows, loads })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::scenario::Scenario;
+
+    const DEMO: &str = include_str!("../../scenarios/demo.toml");
+
+    /// The complaint about the demo with `from` replaced by `to`, without the file's name.
+    fn complaint(from: &str, to: &str) -> String {
+        assert!(DEMO.contains(from), "{from}");
+        let text = DEMO.replacen(from, to, 1);
+        let error = Scenario::parse("demo.toml", &text, None).expect_err(to).to_string();
+        let line = 1 + DEMO.find(from).map_or(0, |at| DEMO[..at].matches('\n').count());
+        let place = format!("demo.toml:{line}: ");
+        error.strip_prefix(&place).unwrap_or_else(|| panic!("{error:?} should begin with {place:?}")).to_owned()
+    }
+
+    #[test]
+    fn the_demo_and_its_variants_are_sound() {
+        for variant in [None, Some("worse"), Some("same")] {
+            let demo = Scenario::load("demo", variant).expect("sound");
+            assert_eq!(demo.loads.len(), usize::from(variant != Some("same")));
+        }
+        let error = Scenario::load("demo", Some("better")).expect_err("unknown variant");
+        assert_eq!(error.to_string(), "demo.toml has no variant better; it has same, worse");
+        assert_eq!(
+            Scenario::load("dmo", None).expect_err("unknown").to_string(),
+            "no scenario dmo; shipped are demo, and a path with a `/` or `.toml` names a file"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        assert!(
+            complaint("forward = true", "fordward = true")
+                .starts_with("fordward: unknown field `fordward`, expected one of")
+        );
+        assert!(complaint("rate = \"30mbit\", queue", "rat = \"30mbit\", queue").contains("rat: unknown field `rat`"));
+        assert!(complaint("seed = 20", "sead = 20").starts_with("sead: unknown field `sead`"));
+        assert!(complaint("[probe]", "[prob]").starts_with("prob: unknown field `prob`"));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named_with_its_key() {
+        assert_eq!(complaint("seed = 20", "seed = \"x\""), "seed: invalid type: string \"x\", expected u64");
+        assert_eq!(
+            complaint("rate = \"30mbit\"", "rate = \"30\""),
+            "rate: \"30\" is no rate, such as \"500kbit\", \"27.5mbit\" or \"1gbit\""
+        );
+    }
+
+    #[test]
+    fn an_impossible_network_is_refused() {
+        for (from, to, problem) in [
+            ("{ node = \"server\", dev = \"a\"", "{ node = \"serve\", dev = \"a\"", "node: no node is called serve"),
+            (
+                "{ node = \"server\", dev = \"b\"",
+                "{ node = \"server\", dev = \"a\"",
+                "dev: node server has an interface a already",
+            ),
+            ("\"192.0.2.5/30\"", "\"192.0.2.1/30\"", "addresses: address 192.0.2.1 is given twice"),
+            ("\"203.0.113.10/32\"", "\"192.0.2.1/32\"", "addresses: address 192.0.2.1 is given twice"),
+            (
+                "\"192.0.2.5/30\"",
+                "\"192.0.2.65/30\"",
+                "addresses: the other end of the link has no address in 192.0.2.64/30",
+            ),
+            ("\"198.19.0.0/16\"", "\"198.18.1.0/24\"", "any_address: 198.18.1.0/24 overlaps with 198.18.0.0/16"),
+            ("\"198.18.0.0/16\"", "\"192.0.2.0/24\"", "any_address: 192.0.2.0/24 overlaps with 192.0.2.1/30"),
+            (
+                "via = \"192.0.2.2\", dev = \"a\"",
+                "via = \"192.0.2.9\", dev = \"a\"",
+                "via: 192.0.2.9 is on no subnet of interface a of node server",
+            ),
+            (
+                "dev = \"a\" },\n  { to = \"::/0\"",
+                "dev = \"c\" },\n  { to = \"::/0\"",
+                "dev: node server has no interface c",
+            ),
+            (
+                "queue = \"200 packets\"",
+                "mtu = 1",
+                "mtu: unknown field `mtu`, expected one of `node`, `dev`, `addresses`, `rate`, `queue`",
+            ),
+            (", queue = \"200 packets\"", "", "rate: a rate needs a queue beside it, such as queue = \"100 packets\""),
+            ("name = \"transit-b\"", "name = \"transit-a\"", "name: there are two nodes called transit-a"),
+            (
+                "name = \"transit-b\"",
+                "name = \"transit b\"",
+                "name: \"transit b\" cannot name a node: use 1 to 32 letters, digits or `-`",
+            ),
+        ] {
+            if to.is_empty() {
+                let error =
+                    Scenario::parse("demo.toml", &DEMO.replacen(from, to, 1), None).expect_err(problem).to_string();
+                assert!(error.ends_with(problem), "{error}");
+            } else {
+                assert_eq!(complaint(from, to), problem);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_scenario_needs_is_listed() {
+        let text = DEMO.replacen("needs = [\"tbf\"]", "needs = []", 1);
+        let error = Scenario::parse("demo.toml", &text, None).expect_err("needs tbf").to_string();
+        assert!(error.ends_with("rate: a rate takes the kernel's tbf; list it as needs = [\"tbf\"]"), "{error}");
+    }
+
+    #[test]
+    fn a_play_without_sense_is_refused() {
+        for (from, to, problem) in [
+            ("start = \"6s\"", "start = \"4s\"", "start: window evening 1 begins before the one above has ended"),
+            ("end = \"20s\"", "end = \"6s\"", "end: window evening 1 ends before it has begun"),
+            ("during = [\"evening 1\"", "during = [\"evening 3\"", "during: no window is called evening 3"),
+            ("payload = 1158", "payload = 8", "payload: a load's payload is 18 to 1452 bytes"),
+            ("sessions = 650", "sessions = 300000", "sessions: 198.18.0.0/16 with 4 ports holds no 300000 sessions"),
+            (
+                "client_ports = [40000, 40003]",
+                "client_ports = [40003, 40000]",
+                "client_ports: the first port is above the last",
+            ),
+            ("to = [\"203.0.113.10\"", "to = [\"203.0.113.11\"", "to: no node has the address 203.0.113.11"),
+            (
+                "prefixes = [\"198.19.0.0/16\"",
+                "prefixes = [\"198.18.128.0/17\"",
+                "prefixes: 198.18.128.0/17 overlaps with 198.18.0.0/16 of aoba",
+            ),
+            (
+                "v4 = { via = \"192.0.2.6\"",
+                "v4 = { via = \"2001:db8:b1::2\"",
+                "via: 2001:db8:b1::2 is not of the family of its key",
+            ),
+        ] {
+            assert!(complaint(from, to).starts_with(problem), "{problem}: {}", complaint(from, to));
+        }
+    }
+}

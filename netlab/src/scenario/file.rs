@@ -1,0 +1,197 @@
+//! The file as it is written: its keys, with the places of those values that are checked against one another.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Feature, WindowKind,
+    units::{Queue, Rate, Share, Span},
+};
+use crate::error::{Error, Result};
+
+/// Text with its place in the file.
+pub(super) type Text = Spanned<String>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) name: String,
+    pub(super) summary: String,
+    pub(super) seed: u64,
+    #[serde(default)]
+    pub(super) needs: Vec<Feature>,
+    #[serde(default)]
+    pub(super) node: Vec<Node>,
+    #[serde(default)]
+    pub(super) link: Vec<Link>,
+    #[serde(default)]
+    pub(super) isp: Vec<Isp>,
+    pub(super) probe: Option<Probe>,
+    pub(super) arms: Option<Arms>,
+    #[serde(default)]
+    pub(super) window: Vec<Window>,
+    #[serde(default)]
+    pub(super) load: Vec<Load>,
+    #[serde(default)]
+    pub(super) variant: BTreeMap<String, Variant>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: Text,
+    #[serde(default)]
+    pub(super) addresses: Vec<Text>,
+    #[serde(default)]
+    pub(super) any_address: Vec<Text>,
+    #[serde(default)]
+    pub(super) black_hole: Vec<Text>,
+    #[serde(default)]
+    pub(super) forward: bool,
+    #[serde(default)]
+    pub(super) routes: Vec<Route>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    pub(super) to: Text,
+    pub(super) via: Text,
+    pub(super) dev: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    #[serde(default = "ethernet")]
+    pub(super) mtu: Spanned<u32>,
+    pub(super) ends: [LinkEnd; 2],
+}
+
+fn ethernet() -> Spanned<u32> {
+    Spanned::new(0..0, 1500)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinkEnd {
+    pub(super) node: Text,
+    pub(super) dev: Text,
+    #[serde(default)]
+    pub(super) addresses: Vec<Text>,
+    pub(super) rate: Option<Spanned<Rate>>,
+    pub(super) queue: Option<Spanned<Queue>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Isp {
+    pub(super) name: Text,
+    pub(super) asn: u32,
+    pub(super) prefixes: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Probe {
+    pub(super) from: Text,
+    pub(super) to: Vec<Text>,
+    pub(super) port: u16,
+    pub(super) client_ports: Spanned<(u16, u16)>,
+    pub(super) sessions: Spanned<usize>,
+    pub(super) interval: Span,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Arms {
+    pub(super) node: Text,
+    pub(super) control: Hops,
+    pub(super) canary: Hops,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hops {
+    pub(super) v4: Option<Hop>,
+    pub(super) v6: Option<Hop>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hop {
+    pub(super) via: Text,
+    pub(super) dev: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Window {
+    pub(super) name: Text,
+    pub(super) kind: WindowKind,
+    pub(super) start: Spanned<Span>,
+    pub(super) end: Spanned<Span>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Load {
+    pub(super) node: Text,
+    pub(super) to: Text,
+    pub(super) payload: Spanned<u16>,
+    pub(super) rate: Rate,
+    pub(super) wobble: Share,
+    pub(super) period: Spanned<Span>,
+    pub(super) during: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Variant {
+    pub(super) summary: String,
+    pub(super) load: Vec<Load>,
+}
+
+/// Parses the file; an error names its line and its key.
+pub(super) fn parse(file: &str, text: &str) -> Result<File> {
+    toml::from_str(text).map_err(|error| {
+        let place = error.span().map_or(0, |span| span.start);
+        let problem = error.message().lines().next().unwrap_or("cannot be read").to_owned();
+        scenario_error(file, text, place, problem)
+    })
+}
+
+/// A complaint about what stands at byte `place` of `text`.
+pub(super) fn scenario_error(file: &str, text: &str, place: usize, problem: String) -> Error {
+    let before = text.get(..place).unwrap_or(text);
+    let line = before.lines().count().max(1) + usize::from(before.ends_with('\n') && !before.is_empty());
+    Error::Scenario { file: file.to_owned(), line, key: key_at(text, place), problem }
+}
+
+/// The key whose value stands at `place`: the word before the last `=` at or before it on its line, or the word itself.
+fn key_at(text: &str, place: usize) -> String {
+    let start = text.get(..place).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+    let line = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+    let column = place.saturating_sub(start).min(line.len());
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let word = |text: &str| -> String {
+        let end = text.trim_end_matches([' ', '"']);
+        let begin = end.rfind(|c| !is_key(c)).map_or(0, |last| last + 1);
+        end[begin..].to_owned()
+    };
+    match line.get(..column).and_then(|before| before.rfind('=').map(|equals| word(&before[..equals]))) {
+        Some(key) if !line.get(column..).is_some_and(begins_with_key) => key,
+        _ => {
+            let rest = line.get(column..).unwrap_or_default().trim_start_matches(['[', ' ', '"']);
+            rest.split(|c| !is_key(c)).next().unwrap_or_default().to_owned()
+        }
+    }
+}
+
+/// Whether the text is `key =`, as an unknown key inside an inline table is.
+fn begins_with_key(rest: &str) -> bool {
+    let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_-".contains(c))).unwrap_or(rest.len());
+    end > 0 && rest[end..].trim_start().starts_with('=')
+}

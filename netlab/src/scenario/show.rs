@@ -1,0 +1,161 @@
+//! A scenario as text: the picture first, then what its links carry and what happens when.
+
+use std::fmt::Write as _;
+
+use super::{LinkEnd, Scenario};
+use crate::qdisc::Limit;
+
+impl Scenario {
+    /// Draws the topology, from the clients on the left, and lists rates, loads and windows.
+    pub fn show(&self) -> String {
+        let mut text = format!("{}: {}\n\n", self.name, self.summary);
+        draw(&mut text, &self.layers());
+        text.push('\n');
+        for link in &self.links {
+            let [left, right] = &link.ends;
+            let _ = writeln!(text, "  {:<22} {:<22} {}", place(left), place(right), capacity(left, right));
+        }
+        if let Some(arms) = &self.arms {
+            let hops = |hops: &super::Hops| {
+                let hops =
+                    [&hops.v4, &hops.v6].map(|hop| hop.as_ref().map(|hop| format!("{} dev {}", hop.via, hop.dev)));
+                hops.into_iter().flatten().collect::<Vec<_>>().join(", ")
+            };
+            let _ = writeln!(text, "\n  {} sends by {}", arms.node, hops(&arms.control));
+            let _ = writeln!(text, "  {:width$} or by   {}", "", hops(&arms.canary), width = arms.node.len());
+        }
+        text.push('\n');
+        for window in &self.windows {
+            let _ = writeln!(
+                text,
+                "  {:>5.1} to {:>5.1} s  {}",
+                window.start.as_secs_f64(),
+                window.end.as_secs_f64(),
+                window.name
+            );
+        }
+        for load in &self.loads {
+            let (rate, wobble) = (rate(load.rate), load.wobble * 100.0);
+            let _ = writeln!(
+                text,
+                "  load of {rate} ± {wobble} % from {} to {} in {} windows",
+                load.node,
+                load.to,
+                load.during.len()
+            );
+        }
+        text
+    }
+
+    /// Node names by their distance from the probe's clients, or from the first node.
+    fn layers(&self) -> Vec<Vec<&str>> {
+        let first =
+            self.probe.as_ref().map(|probe| probe.from.as_str()).or(self.nodes.first().map(|node| node.name.as_str()));
+        let mut layers: Vec<Vec<&str>> = first.map(|first| vec![vec![first]]).unwrap_or_default();
+        let mut seen: Vec<&str> = layers.concat();
+        while let Some(last) = layers.last() {
+            let beyond = |node: &&str| {
+                self.links.iter().map(|link| [&link.ends[0].node, &link.ends[1].node]).any(|[left, right]| {
+                    last.contains(&left.as_str()) && right == node || last.contains(&right.as_str()) && left == node
+                })
+            };
+            let next: Vec<&str> = self
+                .nodes
+                .iter()
+                .map(|node| node.name.as_str())
+                .filter(|node| !seen.contains(node))
+                .filter(beyond)
+                .collect();
+            if next.is_empty() {
+                break;
+            }
+            seen.extend(&next);
+            layers.push(next);
+        }
+        layers
+    }
+}
+
+/// One column for each layer; lines fan out between a layer of one node and its neighbours.
+fn draw(text: &mut String, layers: &[Vec<&str>]) {
+    let rows = layers.iter().map(Vec::len).max().unwrap_or(0);
+    let middle = rows.saturating_sub(1) / 2;
+    for row in 0..rows {
+        text.push_str("  ");
+        for (index, layer) in layers.iter().enumerate() {
+            let width = layer.iter().map(|name| name.len()).max().unwrap_or(0);
+            let own = if layer.len() == 1 { (row == middle).then_some(layer[0]) } else { layer.get(row).copied() };
+            let _ = match own {
+                Some(name) if index + 1 < layers.len() && layer.len() > 1 => write!(text, "{name:─<width$}"),
+                Some(name) => write!(text, "{name:<width$}"),
+                None => write!(text, "{:width$}", ""),
+            };
+            let Some(next) = layers.get(index + 1) else { continue };
+            let fan = layer.len().max(next.len());
+            text.push_str(match (layer.len() == 1, next.len() == 1) {
+                (true, true) if row == middle => " ──── ",
+                (true, false) => arms(row, middle, fan, [" ──┬─ ", "   ├─ ", " ──┼─ ", "   └─ ", " ──── "]),
+                (false, true) => arms(row, middle, fan, ["──┬── ", "──┤   ", "──┼── ", "──┘   ", "───── "]),
+                _ => "      ",
+            });
+        }
+        let end = text.trim_end().len();
+        text.truncate(end);
+        text.push('\n');
+    }
+}
+
+/// Of a fan of `of` branches whose stem is in row `middle`: [first with the stem, branch, branch with the stem, last, only].
+fn arms(row: usize, middle: usize, of: usize, signs: [&'static str; 5]) -> &'static str {
+    match row {
+        _ if of == 1 => signs[4],
+        0 if middle == 0 => signs[0],
+        0 => signs[1],
+        _ if row + 1 == of => signs[3],
+        _ if row >= of => "      ",
+        _ if row == middle => signs[2],
+        _ => signs[1],
+    }
+}
+
+fn place(end: &LinkEnd) -> String {
+    format!("{}:{}", end.node, end.dev)
+}
+
+fn capacity(left: &LinkEnd, right: &LinkEnd) -> String {
+    let one = |arrow: &str, end: &LinkEnd| {
+        end.egress.map(|egress| {
+            let queue = match egress.queue {
+                Limit::Bytes(bytes) => format!("{bytes} bytes"),
+                Limit::Packets(packets) => format!("{packets} packets"),
+            };
+            format!("{arrow} {}, queue of {queue}", rate(egress.rate))
+        })
+    };
+    let both: Vec<String> = [one("→", left), one("←", right)].into_iter().flatten().collect();
+    if both.is_empty() { "as fast as it goes".to_owned() } else { both.join("; ") }
+}
+
+fn rate(bits: u64) -> String {
+    match bits {
+        1_000_000_000.. => format!("{} Gbit/s", bits as f64 / 1e9),
+        1_000_000.. => format!("{} Mbit/s", bits as f64 / 1e6),
+        _ => format!("{} kbit/s", bits as f64 / 1e3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_is_drawn_from_clients_to_server() {
+        let shown = Scenario::load("demo", None).expect("sound").show();
+        let picture: Vec<&str> = shown.lines().skip(2).take(2).collect();
+        assert_eq!(picture, ["  clients ──┬─ transit-a──┬── server", "            └─ transit-b──┘"]);
+        assert!(
+            shown.contains("transit-a:clients      clients:a              → 30 Mbit/s, queue of 200 packets"),
+            "{shown}"
+        );
+    }
+}

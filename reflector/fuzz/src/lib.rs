@@ -1,0 +1,79 @@
+//! What the fuzz targets hold true of any bytes; `tests/fuzz_replay.rs` of the crate includes this file and runs the same on
+//! generated input.
+
+use std::net::{IpAddr, SocketAddr};
+
+use pathlab_record::Time;
+use pathlab_reflector::{
+    session::{Reason, Request, Rules, SessionReflector, Verdict, write_send_time},
+    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket},
+};
+use zerocopy::IntoBytes;
+
+/// Parsing never panics, loses nothing, and refuses exactly what is short; times and estimates decode to what encodes again.
+pub fn codec(data: &[u8]) {
+    let (sender, reflected) = (SenderPacket::parse(data), ReflectedPacket::parse(data));
+    assert_eq!(sender.is_ok(), data.len() >= BASE_LEN);
+    assert_eq!(reflected.is_ok(), data.len() >= BASE_LEN);
+    if let Err(error) = sender {
+        assert_eq!(error.arrived, data.len() as u64);
+    }
+    let (Ok((sender, rest)), Ok((reflected, _))) = (sender, reflected) else { return };
+    assert_eq!([sender.as_bytes(), rest].concat(), data);
+    assert_eq!([reflected.as_bytes(), rest].concat(), data);
+    let _ = (reflected.received_at(), reflected.sent_at());
+    for field in [sender.timestamp, reflected.receive_timestamp, reflected.sender_timestamp] {
+        if let Some(time) = field.time() {
+            // A nanosecond is more than four units: the way through nanoseconds may lose that much and no more.
+            let back = NtpTimestamp::from(time).bits();
+            assert!(back.wrapping_sub(field.bits()).cast_signed().abs() <= 4, "{field:?} became {back:#x}");
+        }
+    }
+    for estimate in [sender.error_estimate, reflected.sender_error_estimate] {
+        if let Some(nanos) = estimate.nanos() {
+            let again = ErrorEstimate::from_nanos(nanos, estimate.is_synchronised());
+            assert!(again.nanos() >= Some(nanos));
+        }
+    }
+}
+
+/// The first octets choose addresses and rules, the rest is the datagram: one verdict, no reply longer than it, none to a short one,
+/// none to the reflector's own port.
+pub fn respond(data: &[u8]) {
+    let Some((head, payload)) = data.split_first_chunk::<32>() else { return };
+    let peer_ip: IpAddr = if head[0] & 1 == 0 {
+        IpAddr::from(*head[1..].first_chunk::<4>().expect("32 octets"))
+    } else {
+        IpAddr::from(*head[1..].first_chunk::<16>().expect("32 octets"))
+    };
+    let peer = SocketAddr::new(peer_ip, u16::from_be_bytes([head[17], head[18]]));
+    let rules = Rules { sessions: (head[0] & 2 != 0).then_some(2), ..Rules::default() };
+    let mut reflector = SessionReflector::new(rules, ErrorEstimate::from_nanos(u64::from(head[19]), head[0] & 4 != 0));
+    let nanos = i64::from_be_bytes(*head[20..].first_chunk().expect("32 octets"));
+    let request = Request {
+        peer,
+        local: (head[0] & 8 != 0).then(|| IpAddr::from(*head[28..].first_chunk::<4>().expect("32 octets"))),
+        local_port: 862,
+        unicast: head[0] & 16 == 0,
+        ttl: (head[0] & 32 != 0).then_some(head[19]),
+        received: Time::from_nanos(nanos),
+        payload,
+    };
+    let mut reply = vec![0xee; payload.len() + 8];
+    match reflector.respond(&request, Time::from_nanos(nanos), &mut reply) {
+        Verdict::Reply { len } => {
+            assert!(len == payload.len() && len >= BASE_LEN);
+            assert!(peer.port() != 862 && peer.port() != 0 && !peer.ip().is_multicast() && request.unicast);
+            write_send_time(&mut reply[..len], Time::from_nanos(nanos));
+            let (packet, rest) = ReflectedPacket::parse(&reply[..len]).expect("a reply is a packet");
+            let (sender, sender_rest) = SenderPacket::parse(payload).expect("and so is what it answers");
+            assert_eq!((packet.sender_sequence, packet.sender_timestamp), (sender.sequence, sender.timestamp));
+            assert_eq!(rest, sender_rest);
+            assert_eq!(reply[len..], [0xee; 8]);
+        }
+        Verdict::Refused(reason) => {
+            assert_eq!(reason == Reason::Short, payload.len() < BASE_LEN);
+            assert!(reply.iter().all(|octet| *octet == 0xee));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! How test packets get in and out: loops and system calls, no rules.
+
+mod name;
+mod receiver;
+mod sender;
+mod socket;
+mod xdp;
+
+pub use receiver::{Datagram, Receiver};
+pub use sender::{SendId, Sender, SentPlane, Undelivered};
+pub use socket::{SocketOptions, StampedSocket};
+pub use xdp::DriverReflector;

@@ -1,0 +1,186 @@
+//! The sending half of a [`StampedSocket`](super::StampedSocket): datagrams out, and later the stamps of when they left.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use pathlab_record::{Realtime, Time};
+use pathlab_xdp::timestamping::{Control, TransmitKind};
+
+use super::name::{SendControl, SocketName, socket_address};
+use crate::sys;
+
+/// Messages of one read of the error queue.
+const BATCH: usize = 64;
+
+/// How many [`Undelivered`] wait to be taken; what comes beyond is counted alone.
+const MOST_UNDELIVERED: usize = 256;
+
+/// The number of one send on its socket, from 0; wraps. Stamps name their send by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SendId(pub u32);
+
+/// Where on the way out a transmit stamp was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentPlane {
+    /// Entry into the queueing discipline.
+    Sched,
+    /// Hand-over to the driver.
+    Kernel,
+}
+
+/// A datagram that could not be delivered, as an ICMP message or this host's own stack said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Where the datagram was sent.
+    pub peer: SocketAddr,
+    /// The kernel's errno for it: `ECONNREFUSED`, `EHOSTUNREACH`, …
+    pub errno: i32,
+    /// Who said so; absent where this host did.
+    pub reporter: Option<IpAddr>,
+}
+
+/// How sends are matched with their stamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Numbering {
+    /// Each send carries its number (`SCM_TS_OPT_ID`, Linux 6.13): nothing can slip.
+    Ours,
+    /// The kernel counts and we count along. Its counter moves when a packet is built, whatever happens to the packet then.
+    /// What else might move it or not, by kernel version, is kept from happening: sends wait for buffer space instead of failing
+    /// with `EAGAIN`, and `IP_RECVERR` stays off so that no ICMP error is left on the socket for the next send to return.
+    Kernels,
+}
+
+/// The sending half.
+pub struct Sender {
+    fd: Arc<OwnedFd>,
+    next: u32,
+    /// `None` where transmit stamps are off.
+    numbering: Option<Numbering>,
+    reports: sys::Batch,
+    undelivered: VecDeque<Undelivered>,
+    undelivered_total: u64,
+}
+
+impl Sender {
+    pub(super) fn new(fd: Arc<OwnedFd>, numbering: Option<Numbering>) -> Self {
+        Self {
+            fd,
+            next: 0,
+            numbering,
+            reports: sys::Batch::new(BATCH, 0),
+            undelivered: VecDeque::with_capacity(MOST_UNDELIVERED),
+            undelivered_total: 0,
+        }
+    }
+
+    /// Sends one datagram, from the address `from` if given, else from the one that the routing table picks.
+    ///
+    /// # Errors
+    /// The kernel's answer to `sendmsg`: no route, refused by a filter (`EPERM`), larger than 65,507 bytes, buffer full
+    /// (`EAGAIN`; kernels before 6.13 wait instead when transmit stamps are on). The datagram has not left then.
+    pub fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId> {
+        let id = SendId(self.next);
+        let mut control = SendControl::new();
+        if let Some(from) = from {
+            control.source(from);
+        }
+        if self.numbering == Some(Numbering::Ours) {
+            control.stamp_id(id.0);
+        }
+        let counting_along = self.numbering == Some(Numbering::Kernels);
+        let flags = if counting_along { 0 } else { libc::MSG_DONTWAIT };
+        let name = SocketName::from(to);
+        let attempt = || sys::send_message(self.fd.as_fd(), name.as_bytes(), control.as_bytes(), payload, flags);
+        let result = match attempt() {
+            // The error of an earlier datagram, left on the socket; this one has not been tried.
+            Err(error) if !counting_along && is_delayed_error(&error) => attempt(),
+            other => other,
+        };
+        let built = match &result {
+            Ok(()) => true,
+            Err(error) => matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOBUFS)),
+        };
+        if built || !counting_along {
+            self.next = self.next.wrapping_add(1);
+        }
+        result.map(|()| id)
+    }
+
+    /// Takes the transmit stamps that have arrived, in batches until the error queue is empty or `each` has had 4096; returns how
+    /// many. `poll` reports `POLLERR` while there are some.
+    ///
+    /// # Errors
+    /// The kernel's answer to `recvmmsg(MSG_ERRQUEUE)`.
+    pub fn sent_stamps(&mut self, mut each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize> {
+        let mut stamps = 0;
+        for _ in 0..4096 / BATCH {
+            let count = match self.reports.receive(self.fd.as_fd(), libc::MSG_ERRQUEUE) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            for message in self.reports.messages(count) {
+                let control = Control::parse(message.control);
+                if let Some((report, stamp)) = control.transmit.zip(control.software) {
+                    let plane = match report.kind {
+                        TransmitKind::Sched => SentPlane::Sched,
+                        TransmitKind::Sent => SentPlane::Kernel,
+                    };
+                    each(SendId(report.id), plane, stamp);
+                    stamps += 1;
+                } else if let Some((error, peer)) = control.error.zip(socket_address(message.name)) {
+                    self.undelivered_total += 1;
+                    if self.undelivered.len() < MOST_UNDELIVERED {
+                        self.undelivered.push_back(Undelivered { peer, errno: error.errno, reporter: error.reporter });
+                    }
+                }
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+        Ok(stamps)
+    }
+
+    /// Takes the reports on datagrams that could not be delivered, as far as [`Sender::sent_stamps`] has read them. On kernels before
+    /// 6.13 there are none while transmit stamps are on.
+    pub fn undelivered(&mut self) -> impl Iterator<Item = Undelivered> {
+        self.undelivered.drain(..)
+    }
+
+    /// How many such reports there have been.
+    pub fn undelivered_total(&self) -> u64 {
+        self.undelivered_total
+    }
+}
+
+impl AsFd for Sender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether an errno may be the delayed error of an earlier datagram (`IP_RECVERR`, ip(7)) and not of the call that returned it.
+pub(super) fn is_delayed_error(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENOPROTOOPT
+                | libc::EPROTO
+                | libc::EMSGSIZE
+                | libc::EACCES
+                | libc::EOPNOTSUPP
+                | libc::ENONET
+        )
+    )
+}

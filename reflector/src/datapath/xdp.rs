@@ -1,0 +1,103 @@
+//! The Session-Reflector in the driver: replies leave before the stack has seen the request. What remains for user space is to keep
+//! its clock and addresses fresh, and to give its account in the common shape.
+
+use std::collections::BTreeMap;
+
+use pathlab_record::Plane;
+use pathlab_xdp::{AttachedMode, Counter, XdpReflector, XdpReflectorConfig};
+
+use crate::{Error, ReflectorReport, Stop, clock::ClockQuality, session::Reason, sys};
+
+/// Milliseconds between two looks at the clock and at the interface's addresses.
+const REFRESH: libc::c_int = 1000;
+
+/// A stateless Session-Reflector by XDP_TX, without allowlist or rates. It answers from the moment it is attached until it is
+/// dropped; [`run`](Self::run) keeps it true.
+///
+/// Both of its stamps are of the XDP plane, software in the driver. T3 is written before the frame goes to the card's ring: what the
+/// ring takes is part of the sender's `wire` and of no residence.
+pub struct DriverReflector {
+    reflector: XdpReflector,
+    listen: String,
+    clock: Option<ClockQuality>,
+}
+
+impl DriverReflector {
+    /// Puts the reflector on the interface; the Error Estimate of `config` is replaced by a measured one where the kernel has one.
+    ///
+    /// # Errors
+    /// Those of [`XdpReflector::attach`]. Nothing is left behind then.
+    pub fn attach(interface: &str, config: &XdpReflectorConfig) -> Result<Self, Error> {
+        let clock = ClockQuality::measure().ok();
+        let error_estimate = clock.map_or(config.error_estimate, |clock| clock.error_estimate().bits());
+        let reflector = XdpReflector::attach(interface, &XdpReflectorConfig { error_estimate, ..config.clone() })?;
+        Ok(Self { reflector, listen: format!("{interface}:{}", config.port), clock })
+    }
+
+    /// Whether the driver itself runs it, or the stack on its behalf.
+    pub fn mode(&self) -> AttachedMode {
+        self.reflector.mode()
+    }
+
+    /// Once a second: measures the clock again, and answers for the addresses that the interface then has. Returns when `stop`
+    /// is raised; the reflector goes on answering until dropped.
+    ///
+    /// # Errors
+    /// The kernel's maps or lists cannot be read or written; [`Error::Socket`] never.
+    pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
+        loop {
+            let mut polled = [sys::Polled::readable(stop)];
+            sys::poll(&mut polled, REFRESH).map_err(Error::Wait)?;
+            if polled[0].is_ready() {
+                return Ok(());
+            }
+            if let Ok(clock) = ClockQuality::measure() {
+                self.clock = Some(clock);
+                self.reflector.update_clock(clock.error_estimate().bits())?;
+            }
+            match self.reflector.update_addresses() {
+                // Gone for a while; what it had is still answered, and no frame comes for it.
+                Err(pathlab_xdp::Error::NoAddress { .. }) => {}
+                other => other?,
+            }
+        }
+    }
+
+    /// The account so far. There is no histogram: the program keeps counters alone.
+    ///
+    /// # Errors
+    /// [`pathlab_xdp::Error::Map`].
+    pub fn report(&self) -> Result<ReflectorReport, Error> {
+        let counters = self.reflector.counters()?;
+        let mut refused: BTreeMap<_, _> = Reason::ALL.iter().map(|reason| (reason.name(), 0)).collect();
+        refused.extend(
+            counters.iter().filter(|(counter, _)| counter.is_reason()).map(|(counter, count)| (counter.name(), count)),
+        );
+        Ok(ReflectorReport {
+            datapath: "xdp",
+            listen: vec![self.listen.clone()],
+            received: counters[Counter::Received],
+            replied: counters[Counter::Replied],
+            refused,
+            kernel_drops: 0,
+            received_on: [(Plane::Xdp, counters[Counter::Replied])].into(),
+            clock_steps: 0,
+            undelivered: 0,
+            residence: None,
+            departure: None,
+            clock: self.clock,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_the_driver_is_a_reason_here() {
+        for counter in Counter::ALL.iter().filter(|counter| counter.is_reason()) {
+            assert!(Reason::ALL.iter().any(|reason| reason.name() == counter.name()), "{}", counter.name());
+        }
+    }
+}

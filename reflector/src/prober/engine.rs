@@ -1,0 +1,365 @@
+//! The probe's loop: sends what is due, takes what has come, and sleeps until the next of both; the world is an argument.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use pathlab_record::{Interval, Monotonic, Realtime, Stamp, Time};
+use zerocopy::IntoBytes;
+
+use super::{
+    matching::{Matching, Patience, Sink, TransmitStamp},
+    passage::{Departure, Reply},
+    schedule::{Due, Schedule, Slot},
+    sessions::{SessionSpec, SocketPlan},
+};
+use crate::{
+    datapath::{Datagram, SendId, SentPlane},
+    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, WireTime},
+};
+
+/// One instant by both clocks that the probe lives by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For the schedule and all waits: it never steps.
+    pub monotonic: Time<Monotonic>,
+    /// For stamps: the clock that the kernel stamps by.
+    pub realtime: Time<Realtime>,
+}
+
+/// What a socket has for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Index of the socket.
+    pub socket: usize,
+    /// Datagrams.
+    pub datagrams: bool,
+    /// Transmit stamps.
+    pub stamps: bool,
+}
+
+/// Sockets and clocks, by socket index of the [`SocketPlan`]. The real one is a handful of UDP sockets behind epoll; its
+/// in-memory twin is a simulated network under virtual time.
+pub trait World {
+    /// Reads both clocks.
+    fn now(&mut self) -> Now;
+
+    /// Sends one datagram; the id comes back with its stamps.
+    ///
+    /// # Errors
+    /// As the kernel gave it.
+    fn send(&mut self, socket: usize, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId>;
+
+    /// Takes one batch of datagrams, without waiting; how many.
+    ///
+    /// # Errors
+    /// As the kernel gave it.
+    fn receive(&mut self, socket: usize, each: impl FnMut(Datagram<'_>)) -> io::Result<usize>;
+
+    /// Takes the transmit stamps that have arrived, without waiting; how many.
+    ///
+    /// # Errors
+    /// As the kernel gave it.
+    fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize>;
+
+    /// Sleeps until `until`, or until a socket has something: then puts it into `ready`, which comes empty.
+    ///
+    /// # Errors
+    /// As the kernel gave it.
+    fn wait(&mut self, until: Time<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()>;
+
+    /// Whether somebody asked to stop.
+    fn stop_requested(&mut self) -> bool;
+}
+
+/// What the loop notes beside what the matching settles.
+pub trait Watch: Sink {
+    /// A test packet left `late` after its slot.
+    fn sent(&mut self, session: usize, slot: Time<Realtime>, late: Interval);
+    /// A slot was given up because it was too late.
+    fn skipped(&mut self, session: usize, slot: Time<Realtime>);
+    /// The host refused to send.
+    fn refused(&mut self, session: usize, slot: Time<Realtime>, error: &io::Error);
+    /// Called once a turn: whatever lies before `now` by more than the wait for replies will not change any more.
+    fn turn(&mut self, now: Now);
+}
+
+/// What came in and belonged to nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Strays {
+    /// Datagrams from an address that is no target, or to an address that is no source.
+    pub unknown: u64,
+    /// Datagrams from a target that are no STAMP packets.
+    pub malformed: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The schedule came to its end, or somebody asked to stop.
+    Done,
+    /// The first packets had their time and not one reply had come.
+    Silence,
+}
+
+/// Fixed facts of a run.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Whom to wait for, how long.
+    pub patience: Patience,
+    /// Octets of a test packet, [`BASE_LEN`] or 4 and more beyond it.
+    pub size: usize,
+    /// What the probe says of its own clock.
+    pub error_estimate: ErrorEstimate,
+    /// End with [`End::Silence`] when the packets of the first timeout had no reply at all.
+    pub give_up_on_silence: bool,
+}
+
+/// The loop, and all that it knows.
+pub struct Engine<'a, W> {
+    world: W,
+    specs: &'a [SessionSpec],
+    socket_of: Vec<usize>,
+    schedule: Schedule,
+    matching: Matching,
+    terms: Terms,
+    packet: Vec<u8>,
+    session_of: HashMap<(usize, Option<IpAddr>, IpAddr, u16), usize>,
+    ids: Vec<Ids>,
+    strays: Strays,
+    heard: bool,
+}
+
+/// Packets sent between two looks at the sockets, so that a catch-up after a stall does not starve the receiving side.
+const SEND_BURST: usize = 32;
+/// How closely the ends of waits are kept.
+const GRAIN: Interval = Interval::from_nanos(5_000_000);
+/// How often a quiet loop looks at the stop flag.
+const TICK: Interval = Interval::from_nanos(50_000_000);
+
+impl<'a, W: World> Engine<'a, W> {
+    /// A run of `schedule` over `specs`, whose sockets in `world` are those of `plan`.
+    pub fn new(world: W, specs: &'a [SessionSpec], plan: &SocketPlan, schedule: Schedule, terms: Terms) -> Self {
+        let key = |(session, spec): (usize, &SessionSpec)| {
+            let target = spec.target;
+            ((plan.socket_of[session], spec.source_address(), target.ip(), target.port()), session)
+        };
+        Self {
+            world,
+            specs,
+            socket_of: plan.socket_of.clone(),
+            schedule,
+            matching: Matching::new(specs.len(), terms.patience),
+            packet: blank_packet(terms.size),
+            terms,
+            session_of: specs.iter().enumerate().map(key).collect(),
+            ids: plan.bind.iter().map(|_| Ids::default()).collect(),
+            strays: Strays::default(),
+            heard: false,
+        }
+    }
+
+    /// Runs to the end of the schedule and waits for the last replies, at most one timeout.
+    ///
+    /// # Errors
+    /// A system call of the loop itself failed, named. A refused send is no such error: it is counted.
+    pub fn run(&mut self, watch: &mut impl Watch) -> Result<End, (&'static str, io::Error)> {
+        let timeout = Interval::from_nanos(self.terms.patience.timeout.as_nanos() as i64);
+        let started = self.world.now().monotonic;
+        let mut drain_until = None;
+        let mut ready = Vec::new();
+        loop {
+            let now = self.world.now();
+            if drain_until.is_none() {
+                self.send_due(now, watch);
+                if self.schedule.peek().is_none() || self.world.stop_requested() {
+                    drain_until = Some(self.world.now().monotonic + timeout);
+                }
+            }
+            self.matching.expire(now.monotonic, watch);
+            watch.turn(now);
+            if let Some(until) = drain_until
+                && (now.monotonic >= until || self.matching.all_answered())
+            {
+                break;
+            }
+            if self.terms.give_up_on_silence && !self.heard && now.monotonic >= started + timeout {
+                break;
+            }
+            let slot = self.schedule.peek().filter(|_| drain_until.is_none()).map(|slot| slot.at);
+            // The end of a wait for a reply or a stamp is not urgent: many are settled at one waking.
+            let expiry = self.matching.next_expiry().map(|at| at.max(now.monotonic + GRAIN));
+            let waits = [slot, drain_until, expiry];
+            let until = waits.into_iter().flatten().fold(now.monotonic + TICK, Time::min);
+            self.world.wait(until, &mut ready).map_err(|error| ("epoll_pwait2", error))?;
+            for ready in ready.drain(..) {
+                self.take(ready, watch)?;
+            }
+        }
+        self.matching.finish(watch);
+        Ok(if self.heard { End::Done } else { End::Silence })
+    }
+
+    /// The matching, with the counts of every session.
+    pub fn matching(&self) -> &Matching {
+        &self.matching
+    }
+
+    /// What belonged to nobody.
+    pub fn strays(&self) -> Strays {
+        self.strays
+    }
+
+    /// Whether the schedule had more slots when the run ended.
+    pub fn slots_left(&self) -> bool {
+        self.schedule.peek().is_some()
+    }
+
+    /// Gives the world back.
+    pub fn into_world(self) -> W {
+        self.world
+    }
+
+    fn send_due(&mut self, mut now: Now, watch: &mut impl Watch) {
+        for _ in 0..SEND_BURST {
+            let Some(due) = self.schedule.due(now.monotonic) else { return };
+            match due {
+                Due::Send(slot) => self.send(slot, watch),
+                Due::Skip(slot) => watch.skipped(slot.session, on_realtime(slot.at, now)),
+            }
+            now = self.world.now();
+        }
+    }
+
+    fn send(&mut self, slot: Slot, watch: &mut impl Watch) {
+        let spec = &self.specs[slot.session];
+        let socket = self.socket_of[slot.session];
+        let seq = self.matching.next_seq(slot.session);
+        let now = self.world.now();
+        let timestamp = NtpTimestamp::from(now.realtime);
+        let header = SenderPacket::new(seq, timestamp, self.terms.error_estimate);
+        self.packet[..BASE_LEN].copy_from_slice(header.as_bytes());
+        // The slot on the stamping clock: read back from this very instant, so that a clock step in between moves both.
+        let a0 = on_realtime(slot.at, now);
+        match self.world.send(socket, spec.target, spec.source_address(), &self.packet) {
+            Ok(id) => {
+                let departure = Departure { a0, a1_app: now.realtime, a1_sched: None, a1_kernel: None };
+                self.matching.sent(slot.session, now.monotonic, departure, timestamp.bits());
+                self.ids[socket].note(id, slot.session, seq);
+                watch.sent(slot.session, a0, now.monotonic - slot.at);
+            }
+            Err(error) => watch.refused(slot.session, a0, &error),
+        }
+    }
+
+    fn take(&mut self, ready: Ready, watch: &mut impl Watch) -> Result<(), (&'static str, io::Error)> {
+        let Self { world, matching, session_of, ids, strays, heard, .. } = self;
+        let socket = ready.socket;
+        if ready.stamps {
+            let ids = &mut ids[socket];
+            let taken = world.sent_stamps(socket, |id, plane, time| {
+                let stamp = match plane {
+                    SentPlane::Sched => TransmitStamp::Sched(time),
+                    SentPlane::Kernel => TransmitStamp::Kernel(time),
+                };
+                if let Some((session, seq)) = ids.find(id, plane) {
+                    matching.sent_stamp(session, seq, stamp, watch);
+                }
+            });
+            taken.map_err(|error| ("recvmmsg(MSG_ERRQUEUE)", error))?;
+        }
+        if ready.datagrams {
+            let now = world.now().monotonic;
+            // One batch: should there be more, the socket is ready again at the next turn, after the slots that are due.
+            let taken = world.receive(socket, |datagram| {
+                let peer = (datagram.peer.ip(), datagram.peer.port());
+                let of = |local| session_of.get(&(socket, local, peer.0, peer.1)).copied();
+                let Some(session) = of(datagram.local).or_else(|| of(None)) else {
+                    strays.unknown += 1;
+                    return;
+                };
+                let Ok((packet, _)) = ReflectedPacket::parse(datagram.payload) else {
+                    strays.malformed += 1;
+                    return;
+                };
+                *heard |= matching.reply(session, now, reply(packet, &datagram), watch);
+            });
+            taken.map_err(|error| ("recvmmsg", error))?;
+        }
+        Ok(())
+    }
+}
+
+fn on_realtime(at: Time<Monotonic>, now: Now) -> Time<Realtime> {
+    now.realtime + (at - now.monotonic)
+}
+
+fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>) -> Reply {
+    let stamp = |time: Option<WireTime>| {
+        time.map(|time| match time {
+            WireTime::Ntp(time) => Stamp::from(time),
+            WireTime::Ptp(time) => Stamp::from(time),
+        })
+    };
+    Reply {
+        seq: packet.sender_sequence.get(),
+        reflector_seq: packet.sequence.get(),
+        echo: packet.sender_timestamp.bits(),
+        b2: stamp(packet.received_at()),
+        b3: stamp(packet.sent_at()),
+        a4_kernel: datagram.kernel,
+        a4_app: datagram.app,
+    }
+}
+
+/// A test packet of `size` octets, its header still zero. What goes beyond the base packet is one Extra Padding TLV
+/// (RFC 8972, section 4.1), so that a reflector that reads TLVs finds one.
+fn blank_packet(size: usize) -> Vec<u8> {
+    let mut packet = vec![0; size.max(BASE_LEN)];
+    if let Some(padding) = size.checked_sub(BASE_LEN + 4) {
+        let [high, low] = (padding as u16).to_be_bytes();
+        packet[BASE_LEN..BASE_LEN + 4].copy_from_slice(&[0x80, 1, high, low]);
+    }
+    packet
+}
+
+/// Which packet a socket's send id stands for, until its kernel stamp has come. Bounded: the oldest gives way.
+#[derive(Debug, Default)]
+struct Ids(VecDeque<(u32, usize, u32, bool)>);
+
+impl Ids {
+    const MOST: usize = 4096;
+
+    fn note(&mut self, id: SendId, session: usize, seq: u32) {
+        if self.0.len() == Self::MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back((id.0, session, seq, false));
+    }
+
+    fn find(&mut self, id: SendId, plane: SentPlane) -> Option<(usize, u32)> {
+        let first = self.0.front()?.0;
+        // Ids only grow, modulo 2^32; where the kernel left none out, the place is the distance.
+        let distance = id.0.wrapping_sub(first) as usize;
+        let place = match self.0.get(distance) {
+            Some(entry) if entry.0 == id.0 => distance,
+            _ => self.0.binary_search_by_key(&distance, |entry| entry.0.wrapping_sub(first) as usize).ok()?,
+        };
+        let (_, session, seq, _) = self.0[place];
+        if matches!(plane, SentPlane::Kernel) {
+            self.0[place].3 = true;
+            while self.0.front().is_some_and(|entry| entry.3) {
+                self.0.pop_front();
+            }
+        }
+        Some((session, seq))
+    }
+}
+
+/// How long after its slot a packet can still change: until the wait for its reply has ended, and a moment for the loop itself.
+pub fn settled_after(patience: Patience) -> Duration {
+    patience.timeout * 2 + Duration::from_secs(1)
+}

@@ -1,0 +1,163 @@
+//! The real [`World`]: stamped UDP sockets behind one epoll, the host's clocks, a coarse sleep and a short spin.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use pathlab_record::{Interval, Monotonic, Realtime, Time};
+
+use super::{
+    engine::{Now, Ready, World},
+    sys,
+};
+use crate::{
+    clock::{monotonic_now, realtime_now},
+    datapath::{Datagram, SendId, SentPlane, StampedSocket, Undelivered},
+};
+
+/// Sockets that one wait can report; the others are reported by the next.
+const EVENTS: usize = 64;
+
+/// Sockets and clocks of this host.
+pub(super) struct Host<'a> {
+    sockets: Vec<StampedSocket>,
+    epoll: OwnedFd,
+    /// The last stretch before a deadline is spent looking at the clock, because a sleep may end late.
+    spin: Interval,
+    stop: &'a AtomicBool,
+    undelivered: HashMap<SocketAddr, Undelivered>,
+    /// Test hook: reads each datagram so much later than it could.
+    delay_before_read: Interval,
+    /// When each socket that is being held back may be read.
+    held: Vec<Option<Time<Monotonic>>>,
+}
+
+impl<'a> Host<'a> {
+    /// A world of these sockets. Sharpens the calling thread's timers until it is dropped.
+    ///
+    /// # Errors
+    /// epoll as the kernel gave it.
+    pub(super) fn new(
+        sockets: Vec<StampedSocket>,
+        spin: Duration,
+        delay_before_read: Duration,
+        stop: &'a AtomicBool,
+    ) -> io::Result<Self> {
+        let epoll = sys::epoll()?;
+        for (index, socket) in sockets.iter().enumerate() {
+            sys::epoll_control(&epoll, libc::EPOLL_CTL_ADD, socket.as_fd(), libc::EPOLLIN as u32, index as u64)?;
+        }
+        sys::set_timer_slack(1);
+        let interval = |span: Duration| Interval::from_nanos(span.as_nanos() as i64);
+        Ok(Self {
+            held: vec![None; sockets.len()],
+            sockets,
+            epoll,
+            spin: interval(spin),
+            stop,
+            undelivered: HashMap::new(),
+            delay_before_read: interval(delay_before_read),
+        })
+    }
+
+    /// What ICMP or this host said about packets to `target`, if the kernel passed it on.
+    pub(super) fn undelivered(&self, target: SocketAddr) -> Option<Undelivered> {
+        self.undelivered.get(&target).copied()
+    }
+
+    /// Datagrams dropped at the sockets by the kernel.
+    pub(super) fn kernel_drops(&self) -> u64 {
+        self.sockets.iter().map(StampedSocket::kernel_drops).sum()
+    }
+
+    fn watch_datagrams(&self, socket: usize, on: bool) -> io::Result<()> {
+        let events = if on { libc::EPOLLIN as u32 } else { 0 };
+        sys::epoll_control(&self.epoll, libc::EPOLL_CTL_MOD, self.sockets[socket].as_fd(), events, socket as u64)
+    }
+
+    /// Takes one look at the sockets, `timeout` long at most.
+    fn look(&mut self, timeout: Duration, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        let count = sys::epoll_wait(&self.epoll, &mut events, timeout)?;
+        for event in &events[..count] {
+            let (flags, socket) = (event.events as i32, event.u64 as usize);
+            let mut datagrams = flags & libc::EPOLLIN != 0;
+            if datagrams && self.delay_before_read > Interval::ZERO {
+                self.held[socket] = Some(monotonic_now() + self.delay_before_read);
+                self.watch_datagrams(socket, false)?;
+                datagrams = false;
+            }
+            ready.push(Ready { socket, datagrams, stamps: flags & libc::EPOLLERR != 0 });
+        }
+        Ok(())
+    }
+
+    /// Releases the sockets that have been held back long enough; when the next one will be.
+    fn release(&mut self, now: Time<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<Option<Time<Monotonic>>> {
+        if self.delay_before_read == Interval::ZERO {
+            return Ok(None);
+        }
+        for socket in 0..self.held.len() {
+            if self.held[socket].is_some_and(|until| until <= now) {
+                self.held[socket] = None;
+                self.watch_datagrams(socket, true)?;
+                ready.push(Ready { socket, datagrams: true, stamps: false });
+            }
+        }
+        Ok(self.held.iter().flatten().min().copied())
+    }
+}
+
+impl World for Host<'_> {
+    fn now(&mut self) -> Now {
+        Now { monotonic: monotonic_now(), realtime: realtime_now() }
+    }
+
+    fn send(&mut self, socket: usize, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId> {
+        self.sockets[socket].send(to, from, payload)
+    }
+
+    fn receive(&mut self, socket: usize, each: impl FnMut(Datagram<'_>)) -> io::Result<usize> {
+        self.sockets[socket].receive(each)
+    }
+
+    fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize> {
+        let taken = self.sockets[socket].sent_stamps(each)?;
+        // Bounded: the kernel reports only addresses that we have sent to.
+        let (_, sender) = self.sockets[socket].halves();
+        self.undelivered.extend(sender.undelivered().map(|report| (report.peer, report)));
+        Ok(taken)
+    }
+
+    fn wait(&mut self, until: Time<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let now = monotonic_now();
+        let until = self.release(now, ready)?.map_or(until, |release| release.min(until));
+        if !ready.is_empty() {
+            return Ok(());
+        }
+        let sleep = (until - now - self.spin).as_nanos();
+        self.look(Duration::from_nanos(sleep.max(0) as u64), ready)?;
+        if ready.is_empty() {
+            let spin_until = until.min(monotonic_now() + self.spin);
+            while monotonic_now() < spin_until {
+                std::hint::spin_loop();
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_requested(&mut self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        sys::set_timer_slack(0);
+    }
+}

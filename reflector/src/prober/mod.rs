@@ -1,0 +1,45 @@
+//! The Session-Sender: test packets on an isochronous schedule, and what became of each of them.
+//!
+//! ```text
+//! schedule ──slot──► engine ──send──► world (sockets, clocks)
+//!                      │ ◄─reply, stamp─┘
+//!                   matching ──settled packet──► recorder ──► tallies ──► report
+//!                                                        ├──► session bins
+//!                                                        └──► samples
+//! ```
+//!
+//! One thread drives any number of sessions. The schedule never waits for a reply (no coordinated omission); a slot is sent, or
+//! counted as skipped or refused; a packet that was sent is received, late or lost, once. [`Schedule`], [`Matching`] and
+//! [`Engine`] know neither socket nor clock: [`World`] is their edge, and its in-memory twin runs whole conversations in a test.
+//!
+//! It does not say where in the path a delay arose, beyond probe host, wire and reflector host; and a base packet does not tell
+//! at which place of its host the reflector took its stamps, so that its socket's queue may count as wire.
+
+mod engine;
+mod error;
+mod fan;
+mod host;
+mod matching;
+mod output;
+mod passage;
+mod recorder;
+mod run;
+mod schedule;
+mod sessions;
+mod summary;
+mod sys;
+
+#[cfg(test)]
+mod simulation;
+
+pub use engine::{End, Engine, Now, Ready, Strays, Terms, Watch, World};
+pub use error::ProbeError;
+pub use fan::Fan;
+pub use matching::{Counts, Matching, Patience, Settled, Sink, TransmitStamp};
+pub use output::{Kept, Output, RunOutput};
+pub use passage::{Departure, Ipdv, Passage, Reply};
+pub use recorder::{Recorder, Recording};
+pub use run::{ProbeOptions, probe};
+pub use schedule::{Due, LONGEST_INTERVAL, MOST_SESSIONS, Schedule, Slot};
+pub use sessions::{SessionSpec, SocketPlan, parse_sessions, read_sessions};
+pub use summary::{GroupRow, ProbeReport, Punctuality, Quantiles, Row, SCHEMA, SessionRow, SilentTarget, Split};

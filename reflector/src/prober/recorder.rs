@@ -1,0 +1,342 @@
+//! Turns settled packets into tallies, session bins and samples while the run goes on, in memory bounded by what is still open.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use pathlab_record::{
+    Interval, Labels, LogInterval, Outcome, Realtime, Salt, Sample, SessionBin, SessionKey, SparseHistogram, Time,
+};
+
+use super::{
+    engine::{Now, Watch, settled_after},
+    matching::{Counts, Matching, Patience, Settled, Sink},
+    output::Output,
+    sessions::SessionSpec,
+    summary::{GroupRow, Quantiles, Row, SessionRow, Tally},
+};
+
+/// How to record.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// Width of a session bin; bins begin at whole multiples of it since 1970 (UTC).
+    pub bin: Duration,
+    /// IANA time zone that windows are to be understood in.
+    pub zone: String,
+    /// With a salt sessions appear under pseudonyms and without their keys; else under their addresses and ports.
+    pub salt: Option<Salt>,
+}
+
+/// Sessions whose closed bins are written between two looks at the schedule.
+const SESSIONS_A_TURN: usize = 4;
+/// A session that ends with so many unanswered packets in a row died; fewer are loss.
+const SILENT_PACKETS: u32 = 10;
+
+/// Watches a run.
+pub struct Recorder<O> {
+    output: O,
+    recording: Recording,
+    patience: Patience,
+    sessions: Vec<Session>,
+    groups: Vec<(Labels, Tally)>,
+    /// RTT of each group by bin, for the interval log.
+    intervals: BTreeMap<(i64, usize), SparseHistogram>,
+    /// Bins before the first are written or being written; the second is the session whose turn it is.
+    writing: (i64, usize),
+}
+
+struct Session {
+    name: String,
+    key: Option<SessionKey>,
+    spec: SessionSpec,
+    group: usize,
+    open: VecDeque<(i64, Bin)>,
+    rtt: SparseHistogram,
+    ipdv_round_trip: SparseHistogram,
+    last_settled: u32,
+    last_received: Option<u32>,
+}
+
+#[derive(Default)]
+struct Bin {
+    received: u64,
+    lost: u64,
+    lost_forward: u64,
+    lost_return: u64,
+    late: u64,
+    duplicates: u64,
+    rtt: SparseHistogram,
+    ipdv_forward: SparseHistogram,
+    ipdv_return: SparseHistogram,
+    ipdv_round_trip: SparseHistogram,
+}
+
+impl<O: Output> Recorder<O> {
+    /// Records `specs`; `keys` are their sources as used, where known.
+    pub fn new(
+        specs: &[SessionSpec],
+        keys: &[Option<SocketAddr>],
+        patience: Patience,
+        recording: Recording,
+        output: O,
+    ) -> Self {
+        let mut groups: Vec<(Labels, Tally)> = Vec::new();
+        let session = |(index, spec): (usize, &SessionSpec)| {
+            let spec = SessionSpec { labels: spec.labels_with_family(), ..spec.clone() };
+            let shared: Labels = ["isp", "family"]
+                .into_iter()
+                .filter_map(|name| Some((name.to_owned(), spec.labels.get(name)?.clone())))
+                .collect();
+            let group = groups.iter().position(|(labels, _)| *labels == shared).unwrap_or_else(|| {
+                groups.push((shared, Tally::default()));
+                groups.len() - 1
+            });
+            let key = keys.get(index).copied().flatten().map(SessionKey);
+            let name = match (&key, &recording.salt) {
+                (Some(key), Some(salt)) => salt.pseudonym(key),
+                (Some(key), None) => key.to_string(),
+                (None, _) => format!("session-{index}"),
+            };
+            Session {
+                name,
+                key: key.filter(|_| recording.salt.is_none()),
+                group,
+                open: VecDeque::new(),
+                rtt: SparseHistogram::new(),
+                ipdv_round_trip: SparseHistogram::new(),
+                last_settled: 0,
+                last_received: None,
+                spec,
+            }
+        };
+        let sessions = specs.iter().enumerate().map(session).collect();
+        Self {
+            output,
+            recording,
+            patience,
+            sessions,
+            groups,
+            intervals: BTreeMap::new(),
+            writing: (i64::MIN, usize::MAX),
+        }
+    }
+
+    /// Writes what is still open; to be called when the run is over.
+    pub fn close(&mut self) {
+        self.writing = (i64::MAX, 0);
+        self.write_sessions(usize::MAX, true);
+        self.write_intervals();
+    }
+
+    /// The rows of the report.
+    pub fn rows(&self, matching: &Matching) -> (Row, Vec<GroupRow>, Vec<SessionRow>) {
+        let mut sums = vec![(0, Counts::default()); self.groups.len()];
+        let mut rows = Vec::with_capacity(self.sessions.len());
+        for (index, session) in self.sessions.iter().enumerate() {
+            let counts = *matching.counts(index);
+            sums[session.group].0 += 1;
+            sums[session.group].1.add(&counts);
+            rows.push(SessionRow {
+                session: session.name.clone(),
+                target: session.spec.target,
+                labels: session.spec.labels.clone(),
+                counts,
+                rtt: Quantiles::of(&session.rtt),
+                ipdv_round_trip: Quantiles::of(&session.ipdv_round_trip),
+            });
+        }
+        let (mut whole, mut counts) = (Tally::default(), Counts::default());
+        let mut groups = Vec::with_capacity(self.groups.len());
+        for ((labels, tally), (sessions, sum)) in self.groups.iter().zip(sums) {
+            whole.merge(tally);
+            counts.add(&sum);
+            groups.push(GroupRow { labels: labels.clone(), row: tally.row(sessions, sum) });
+        }
+        (whole.row(self.sessions.len(), counts), groups, rows)
+    }
+
+    fn bin_of(&self, slot: Time<Realtime>) -> i64 {
+        slot.as_nanos().div_euclid(self.recording.bin.as_nanos() as i64)
+    }
+
+    fn open_bin(&mut self, session: usize, slot: Time<Realtime>) -> &mut Bin {
+        let index = self.bin_of(slot);
+        let open = &mut self.sessions[session].open;
+        let place = match open.iter().position(|(open, _)| *open >= index) {
+            Some(place) if open[place].0 == index => place,
+            place => {
+                let place = place.unwrap_or(open.len());
+                open.insert(place, (index, Bin::default()));
+                place
+            }
+        };
+        &mut open[place].1
+    }
+
+    /// Writes the closed bins of the next `most` sessions: a few at a time, because thousands at once would make slots late.
+    fn write_sessions(&mut self, most: usize, last: bool) {
+        let (before, first) = self.writing;
+        let end = first.saturating_add(most).min(self.sessions.len());
+        for session in self.sessions.get_mut(first..end).unwrap_or_default() {
+            while session.open.front().is_some_and(|(place, _)| *place < before) {
+                let Some((place, bin)) = session.open.pop_front() else { break };
+                let dead = last && session.open.is_empty() && session.silent() >= SILENT_PACKETS;
+                let (start, end) = (edge(place, self.recording.bin), edge(place + 1, self.recording.bin));
+                self.output.bin(session.line(bin, start, end, &self.recording.zone, dead));
+            }
+        }
+        self.writing.1 = end;
+    }
+
+    fn write_intervals(&mut self) {
+        while let Some(entry) = self.intervals.first_entry()
+            && entry.key().0 < self.writing.0
+        {
+            let ((place, group), histogram) = entry.remove_entry();
+            let text = |(name, value): (&String, &serde_json::Value)| {
+                (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+            };
+            self.output.interval(LogInterval {
+                labels: self.groups[group].0.iter().map(text).collect(),
+                start: edge(place, self.recording.bin),
+                length: SignedDuration::try_from(self.recording.bin).unwrap_or(SignedDuration::MAX),
+                histogram,
+            });
+        }
+    }
+}
+
+/// Where the bin at `place` begins.
+fn edge(place: i64, width: Duration) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(place) * width.as_nanos() as i128).unwrap_or(Timestamp::MAX)
+}
+
+impl Session {
+    /// How many packets in a row, up to the last, had no reply in time.
+    fn silent(&self) -> u32 {
+        match self.last_received {
+            Some(received) => self.last_settled.wrapping_sub(received),
+            None => self.last_settled.saturating_add(1),
+        }
+    }
+
+    fn line(&self, bin: Bin, start: Timestamp, end: Timestamp, zone: &str, dead: bool) -> SessionBin {
+        let some = |histogram: SparseHistogram| (!histogram.is_empty()).then_some(histogram);
+        SessionBin {
+            session: self.name.clone(),
+            key: self.key,
+            arm_assigned: self.spec.arm,
+            arm_seen: None,
+            labels: self.spec.labels.clone(),
+            start,
+            end,
+            zone: zone.to_owned(),
+            sent: bin.received + bin.lost,
+            received: bin.received,
+            lost: bin.lost,
+            lost_forward: bin.lost_forward,
+            lost_return: bin.lost_return,
+            duplicates: bin.duplicates,
+            late: bin.late,
+            dead,
+            rtt: some(bin.rtt),
+            ipdv_forward: some(bin.ipdv_forward),
+            ipdv_return: some(bin.ipdv_return),
+            ipdv_round_trip: some(bin.ipdv_round_trip),
+            clock_sync_age_s: None,
+            source: "probe".to_owned(),
+        }
+    }
+}
+
+impl<O: Output> Sink for Recorder<O> {
+    fn settled(&mut self, session: usize, settled: Settled) {
+        let group = self.sessions[session].group;
+        self.groups[group].1.settled(&settled);
+
+        let nanos = |span: Option<Interval>| span.map(|span| span.as_nanos().max(0) as u64);
+        let bin = self.open_bin(session, settled.slot);
+        match settled.outcome {
+            Outcome::Received => {
+                bin.received += 1;
+                bin.rtt.extend(nanos(settled.rtt));
+            }
+            Outcome::Duplicate => bin.duplicates += 1,
+            Outcome::Late => {
+                bin.lost += 1;
+                bin.late += 1;
+            }
+            Outcome::LostForward => {
+                bin.lost += 1;
+                bin.lost_forward += 1;
+            }
+            Outcome::LostReturn => {
+                bin.lost += 1;
+                bin.lost_return += 1;
+            }
+            Outcome::Lost => bin.lost += 1,
+        }
+        for pair in settled.ipdv.into_iter().flatten() {
+            // A pair belongs to the later packet's bin, so that no bin has more pairs than packets.
+            let bin = self.open_bin(session, pair.slot);
+            bin.ipdv_round_trip.record(pair.round_trip);
+            bin.ipdv_forward.extend(pair.forward);
+            bin.ipdv_return.extend(pair.back);
+        }
+
+        if settled.outcome == Outcome::Received {
+            let place = self.bin_of(settled.slot);
+            self.intervals.entry((place, group)).or_default().extend(nanos(settled.rtt));
+        }
+        let entry = &mut self.sessions[session];
+        entry.last_settled = entry.last_settled.max(settled.seq);
+        if settled.outcome == Outcome::Received {
+            entry.last_received = entry.last_received.max(Some(settled.seq));
+            entry.rtt.extend(nanos(settled.rtt));
+            entry.ipdv_round_trip.extend(settled.ipdv.into_iter().flatten().map(|pair| pair.round_trip));
+        }
+        self.output.sample(Sample {
+            seq: settled.seq,
+            session: entry.name.clone(),
+            arm: entry.spec.arm,
+            labels: entry.spec.labels.clone(),
+            outcome: settled.outcome,
+            stamps: settled.stamps,
+            ledger: settled.ledger,
+        });
+    }
+}
+
+impl<O: Output> Watch for Recorder<O> {
+    fn sent(&mut self, session: usize, _slot: Time<Realtime>, late: Interval) {
+        self.groups[self.sessions[session].group].1.sent(late);
+    }
+
+    fn skipped(&mut self, session: usize, _slot: Time<Realtime>) {
+        self.groups[self.sessions[session].group].1.skipped();
+    }
+
+    fn refused(&mut self, session: usize, _slot: Time<Realtime>, error: &io::Error) {
+        // Once a session's group: the counter has the rest.
+        let tally = &mut self.groups[self.sessions[session].group].1;
+        if tally.refused() == 1 {
+            let spec = &self.sessions[session].spec;
+            tracing::warn!(target = %spec.target, source = ?spec.source, %error, "this host refused to send, further ones are counted");
+        }
+    }
+
+    fn turn(&mut self, now: Now) {
+        let wait = Interval::from_nanos(-(settled_after(self.patience).as_nanos() as i64));
+        let closed = self.bin_of(now.realtime + wait);
+        if self.writing.1 < self.sessions.len() {
+            self.write_sessions(SESSIONS_A_TURN, false);
+        } else if closed > self.writing.0 {
+            self.writing = (closed, 0);
+            self.write_intervals();
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! One run of the probe on this host: checks what was asked for, opens the sockets, runs the loop, says what came of it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use pathlab_record::Interval;
+use zerocopy::IntoBytes;
+
+use super::{
+    ProbeError,
+    engine::{End, Engine, Terms},
+    host::Host,
+    matching::Patience,
+    output::Output,
+    recorder::{Recorder, Recording},
+    schedule::{LONGEST_INTERVAL, MOST_SESSIONS, Schedule},
+    sessions::{SessionSpec, SocketPlan},
+    summary::{ProbeReport, SCHEMA, SilentTarget, rtt_between},
+    sys,
+};
+use crate::{
+    clock::{ClockQuality, monotonic_now, realtime_now},
+    datapath::{SocketOptions, StampedSocket},
+    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, SenderPacket},
+};
+
+/// What to send, how, and what to keep.
+#[derive(Clone, Debug)]
+pub struct ProbeOptions {
+    /// Between two packets of one session: 1 µs to 1 h.
+    pub interval: Duration,
+    /// Packets of each session; without a limit if absent.
+    pub count: Option<u64>,
+    /// How long to send; without a limit if absent.
+    pub duration: Option<Duration>,
+    /// A later reply is late, and late is lost.
+    pub timeout: Duration,
+    /// How long an answered packet waits for its transmit stamp.
+    pub stamp_wait: Duration,
+    /// Octets of a test packet (UDP payload): 44, or 48 to 65,000.
+    pub size: usize,
+    /// How long before a slot to look at the clock instead of sleeping. `None`: a twentieth of the time between two slots, at most 60 µs.
+    pub spin: Option<Duration>,
+    /// A slot later than this is skipped. `None`: one interval, at least 10 ms and at most 100 ms.
+    pub skip_after: Option<Duration>,
+    /// The sockets: stamps, DSCP, mark, device.
+    pub socket: SocketOptions,
+    /// Bins and names.
+    pub recording: Recording,
+    /// For tests of the ledger's truth: read every datagram so much later than possible. Zero in any real run.
+    pub delay_before_read: Duration,
+}
+
+impl Default for ProbeOptions {
+    /// 10 ms, no end, 1 s timeout, 44 octets, kernel stamps, bins of 10 min.
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(10),
+            count: None,
+            duration: None,
+            timeout: Duration::from_secs(1),
+            stamp_wait: Duration::from_millis(20),
+            size: BASE_LEN,
+            spin: None,
+            skip_after: None,
+            socket: SocketOptions { receive_buffer: Some(4 << 20), ..SocketOptions::stamped() },
+            recording: Recording { bin: Duration::from_secs(600), zone: "UTC".into(), salt: None },
+            delay_before_read: Duration::ZERO,
+        }
+    }
+}
+
+/// The most packets that may be in flight at once, all sessions together; bounds memory to some 2 GB.
+const MOST_IN_FLIGHT: u128 = 4_000_000;
+/// How many silent targets are asked again why.
+const MOST_QUESTIONS: usize = 8;
+/// How long each of them has to answer.
+const QUESTION: Duration = Duration::from_millis(250);
+
+/// Drives `sessions` until count, duration or `stop` end the run. Results go to `output` as they settle; the sum is returned.
+///
+/// # Errors
+/// An option out of range, a source address that is not of this host, a socket that cannot be opened; or
+/// [`ProbeError::Unreachable`] if not one reply came back.
+pub fn probe(
+    sessions: &[SessionSpec],
+    options: &ProbeOptions,
+    stop: &AtomicBool,
+    output: &mut impl Output,
+) -> Result<ProbeReport, ProbeError> {
+    options.check(sessions)?;
+    let plan = SocketPlan::new(sessions);
+    check_sources(sessions)?;
+    let sockets = plan.bind.iter().map(|&address| StampedSocket::bind(address, &options.socket));
+    let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+    let ports: Vec<u16> = sockets.iter().map(|socket| socket.local_addr().port()).collect();
+    let keys = source_keys(sessions, &plan, &ports);
+
+    let spacing = options.interval / u32::try_from(sessions.len()).unwrap_or(u32::MAX);
+    let spin = options.spin.unwrap_or((spacing / 20).min(Duration::from_micros(60)));
+    let skip_after =
+        options.skip_after.unwrap_or(options.interval.clamp(Duration::from_millis(10), Duration::from_millis(100)));
+    let patience = Patience { timeout: options.timeout, stamp: options.stamp_wait };
+    let terms = Terms {
+        patience,
+        size: options.size,
+        error_estimate: ClockQuality::measure()
+            .map_or(ErrorEstimate::from_nanos(UNKNOWN_ERROR, false), ClockQuality::error_estimate),
+        give_up_on_silence: true,
+    };
+    let system = |call| move |source| ProbeError::System { call, source };
+    let world = Host::new(sockets, spin, options.delay_before_read, stop).map_err(system("epoll"))?;
+    let mut recorder = Recorder::new(sessions, &keys, patience, options.recording.clone(), output);
+
+    let (started, cpu) = (utc_now(), sys::thread_cpu_time());
+    let mut schedule = Schedule::new(monotonic_now() + HEAD_START, options.interval, sessions.len(), skip_after);
+    if let Some(count) = options.count {
+        schedule = schedule.until_count(count);
+    }
+    if let Some(duration) = options.duration {
+        schedule = schedule.until_duration(duration);
+    }
+    let mut engine = Engine::new(world, sessions, &plan, schedule, terms);
+    let end = engine.run(&mut recorder).map_err(|(call, source)| ProbeError::System { call, source })?;
+    recorder.close();
+
+    let (total, groups, rows) = recorder.rows(engine.matching());
+    let heard: HashSet<SocketAddr> =
+        rows.iter().filter(|row| row.counts.received + row.counts.late > 0).map(|row| row.target).collect();
+    let mut silent: BTreeMap<SocketAddr, (usize, Option<IpAddr>)> = BTreeMap::new();
+    for session in sessions.iter().filter(|session| !heard.contains(&session.target)) {
+        silent.entry(session.target).or_insert((0, session.source_address())).0 += 1;
+    }
+    let slots_left = engine.slots_left();
+    let strays = engine.strays();
+    let cpu_time = sys::thread_cpu_time() - cpu;
+    let world = engine.into_world();
+    let silent: Vec<SilentTarget> = silent
+        .into_iter()
+        .enumerate()
+        .map(|(index, (target, (sessions, source)))| {
+            let why = match world.undelivered(target) {
+                Some(report) => undelivered(report.errno, report.reporter),
+                None if index < MOST_QUESTIONS => ask_again(target, source),
+                None => "silence".to_owned(),
+            };
+            SilentTarget { target, sessions, why }
+        })
+        .collect();
+    if end == End::Silence && total.counts.sent + total.schedule.refused > 0 {
+        let first = &silent[0];
+        let more = match silent.len() - 1 {
+            0 => String::new(),
+            1 => " and 1 other target".to_owned(),
+            others => format!(" and {others} other targets"),
+        };
+        return Err(ProbeError::Unreachable { target: first.target, more, why: first.why.clone() });
+    }
+    Ok(ProbeReport {
+        schema: SCHEMA.to_owned(),
+        interval_ns: options.interval.as_nanos() as u64,
+        started,
+        ended: utc_now(),
+        cpu_time_ns: cpu_time.as_nanos() as u64,
+        rtt_between: rtt_between(&total),
+        total,
+        groups,
+        sessions: rows,
+        strays,
+        kernel_drops: world.kernel_drops(),
+        silent,
+        interrupted: slots_left && stop.load(Ordering::Relaxed),
+    })
+}
+
+/// From the last preparation to the first slot.
+const HEAD_START: Interval = Interval::from_nanos(5_000_000);
+/// What the probe says of its clock's error where the kernel does not tell: the kernel's own worst case, 16 s.
+const UNKNOWN_ERROR: u64 = 16_000_000_000;
+
+impl ProbeOptions {
+    fn check(&self, sessions: &[SessionSpec]) -> Result<(), ProbeError> {
+        let wrong =
+            |option, value: String, limit: &str| Err(ProbeError::Option { option, value, limit: limit.to_owned() });
+        if !(1..=MOST_SESSIONS).contains(&sessions.len()) {
+            return Err(ProbeError::SessionCount { sessions: sessions.len(), limit: MOST_SESSIONS });
+        }
+        if self.interval < Duration::from_micros(1) || self.interval > LONGEST_INTERVAL {
+            return wrong("--interval", format!("{:?}", self.interval), "possible are 1 µs to 1 h");
+        }
+        if self.timeout < Duration::from_millis(1) || self.timeout > LONGEST_INTERVAL {
+            return wrong("--timeout", format!("{:?}", self.timeout), "possible are 1 ms to 1 h");
+        }
+        if self.size != BASE_LEN && !(BASE_LEN + 4..=65_000).contains(&self.size) {
+            return wrong("--size", self.size.to_string(), "possible are 44, a base packet, and 48 to 65000 octets");
+        }
+        if self.recording.bin < Duration::from_millis(1) || self.recording.bin > Duration::from_secs(86_400) {
+            return wrong("--bin", format!("{:?}", self.recording.bin), "possible are 1 ms to 1 day");
+        }
+        let in_flight = 2 * self.timeout.as_nanos() * sessions.len() as u128 / self.interval.as_nanos();
+        if in_flight > MOST_IN_FLIGHT {
+            let limit =
+                format!("{in_flight} packets would be in flight, at most {MOST_IN_FLIGHT} may; shorten the timeout");
+            return wrong("--timeout", format!("{:?}", self.timeout), &limit);
+        }
+        Ok(())
+    }
+}
+
+fn utc_now() -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(realtime_now().as_nanos())).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Refuses sources that are not addresses of this host, before thousands of sends fail one by one.
+fn check_sources(sessions: &[SessionSpec]) -> Result<(), ProbeError> {
+    let addresses: HashSet<IpAddr> = sessions.iter().filter_map(SessionSpec::source_address).collect();
+    for address in addresses {
+        match UdpSocket::bind((address, 0)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                return Err(ProbeError::NoSuchSource { address });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Each session's source as the reflector will see it (NAT aside): what was asked for, completed with what the kernel chose.
+fn source_keys(sessions: &[SessionSpec], plan: &SocketPlan, ports: &[u16]) -> Vec<Option<SocketAddr>> {
+    let mut chosen: HashMap<IpAddr, Option<IpAddr>> = HashMap::new();
+    let key = |(spec, &socket): (&SessionSpec, &usize)| {
+        let address = spec
+            .source_address()
+            .or_else(|| *chosen.entry(spec.target.ip()).or_insert_with(|| routed_source(spec.target).ok()))?;
+        Some(SocketAddr::new(address, ports[socket]))
+    };
+    sessions.iter().zip(&plan.socket_of).map(key).collect()
+}
+
+/// The source address that the routing table picks for `target`; sends nothing.
+fn routed_source(target: SocketAddr) -> io::Result<IpAddr> {
+    let socket = connected(target, None)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+fn connected(target: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
+    let any = if target.is_ipv4() { IpAddr::from([0_u8; 4]) } else { IpAddr::from([0_u16; 8]) };
+    let socket = UdpSocket::bind((source.unwrap_or(any), 0))?;
+    socket.connect(target)?;
+    Ok(socket)
+}
+
+/// Why a target may be silent: one more test packet, from a connected socket, to which the kernel reports ICMP errors.
+fn ask_again(target: SocketAddr, source: Option<IpAddr>) -> String {
+    let ask = || {
+        let socket = connected(target, source)?;
+        socket.set_read_timeout(Some(QUESTION))?;
+        let timestamp = NtpTimestamp::from(realtime_now());
+        let packet = SenderPacket::new(0, timestamp, ErrorEstimate::from_nanos(UNKNOWN_ERROR, false));
+        socket.send(packet.as_bytes())?;
+        socket.recv(&mut [0; 2048])
+    };
+    match ask() {
+        Ok(_) => "it answered when asked once more from another port; look for a filter or a path that drops these sessions"
+            .to_owned(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            "neither a reply nor an ICMP error came; check that a STAMP reflector listens there and that no filter drops UDP to its port"
+                .to_owned()
+        }
+        Err(error) => undelivered(error.raw_os_error().unwrap_or(0), None),
+    }
+}
+
+/// An ICMP error or a refusal of our own stack, in words.
+fn undelivered(errno: i32, reporter: Option<IpAddr>) -> String {
+    let by = reporter.map_or_else(String::new, |reporter| format!(", says {reporter}"));
+    match errno {
+        libc::ECONNREFUSED => {
+            format!("port unreachable{by}: the host is there, but nothing listens; start the reflector")
+        }
+        libc::EHOSTUNREACH => format!("host unreachable{by}; check the address and that the host is up"),
+        libc::ENETUNREACH => format!("network unreachable{by}; check this host's routes with `ip route get`"),
+        libc::EACCES | libc::EPERM => format!("sending is forbidden{by}; look at this host's packet filter"),
+        errno => format!("{}{by}", io::Error::from_raw_os_error(errno)),
+    }
+}

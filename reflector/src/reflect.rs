@@ -1,0 +1,259 @@
+//! The Session-Reflector over UDP sockets: moves datagrams and stamps between the kernel and the rules, and keeps the account.
+
+use std::{io, net::SocketAddr, thread, time::Duration};
+
+use pathlab_record::{Interval, Monotonic, Plane, Realtime, Time};
+
+use crate::{
+    Error,
+    clock::{ClockQuality, monotonic_now, realtime_now},
+    datapath::{Datagram, SendId, Sender, SentPlane, SocketOptions, StampedSocket},
+    report::{ReflectorReport, Spans},
+    session::{Reason, Request, Rules, SessionReflector, Tally, Verdict, write_send_time},
+    stop::Stop,
+    sys,
+    wire::ErrorEstimate,
+};
+
+/// Batches of one socket before the next socket has its turn.
+const BATCHES_IN_TURN: usize = 8;
+
+/// The same when stopping: more than a receive buffer holds, and yet an end, whatever keeps coming.
+const BATCHES_AT_STOP: usize = 4096;
+
+/// How often the kernel is asked how good its clock is.
+const CLOCK_EVERY: Interval = Interval::from_nanos(1_000_000_000);
+
+/// Replies whose transmit stamp may be on its way.
+const DEPARTING: usize = 4096;
+
+/// The longest reply: the longest UDP payload.
+const LONGEST: usize = 65_536;
+
+/// What [`Reflector::new`] needs to know.
+#[derive(Clone, Debug, Default)]
+pub struct ReflectorConfig {
+    /// Addresses and ports to listen on; on a wildcard, replies leave from the address that was asked.
+    pub listen: Vec<SocketAddr>,
+    /// How the sockets are set up; [`SocketOptions::stamped`] for stamps.
+    pub socket: SocketOptions,
+    /// Who gets replies.
+    pub rules: Rules,
+    /// Fault for tests of the ledger: wait so long before B3 is taken and the reply sent. Datagrams behind it wait as well.
+    pub delay_before_send: Option<Duration>,
+}
+
+/// A Session-Reflector that is bound and ready to [`run`](Self::run).
+pub struct Reflector {
+    ports: Vec<Port>,
+    desk: Desk,
+}
+
+struct Port {
+    socket: StampedSocket,
+    departing: Departing,
+}
+
+/// All that the ports share: the rules and the account.
+struct Desk {
+    session: SessionReflector,
+    delay_before_send: Option<Duration>,
+    reply: Box<[u8]>,
+    clock: Option<ClockQuality>,
+    tally: Tally,
+    kernel_stamped: u64,
+    app_stamped: u64,
+    clock_steps: u64,
+    residence: Spans,
+    departure: Spans,
+}
+
+impl Reflector {
+    /// Binds every address; nothing is answered before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// Those of [`StampedSocket::bind`], for the first address that cannot be had.
+    pub fn new(config: ReflectorConfig) -> Result<Self, Error> {
+        let port = |address: &SocketAddr| {
+            let socket = StampedSocket::bind(*address, &config.socket)?;
+            Ok(Port { socket, departing: Departing::new() })
+        };
+        let ports = config.listen.iter().map(port).collect::<Result<_, Error>>()?;
+        let desk = Desk {
+            session: SessionReflector::new(config.rules, ErrorEstimate::from_nanos(u64::MAX, false)),
+            delay_before_send: config.delay_before_send,
+            reply: vec![0; LONGEST].into(),
+            clock: None,
+            tally: Tally::default(),
+            kernel_stamped: 0,
+            app_stamped: 0,
+            clock_steps: 0,
+            residence: Spans::new(),
+            departure: Spans::new(),
+        };
+        Ok(Self { ports, desk })
+    }
+
+    /// The addresses it is bound to, with the ports that the kernel chose where 0 was asked.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.ports.iter().map(|port| port.socket.local_addr()).collect()
+    }
+
+    /// Answers until `stop` is raised; may be called again. What has arrived by then is answered before it returns.
+    ///
+    /// # Errors
+    /// A system call that cannot fail on a sound socket did; nothing that a peer sends makes it so.
+    pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
+        let mut clock_due = monotonic_now();
+        loop {
+            let now = monotonic_now();
+            if now >= clock_due {
+                self.desk.measure_clock();
+                clock_due = now + CLOCK_EVERY;
+            }
+            let (stopping, ready) = self.wait(stop, (clock_due - now).as_nanos() / 1_000_000 + 1)?;
+            for (port, _) in self.ports.iter_mut().zip(ready).filter(|(_, ready)| *ready || stopping) {
+                port.serve(&mut self.desk, stopping)?;
+            }
+            if stopping {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until a socket has something; returns whether to stop, and which sockets have.
+    fn wait(&self, stop: &Stop, millis: i64) -> Result<(bool, Vec<bool>), Error> {
+        let mut polled: Vec<_> = self.ports.iter().map(|port| sys::Polled::readable(&port.socket)).collect();
+        polled.push(sys::Polled::readable(stop));
+        sys::poll(&mut polled, i32::try_from(millis).unwrap_or(i32::MAX)).map_err(Error::Wait)?;
+        let mut ready: Vec<_> = polled.iter().map(sys::Polled::is_ready).collect();
+        Ok((ready.pop().unwrap_or(false), ready))
+    }
+
+    /// The account so far.
+    pub fn report(&self) -> ReflectorReport {
+        let desk = &self.desk;
+        let kernel_drops = self.ports.iter().map(|port| port.socket.kernel_drops()).sum();
+        ReflectorReport {
+            datapath: "socket",
+            listen: self.local_addrs().iter().map(SocketAddr::to_string).collect(),
+            received: desk.tally.received + kernel_drops,
+            replied: desk.tally.replied,
+            refused: desk.tally.by_reason(),
+            kernel_drops,
+            received_on: [(Plane::Kernel, desk.kernel_stamped), (Plane::App, desk.app_stamped)].into(),
+            clock_steps: desk.clock_steps,
+            undelivered: self.ports.iter().map(|port| port.socket.undelivered_total()).sum(),
+            residence: desk.residence.quantiles(),
+            departure: desk.departure.quantiles(),
+            clock: desk.clock,
+        }
+    }
+}
+
+impl Port {
+    /// Answers what has arrived: a few batches, or all of it when stopping.
+    fn serve(&mut self, desk: &mut Desk, stopping: bool) -> Result<(), Error> {
+        let address = self.socket.local_addr();
+        let failed = |call| move |source: io::Error| Error::Socket { address, call, source };
+        for _ in 0..if stopping { BATCHES_AT_STOP } else { BATCHES_IN_TURN } {
+            let (receiver, sender) = self.socket.halves();
+            let departing = &mut self.departing;
+            let now = monotonic_now();
+            let received = receiver
+                .receive(|datagram| desk.answer(&datagram, address.port(), now, sender, departing))
+                .map_err(failed("recvmmsg"))?;
+            desk.tally.received += received as u64;
+            sender
+                .sent_stamps(|id, plane, left| {
+                    if let (SentPlane::Kernel, Some(sent)) = (plane, departing.take(id)) {
+                        desk.departure.record(left - sent);
+                    }
+                })
+                .map_err(failed("recvmmsg(MSG_ERRQUEUE)"))?;
+            sender.undelivered().for_each(drop);
+            if received == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Desk {
+    fn measure_clock(&mut self) {
+        self.clock = ClockQuality::measure().ok();
+        if let Some(clock) = self.clock {
+            self.session.set_error_estimate(clock.error_estimate());
+        }
+    }
+
+    /// One datagram: judged, answered, counted.
+    fn answer(
+        &mut self,
+        datagram: &Datagram<'_>,
+        local_port: u16,
+        now: Time<Monotonic>,
+        sender: &mut Sender,
+        departing: &mut Departing,
+    ) {
+        let received = datagram.kernel.unwrap_or(datagram.app);
+        let request = Request {
+            peer: datagram.peer,
+            local: datagram.local,
+            local_port,
+            unicast: datagram.unicast,
+            ttl: datagram.ttl,
+            received,
+            payload: datagram.payload,
+        };
+        let len = match self.session.respond(&request, now, &mut self.reply) {
+            Verdict::Reply { len } => len,
+            Verdict::Refused(reason) => return self.tally.refuse(reason),
+        };
+        if let Some(delay) = self.delay_before_send {
+            thread::sleep(delay);
+        }
+        let reply = &mut self.reply[..len];
+        let sent = realtime_now();
+        write_send_time(reply, sent);
+        match sender.send(datagram.peer, datagram.local, reply) {
+            Ok(id) => departing.put(id, sent),
+            Err(_) => return self.tally.refuse(Reason::SendFailed),
+        }
+        self.tally.replied += 1;
+        if datagram.kernel.is_some() {
+            self.kernel_stamped += 1;
+        } else {
+            self.app_stamped += 1;
+        }
+        if !self.residence.record(sent - received) {
+            self.clock_steps += 1;
+        }
+    }
+}
+
+/// The last replies by their [`SendId`], until the driver's stamp comes.
+struct Departing(Box<[Option<Departure>]>);
+
+#[derive(Clone, Copy)]
+struct Departure {
+    id: SendId,
+    /// B3.
+    sent: Time<Realtime>,
+}
+
+impl Departing {
+    fn new() -> Self {
+        Self(vec![None; DEPARTING].into())
+    }
+
+    fn put(&mut self, id: SendId, sent: Time<Realtime>) {
+        self.0[id.0 as usize % DEPARTING] = Some(Departure { id, sent });
+    }
+
+    fn take(&mut self, id: SendId) -> Option<Time<Realtime>> {
+        let slot = &mut self.0[id.0 as usize % DEPARTING];
+        slot.take_if(|known| known.id == id).map(|known| known.sent)
+    }
+}

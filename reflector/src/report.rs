@@ -1,0 +1,88 @@
+//! What a reflector did, as one serialisable value for its last line, `--json` and metrics.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use pathlab_record::{Interval, Plane};
+use serde::Serialize;
+
+use crate::clock::ClockQuality;
+
+/// The account of a reflector, whichever datapath answered.
+///
+/// `received = replied + Σ refused + kernel_drops`, exactly, at any moment between two batches.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReflectorReport {
+    /// `socket` or `xdp`.
+    pub datapath: &'static str,
+    /// Where it listens: `192.0.2.1:862`, or interface and port of the reflector in the driver, `eth1:862`.
+    pub listen: Vec<String>,
+    /// Datagrams that came to its port, the dropped ones included.
+    pub received: u64,
+    /// Replies sent.
+    pub replied: u64,
+    /// Datagrams without a reply by reason; every reason, zeroes too.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Datagrams that the kernel dropped before the reflector could see them.
+    pub kernel_drops: u64,
+    /// Replies by the plane of their B2. Of a socket that asked for kernel stamps, those under `app` had to do without.
+    pub received_on: BTreeMap<Plane, u64>,
+    /// Replies whose B3 was before their B2: the clock was stepped. They are in no histogram.
+    pub clock_steps: u64,
+    /// Replies that an ICMP message reported as not delivered.
+    pub undelivered: u64,
+    /// B3 - B2: what the sender takes for this host's share.
+    pub residence: Option<Quantiles>,
+    /// From B3, in the packet, to the hand-over to the driver: what `residence` does not hold and `wire` does.
+    pub departure: Option<Quantiles>,
+    /// The kernel's word on its clock, where it gave one.
+    pub clock: Option<ClockQuality>,
+}
+
+/// The shape of a distribution, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Quantiles {
+    /// How many values.
+    pub count: u64,
+    /// Median.
+    pub p50: Interval,
+    /// 99th percentile.
+    pub p99: Interval,
+    /// The largest.
+    pub max: Interval,
+}
+
+/// A histogram of spans from 1 ns to a minute, to three digits, in memory that does not grow.
+pub(crate) struct Spans(Histogram<u64>);
+
+impl Spans {
+    pub(crate) fn new() -> Self {
+        Self(Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("constant bounds within the crate's limits"))
+    }
+
+    /// Records a span; false, and nothing recorded, where it points backwards.
+    pub(crate) fn record(&mut self, span: Interval) -> bool {
+        u64::try_from(span.as_nanos()).map(|nanos| self.0.saturating_record(nanos)).is_ok()
+    }
+
+    pub(crate) fn quantiles(&self) -> Option<Quantiles> {
+        let at = |quantile| Interval::from_nanos(self.0.value_at_quantile(quantile) as i64);
+        (!self.0.is_empty()).then(|| Quantiles { count: self.0.len(), p50: at(0.5), p99: at(0.99), max: at(1.0) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_known_spans() {
+        let mut spans = Spans::new();
+        assert_eq!(spans.quantiles(), None);
+        assert!((1..=1000).all(|nanos| spans.record(Interval::from_nanos(nanos))));
+        assert!(!spans.record(Interval::from_nanos(-1)));
+        let nanos = Interval::from_nanos;
+        let wanted = Quantiles { count: 1000, p50: nanos(500), p99: nanos(990), max: nanos(1000) };
+        assert_eq!(spans.quantiles(), Some(wanted));
+    }
+}

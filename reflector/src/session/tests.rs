@@ -1,0 +1,202 @@
+//! The rules against byte vectors, against a table of hostile addresses, and against anything.
+
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::NtpTimestamp;
+
+const NOW: Time<Monotonic> = Time::from_nanos(1_000_000_000);
+
+fn reflector(rules: Rules) -> SessionReflector {
+    SessionReflector::new(rules, ErrorEstimate::from_nanos(1000, true))
+}
+
+fn request(payload: &[u8]) -> Request<'_> {
+    Request {
+        peer: "192.0.2.1:50000".parse().expect("an address"),
+        local: Some([198, 51, 100, 1].into()),
+        local_port: 862,
+        unicast: true,
+        ttl: Some(64),
+        received: Time::from_nanos(1_792_000_000_000_000_000),
+        payload,
+    }
+}
+
+fn verdict(rules: Rules, change: impl FnOnce(&mut Request<'_>)) -> Verdict {
+    let mut request = request(&[7; 60]);
+    change(&mut request);
+    reflector(rules).respond(&request, NOW, &mut [0; 100])
+}
+
+#[test]
+fn hostile_addresses_get_no_reply() {
+    let from = |peer: &str| verdict(Rules::default(), |request| request.peer = peer.parse().expect("an address"));
+    assert_eq!(from("192.0.2.1:50000"), Verdict::Reply { len: 60 });
+    assert_eq!(from("127.0.0.1:50000"), Verdict::Reply { len: 60 });
+    for (peer, reason) in [
+        ("192.0.2.1:862", Reason::SourcePortOurs),
+        ("192.0.2.1:0", Reason::SourcePortZero),
+        ("224.0.0.1:50000", Reason::SourceMulticast),
+        ("[ff02::1]:50000", Reason::SourceMulticast),
+        ("255.255.255.255:50000", Reason::SourceBroadcast),
+        ("0.0.0.0:50000", Reason::SourceUnspecified),
+        ("0.1.2.3:50000", Reason::SourceUnspecified),
+        ("[::]:50000", Reason::SourceUnspecified),
+    ] {
+        assert_eq!(from(peer), Verdict::Refused(reason), "{peer}");
+    }
+    let to =
+        |local: &str| verdict(Rules::default(), |request| request.local = Some(local.parse().expect("an address")));
+    for local in ["255.255.255.255", "239.1.1.1", "ff02::1", "0.0.0.0"] {
+        assert_eq!(to(local), Verdict::Refused(Reason::DestinationGroup), "{local}");
+    }
+    let broadcast = verdict(Rules::default(), |request| request.unicast = false);
+    assert_eq!(broadcast, Verdict::Refused(Reason::DestinationGroup));
+}
+
+#[test]
+fn the_allowlist_and_the_rate_hold() {
+    let allow = || Rules { allow: vec!["203.0.113.0/24".parse().expect("a prefix")], ..Rules::default() };
+    assert_eq!(verdict(allow(), |_| ()), Verdict::Refused(Reason::NotAllowed));
+    let inside = verdict(allow(), |request| request.peer = "203.0.113.9:1".parse().expect("an address"));
+    assert_eq!(inside, Verdict::Reply { len: 60 });
+
+    let two = NonZeroU32::new(2).expect("not zero");
+    let mut reflector = reflector(Rules { rate: Some(RateLimit { per_second: two, burst: two }), ..Rules::default() });
+    let verdicts = [(); 3].map(|()| reflector.respond(&request(&[7; 60]), NOW, &mut [0; 100]));
+    assert_eq!(verdicts[2], Verdict::Refused(Reason::RateLimited));
+    assert_eq!(verdicts[..2], [Verdict::Reply { len: 60 }; 2]);
+}
+
+#[test]
+fn a_stateful_reflector_numbers_its_replies_and_a_full_table_is_said() {
+    let mut reflector = reflector(Rules { sessions: Some(1), ..Rules::default() });
+    let mut reply = [0; 100];
+    for number in 0..3 {
+        assert_eq!(reflector.respond(&request(&[7; 44]), NOW, &mut reply), Verdict::Reply { len: 44 });
+        let (packet, _) = ReflectedPacket::parse(&reply).expect("a reply");
+        assert_eq!((packet.sequence.get(), packet.sender_sequence.get()), (number, 0x0707_0707));
+    }
+    let mut other = [7; 44];
+    other[15] = 8; // another SSID is another session
+    assert_eq!(reflector.respond(&request(&other), NOW, &mut reply), Verdict::Refused(Reason::SessionsFull));
+}
+
+#[test]
+fn a_reply_buffer_too_small_is_a_reason_and_no_panic() {
+    let verdict = reflector(Rules::default()).respond(&request(&[0; 60]), NOW, &mut [0; 59]);
+    assert_eq!(verdict, Verdict::Refused(Reason::TooLong));
+    write_send_time(&mut [0; 43], Time::from_nanos(1));
+}
+
+#[test]
+fn every_reason_has_its_own_counter() {
+    let mut tally = Tally::default();
+    for (times, reason) in Reason::ALL.iter().enumerate() {
+        (0..times).for_each(|_| tally.refuse(*reason));
+    }
+    let counts = tally.by_reason();
+    assert_eq!(counts.len(), Reason::ALL.len(), "names are distinct");
+    for (times, reason) in Reason::ALL.iter().enumerate() {
+        assert_eq!(counts[reason.name()], times as u64);
+    }
+    tally.received = (0..Reason::ALL.len() as u64).sum();
+    assert!(tally.adds_up());
+}
+
+/// `name | request | T2 | T3 | TTL | Error Estimate | reply or reason`: the file that the in-driver reflector is held to as well.
+#[test]
+fn vectors_shared_with_the_driver() {
+    let hex = |text: &str| -> Vec<u8> {
+        (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..][..2], 16).expect("hexadecimal")).collect()
+    };
+    let number = |text: &str| u64::from_str_radix(text, 16).expect("hexadecimal");
+    let mut names = Vec::new();
+    for line in include_str!("../../../xdp/tests/vectors/stamp-reflect.txt").lines() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let fields: Vec<_> = line.split('|').map(str::trim).collect();
+        let [name, sent, t2, t3, ttl, error_estimate, wanted] = fields[..] else { panic!("seven fields: {line}") };
+        let (sent, ttl) = (hex(sent), ttl.parse().expect("a TTL"));
+        let estimate = ErrorEstimate::from_bits(number(error_estimate) as u16);
+        let mut reflector = SessionReflector::new(Rules::default(), estimate);
+        let stamp = |bits: &str| NtpTimestamp::from_bits(number(bits));
+        let request = Request { ttl: Some(ttl), ..request(&sent) };
+        let mut reply = vec![0xee; sent.len()];
+        match reflector.respond(&request, NOW, &mut reply) {
+            Verdict::Reply { len } => {
+                assert_eq!(len, sent.len(), "{name}");
+                // The vectors hold any 64 bits, of which nanoseconds are a part: the stamps go in as bits.
+                let (packet, _) = ReflectedPacket::mut_from_prefix(&mut reply).expect("a reply");
+                packet.receive_timestamp = stamp(t2);
+                packet.timestamp = stamp(t3);
+                assert_eq!(reply, hex(wanted), "{name}");
+            }
+            Verdict::Refused(reason) => assert_eq!(reason.name(), wanted, "{name}"),
+        }
+        names.push(name);
+    }
+    assert!(names.len() >= 20 && names.contains(&"base packet"), "the file is there and read: {names:?}");
+}
+
+#[test]
+fn the_stamps_stand_in_the_reply_as_given() {
+    let (received, sent) = (Time::from_nanos(1_792_000_000_123_456_789), Time::from_nanos(1_792_000_000_123_460_000));
+    let mut reply = [0; 44];
+    let request = Request { received, ..request(&[0; 44]) };
+    assert_eq!(reflector(Rules::default()).respond(&request, NOW, &mut reply), Verdict::Reply { len: 44 });
+    write_send_time(&mut reply, sent);
+    let (packet, _) = ReflectedPacket::parse(&reply).expect("a reply");
+    assert_eq!((packet.receive_timestamp.time(), packet.timestamp.time()), (Some(received), Some(sent)));
+}
+
+fn any_peer() -> impl Strategy<Value = SocketAddr> {
+    prop_oneof![
+        (any::<[u8; 4]>(), any::<u16>()).prop_map(SocketAddr::from),
+        (any::<[u8; 16]>(), any::<u16>()).prop_map(SocketAddr::from),
+        (Just([192, 0, 2, 1]), 1..5_u16).prop_map(SocketAddr::from),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_datagram_gets_one_verdict_and_no_reply_longer_than_itself(
+        payload in proptest::collection::vec(any::<u8>(), 0..300),
+        peer in any_peer(),
+        local in proptest::option::of(any_peer()),
+        unicast: bool,
+        ttl: Option<u8>,
+        times in any::<(i64, i64)>(),
+        stateful in proptest::option::of(0..3_usize),
+        room in 0..400_usize,
+    ) {
+        let mut reflector = reflector(Rules { sessions: stateful, ..Rules::default() });
+        let request = Request {
+            peer,
+            local: local.map(|local| local.ip()),
+            local_port: 862,
+            unicast,
+            ttl,
+            received: Time::from_nanos(times.0),
+            payload: &payload,
+        };
+        let mut reply = vec![0xee; room];
+        match reflector.respond(&request, Time::from_nanos(times.1), &mut reply) {
+            Verdict::Reply { len } => {
+                prop_assert_eq!(len, payload.len());
+                prop_assert!(len >= BASE_LEN && unicast && peer.port() != 862);
+                prop_assert_eq!(&reply[BASE_LEN..len], &payload[BASE_LEN..]);
+                prop_assert!(reply[len..].iter().all(|byte| *byte == 0xee), "nothing is written beyond the reply");
+                write_send_time(&mut reply[..len], Time::from_nanos(times.0));
+            }
+            Verdict::Refused(reason) => {
+                prop_assert_eq!(reason == Reason::Short, payload.len() < BASE_LEN);
+                prop_assert!(reply.iter().all(|byte| *byte == 0xee));
+            }
+        }
+    }
+}

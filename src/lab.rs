@@ -1,0 +1,159 @@
+//! `pathlab lab`: networks in namespaces, from scenario files.
+
+use std::{ffi::OsStr, os::unix::process::CommandExt, process::Command};
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use pathlab_netlab::{self as netlab, Lab, Scenario};
+use serde_json::json;
+
+use crate::{
+    Global,
+    exit::{Exit, Misuse},
+    guardian, output,
+};
+
+/// Play networks in namespaces from a scenario file
+#[derive(Args)]
+pub(crate) struct LabArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// The scenarios that come with pathlab, and the labs that are up
+    List,
+    /// Draw a scenario's topology
+    Show(Which),
+    /// Bring a scenario up; it stays until `lab down`
+    Up {
+        #[command(flatten)]
+        which: Which,
+        /// Name of the lab; its namespaces are called <name>-<node>
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Seed of what the scenario leaves to chance
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
+    /// Take a lab down
+    Down {
+        /// Name of the lab
+        #[arg(value_name = "NAME", required_unless_present = "all")]
+        name: Option<String>,
+        /// Every lab, the leftovers of killed ones among them
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Run a command inside a node of a lab
+    Exec {
+        /// Name of the lab
+        name: String,
+        /// Node of its scenario
+        node: String,
+        /// The command
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct Which {
+    /// A scenario that comes with pathlab, or a file
+    scenario: String,
+    /// Variant of the scenario
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+}
+
+impl Which {
+    fn load(&self) -> Result<Scenario> {
+        Scenario::load(&self.scenario, self.variant.as_deref()).map_err(Misuse::of)
+    }
+}
+
+/// Runs one action.
+pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
+    match args.action {
+        Action::List => list(global)?,
+        Action::Show(which) => {
+            let scenario = which.load()?;
+            if global.json {
+                output::json("lab", &json!({ "scenario": scenario.name, "topology": scenario.show() }))?;
+            } else {
+                print!("{}", scenario.show());
+            }
+        }
+        Action::Up { which, name, seed } => {
+            let scenario = which.load()?;
+            let name = name.unwrap_or_else(|| scenario.name.clone());
+            let seed = seed.unwrap_or(scenario.seed);
+            let verb = guardian::verb();
+            let verb: Vec<&OsStr> = verb.iter().map(AsRef::as_ref).collect();
+            Lab::up_guarded(&scenario, &name, seed, &verb)?.keep()?;
+            if global.json {
+                output::json("lab", &json!({ "up": name, "scenario": scenario.name, "seed": seed }))?;
+            } else {
+                print!("{}", scenario.show());
+                println!("up as {name}; `pathlab lab down {name}` takes it down");
+            }
+        }
+        Action::Down { name, all: _ } => down(name.as_deref(), global)?,
+        Action::Exec { name, node, command } => {
+            let mut inside: Command = netlab::command(&name, &node, &command[0])?;
+            let error = inside.args(&command[1..]).exec();
+            bail!("{}: {error}", command[0]);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn list(global: &Global) -> Result<()> {
+    let labs = netlab::list();
+    if global.json {
+        let labs: Vec<_> = labs
+            .iter()
+            .map(|lab| json!({ "name": lab.id, "kept": lab.kept, "pid": lab.running.map(|process| process.pid), "namespaces": lab.namespaces }))
+            .collect();
+        return output::json("lab", &json!({ "scenarios": Scenario::shipped().collect::<Vec<_>>(), "labs": labs }));
+    }
+    for name in Scenario::shipped() {
+        println!("scenario {name}: {}", Scenario::load(name, None)?.summary);
+    }
+    for lab in labs {
+        let state = match lab.running {
+            Some(process) => format!("run by process {}", process.pid),
+            None if lab.kept => "up".into(),
+            None => "left behind by a process that died".into(),
+        };
+        println!("lab {}: {state}; namespaces {}", lab.id, lab.namespaces.join(" "));
+    }
+    Ok(())
+}
+
+fn down(name: Option<&str>, global: &Global) -> Result<()> {
+    let outcomes = match name {
+        Some(name) => vec![(name.to_owned(), netlab::down(name))],
+        None => netlab::down_all(),
+    };
+    let mut taken = Vec::new();
+    let mut failed = Vec::new();
+    for (name, outcome) in outcomes {
+        match outcome {
+            Ok(_) => taken.push(name),
+            Err(error) => failed.push(error),
+        }
+    }
+    if global.json {
+        output::json("lab", &json!({ "down": taken }))?;
+    } else if taken.is_empty() && failed.is_empty() {
+        println!("no lab is up");
+    } else {
+        taken.iter().for_each(|name| println!("{name}: down"));
+    }
+    match failed.into_iter().next() {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,218 @@
+//! `pathlab probe`: a STAMP Session-Sender that splits each round trip into probe host, wire and reflector host.
+
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use jiff::Timestamp;
+use pathlab_record::{KeepSamples, Labels, Run, RunDirectory};
+use pathlab_reflector::{
+    Prefix, SocketOptions,
+    prober::{self, Fan, ProbeOptions, Recording, RunOutput, SessionSpec},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Global, duration,
+    exit::{Exit, Misuse},
+    host, output, report, run_directory,
+    stop::Interrupt,
+};
+
+/// STAMP's own port (RFC 8762, section 4.1).
+const STAMP_PORT: u16 = 862;
+
+/// Send STAMP test packets on a fixed schedule and split each round trip into probe host, wire and reflector host
+#[derive(Args)]
+pub(crate) struct Probe {
+    /// The Session-Reflectors: address or name, port 862 unless said
+    #[arg(value_name = "TARGET[:PORT]", required_unless_present = "sessions")]
+    targets: Vec<String>,
+    /// Sessions from a file, one JSON object a line: source, target, labels
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["targets", "source", "source_port"])]
+    sessions: Option<PathBuf>,
+    /// Source addresses to send from, one prefix a family
+    #[arg(long, value_name = "PREFIX")]
+    source: Vec<Prefix>,
+    /// First source port
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    source_port: Option<u16>,
+    /// Sessions to each target
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    fan: usize,
+    /// Between two packets of one session
+    #[arg(long, value_name = "DUR", default_value = "10ms", value_parser = duration::parse)]
+    interval: Duration,
+    /// Packets of each session
+    #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// How long to send; 10s unless --count is given
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    duration: Option<Duration>,
+    /// A reply later than this is late, and late is lost
+    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = duration::parse)]
+    timeout: Duration,
+    /// Octets of a test packet (UDP payload)
+    #[arg(long, value_name = "BYTES", default_value_t = 44)]
+    size: usize,
+    /// DSCP of the test packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..64))]
+    dscp: Option<u8>,
+    /// fwmark of the test packets
+    #[arg(long, value_name = "N")]
+    mark: Option<u32>,
+    /// Interface to bind to
+    #[arg(long, value_name = "IF")]
+    iface: Option<String>,
+    /// A label of every session; `window` names the evening that the run belongs to (`aa`, or a date such as 2026-11-21)
+    #[arg(long, value_name = "K=V", value_parser = label)]
+    label: Vec<(String, Value)>,
+    /// Width of a bin of sessions.jsonl
+    #[arg(long, value_name = "DUR", default_value = "10min", value_parser = duration::parse)]
+    bin: Duration,
+    /// Raw samples to keep: all, a number of sessions, or a share of them
+    #[arg(long, value_name = "all|N|SHARE", default_value = "all")]
+    keep_samples: KeepSamples,
+    /// Run directory [default: ./runs/<UTC time>-probe]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Read each datagram so much later: for tests that ask in which term of the ledger a delay appears
+    #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
+    fault_delay_rx: Option<Duration>,
+}
+
+fn label(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is no label: write NAME=VALUE"))?;
+    if name.is_empty() {
+        return Err(format!("`{text}` is no label: write NAME=VALUE"));
+    }
+    Ok((name.to_owned(), value.parse::<i64>().map_or_else(|_| json!(value), |number| json!(number))))
+}
+
+/// Probes until count, duration or Ctrl-C end it, and leaves a run directory.
+pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
+    let labels: Labels = args.label.iter().cloned().collect();
+    let sessions = sessions(&args, &labels)?;
+    let options = ProbeOptions {
+        interval: args.interval,
+        count: args.count,
+        duration: args.duration.or_else(|| args.count.is_none().then_some(Duration::from_secs(10))),
+        timeout: args.timeout,
+        size: args.size,
+        socket: SocketOptions {
+            device: args.iface.clone(),
+            mark: args.mark,
+            dscp: args.dscp,
+            receive_buffer: Some(4 << 20),
+            ..SocketOptions::stamped()
+        },
+        recording: Recording {
+            bin: args.bin,
+            zone: jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").into(),
+            salt: None,
+        },
+        delay_before_read: args.fault_delay_rx.unwrap_or_default(),
+        ..ProbeOptions::default()
+    };
+    let stop = Interrupt::on_signals()?;
+    let started = Timestamp::now();
+    let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("probe", started));
+    let about = Run {
+        options: resolved(&args, &options, sessions.len()),
+        host: host::facts(),
+        clock: host::clock(),
+        labels,
+        keep_samples: args.keep_samples,
+        ..Run::new("probe", started)
+    };
+    let directory = RunDirectory::create(&path, &about)?;
+    let mut output = RunOutput::new(directory);
+    let report = match prober::probe(&sessions, &options, stop.flag(), &mut output) {
+        Ok(report) => report,
+        Err(error) => {
+            run_directory::discard(&path);
+            return Err(misuse_or_failure(error));
+        }
+    };
+    let head = output.finish(&report)?.seal(Timestamp::now())?;
+    if global.json {
+        output::json("probe", &report)?;
+    } else {
+        print!("{}", report::probe::text(&report));
+        println!("\n{}  sealed {head}", path.display());
+    }
+    Ok(Exit::Done)
+}
+
+/// What is the user's to mend in the command itself, and what the network's or the host's.
+fn misuse_or_failure(error: prober::ProbeError) -> anyhow::Error {
+    use prober::ProbeError as E;
+    match error {
+        E::SessionLine { .. }
+        | E::SessionsUnreadable { .. }
+        | E::Session { .. }
+        | E::SessionCount { .. }
+        | E::NoSourceOfFamily { .. }
+        | E::NoPortLeft { .. }
+        | E::Option { .. }
+        | E::NoSuchSource { .. }
+        | E::Socket(pathlab_reflector::Error::NoSuchInterface(_)) => Misuse::of(error),
+        other => other.into(),
+    }
+}
+
+fn sessions(args: &Probe, labels: &Labels) -> Result<Vec<SessionSpec>> {
+    if let Some(file) = &args.sessions {
+        let mut sessions = prober::read_sessions(file).map_err(misuse_or_failure)?;
+        for session in &mut sessions {
+            session.labels.extend(labels.clone());
+        }
+        return Ok(sessions);
+    }
+    let targets = args.targets.iter().map(|text| target(text)).collect::<Result<Vec<_>>>()?;
+    let fan = Fan {
+        targets,
+        sources: args.source.clone(),
+        source_port: args.source_port,
+        count: args.fan,
+        labels: labels.clone(),
+    };
+    fan.sessions().map_err(misuse_or_failure)
+}
+
+/// `192.0.2.1`, `192.0.2.1:862`, `2001:db8::1`, `[2001:db8::1]:862`, `name`, `name:862`.
+fn target(text: &str) -> Result<SocketAddr> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok((address, STAMP_PORT).into());
+    }
+    let found = if text.contains(':') { text.to_socket_addrs() } else { (text, STAMP_PORT).to_socket_addrs() };
+    found
+        .with_context(|| format!("target {text}: cannot be resolved"))?
+        .next()
+        .with_context(|| format!("target {text}: the name has no address"))
+}
+
+fn resolved(args: &Probe, options: &ProbeOptions, sessions: usize) -> Value {
+    let seconds = |span: Duration| json!(span.as_secs_f64());
+    json!({
+        "targets": args.targets,
+        "sessions_file": args.sessions.as_deref().map(Path::display).map(|path| path.to_string()),
+        "sessions": sessions,
+        "interval_s": seconds(options.interval),
+        "count": options.count,
+        "duration_s": options.duration.map(seconds),
+        "timeout_s": seconds(options.timeout),
+        "size": options.size,
+        "dscp": args.dscp,
+        "mark": args.mark,
+        "bin_s": seconds(args.bin),
+        "timestamps": "software",
+    })
+}

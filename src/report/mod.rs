@@ -1,0 +1,8 @@
+//! What the verbs found, as text for a terminal. The JSON beside it is the crates' own types, serialised.
+
+pub(crate) mod probe;
+mod quantity;
+mod table;
+
+pub(crate) use quantity::{percent, span};
+pub(crate) use table::Table;

@@ -1,0 +1,100 @@
+//! What a probe found: round trips, IPDV, loss by group, and where the time went.
+
+use std::fmt::Write;
+
+use pathlab_reflector::prober::{ProbeReport, Quantiles, Row};
+
+use super::{Table, percent, span};
+
+/// The whole report.
+pub(crate) fn text(report: &ProbeReport) -> String {
+    let mut text = String::new();
+    let total = &report.total;
+    let _ = writeln!(
+        text,
+        "{} sessions every {}: sent {}, received {}, lost {} ({}), late {}, duplicates {}, reordered {}",
+        total.sessions,
+        span(report.interval_ns),
+        total.counts.sent,
+        total.counts.received,
+        total.counts.lost(),
+        percent(total.loss),
+        total.counts.late,
+        total.counts.duplicates,
+        total.counts.reordered,
+    );
+    let _ = writeln!(text, "round trip between {}\n", report.rtt_between);
+    let _ = write!(text, "{}", round_trips(report));
+    let _ = writeln!(text, "\nwhere the time goes (quantiles of each stage; they do not add up)");
+    let _ = write!(text, "{}", stages(total));
+    let schedule = &total.schedule;
+    if let Some(late) = &schedule.lateness {
+        let _ = writeln!(
+            text,
+            "\nschedule: {} within 50 µs, late by p50 {}, p99 {}, most {}; skipped {}, refused by the host {}",
+            percent(schedule.within_50us as f64 / schedule.sent.max(1) as f64),
+            span(late.p50),
+            span(late.p99),
+            span(late.max),
+            schedule.skipped,
+            schedule.refused,
+        );
+    }
+    for silent in &report.silent {
+        let _ = writeln!(text, "no reply from {} ({} sessions): {}", silent.target, silent.sessions, silent.why);
+    }
+    if report.interrupted {
+        let _ = writeln!(text, "ended by request before its time");
+    }
+    text
+}
+
+fn round_trips(report: &ProbeReport) -> Table {
+    let mut table =
+        Table::new(["", "sessions", "p50", "p95", "p99", "p99.9", "loss", "IPDV p95 forward", "return", "round trip"]);
+    for group in report.groups.iter().filter(|_| report.groups.len() > 1) {
+        let label = |name: &str| {
+            group.labels.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        };
+        let family = label("family").map(|family| format!("IPv{family}"));
+        let name: Vec<String> = label("isp").into_iter().chain(family).collect();
+        row(&mut table, &name.join(" "), &group.row);
+    }
+    row(&mut table, "all", &report.total);
+    table
+}
+
+fn row(table: &mut Table, name: &str, row: &Row) {
+    let quantile =
+        |of: &Option<Quantiles>, pick: fn(&Quantiles) -> u64| of.as_ref().map_or("–".into(), |q| span(pick(q)));
+    let p95 = |of: &Option<Quantiles>| quantile(of, |q| q.p95);
+    table.row([
+        name.to_owned(),
+        row.sessions.to_string(),
+        quantile(&row.rtt, |q| q.p50),
+        p95(&row.rtt),
+        quantile(&row.rtt, |q| q.p99),
+        quantile(&row.rtt, |q| q.p999),
+        percent(row.loss),
+        p95(&row.ipdv_forward),
+        p95(&row.ipdv_return),
+        p95(&row.ipdv_round_trip),
+    ]);
+}
+
+fn stages(row: &Row) -> Table {
+    let mut table = Table::new(["", "p50", "p95", "p99", "p99.9"]);
+    let split = &row.split;
+    for (name, quantiles) in [
+        ("probe host", &split.probe_host),
+        ("wire", &split.wire),
+        ("reflector host", &split.reflector_host),
+        ("slot to application", &split.total),
+    ] {
+        match quantiles {
+            Some(q) => table.row([name.to_owned(), span(q.p50), span(q.p95), span(q.p99), span(q.p999)]),
+            None => table.row([name, "–", "–", "–", "–"]),
+        }
+    }
+    table
+}
