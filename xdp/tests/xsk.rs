@@ -1,27 +1,71 @@
 //! AF_XDP across a veth: every packet and every stamp, in native and generic mode, and nothing left behind.
 #![allow(unsafe_code)]
 
-mod pair;
+mod namespace;
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     process::{Command, Stdio},
+    thread::{self, Scope, ScopedJoinHandle},
     time::{Duration, Instant},
 };
 
-use pair::{FAR_V4, NEAR, NEAR_V4, NEAR_V6, Pair};
+use namespace::{Veth, inside, ip};
 use pathlab_guard::privilege::root_or_skip;
 use pathlab_record::{Tai, Time};
 use pathlab_xdp::{
-    AttachedMode, Error, XdpMode,
+    AttachedMode, Error, XdpMode, XdpPass,
+    offload::set_tx_checksum,
     xsk::{
         BindMode, BusyPoll, CopyMode, NicStamps, Received, Record, Redirect, RedirectConfig, TransmitStamp, XskOptions,
         XskSocket,
     },
 };
 
+const NEAR: &str = "wire0";
+const NEAR_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
+const NEAR_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1));
+const FAR_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 const PORT: u16 = 862;
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The near end has the program under test; the far end a plain host's sockets, and the pass-all program that lets XDP reach it.
+struct Pair {
+    _pass: XdpPass,
+    veth: Veth,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let veth = Veth::new();
+        inside(&veth.reflector, || set_tx_checksum(NEAR, false)).expect("offload off");
+        let pass = inside(&veth.probe, || {
+            set_tx_checksum(NEAR, false).expect("offload off");
+            XdpPass::attach(NEAR, XdpMode::Native).expect("a pass program")
+        });
+        Self { _pass: pass, veth }
+    }
+
+    fn near<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.veth.reflector, work)
+    }
+
+    fn far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.veth.probe, work)
+    }
+
+    fn spawn_far<'scope, T: Send + 'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        work: impl FnOnce() -> T + Send + 'scope,
+    ) -> ScopedJoinHandle<'scope, T> {
+        scope.spawn(|| self.far(work))
+    }
+
+    fn shows_xdp(&self) -> bool {
+        ip(&format!("-n {} -d link show dev {NEAR}", self.veth.reflector)).contains("prog/xdp")
+    }
+}
 
 fn copy() -> XskOptions {
     XskOptions { copy: CopyMode::Copy, ..XskOptions::default() }
@@ -122,7 +166,7 @@ fn ten_thousand(mode: XdpMode, options: &XskOptions, check: impl Fn(&Redirect) +
     check(&redirect);
     assert_eq!((socket.mode(), socket.tx_metadata()), (BindMode::Copy, true));
     let mut socket = socket;
-    let echoed = std::thread::scope(|scope| {
+    let echoed = thread::scope(|scope| {
         let pings = pair.spawn_far(scope, || ping(&[NEAR_V4, NEAR_V6], COUNT));
         let echoed = echo(&mut socket, COUNT as usize);
         pings.join().expect("every datagram came back");
@@ -194,7 +238,7 @@ fn every_way_of_waking_the_kernel_echoes() {
     ] {
         let (_redirect, mut socket) = pair.near(|| reflector(XdpMode::Native, &options));
         assert_eq!(socket.mode(), BindMode::Copy, "veth has no zero-copy");
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let pings = pair.spawn_far(scope, || ping(&[NEAR_V4, NEAR_V6], 1000));
             let echoed = echo(&mut socket, 1000);
             pings.join().expect("every datagram came back");
@@ -213,7 +257,7 @@ fn without_transmit_metadata_the_stamp_is_absent() {
     let options = XskOptions { tx_metadata: false, ..copy() };
     let (_redirect, mut socket) = pair.near(|| reflector(XdpMode::Native, &options));
     assert!(!socket.tx_metadata());
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let pings = pair.spawn_far(scope, || ping(&[NEAR_V4], 64));
         assert!(echo(&mut socket, 64).stamps.iter().all(|(_, stamp)| stamp.is_none()));
         pings.join().expect("every datagram came back");
@@ -239,7 +283,7 @@ fn until<T: PartialEq + std::fmt::Debug>(expected: T, mut counted: impl FnMut() 
             return;
         }
         assert!(Instant::now() < deadline, "{now:?}, not {expected:?}");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -317,6 +361,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
         return;
     }
     let pair = Pair::new();
+    ip(&format!("-n {} link set lo up", pair.veth.reflector));
     pair.near(|| {
         let zero_copy = XskOptions { copy: CopyMode::ZeroCopy, ..XskOptions::default() };
         let refused = XskSocket::bind(NEAR, 0, &zero_copy).expect_err("veth has no zero-copy");
@@ -325,14 +370,14 @@ fn what_cannot_be_is_refused_with_the_reason() {
         );
         assert_eq!(
             refused.to_string(),
-            "plxk-near queue 0: the driver refuses zero-copy AF_XDP; copy mode works with every driver"
+            "wire0 queue 0: the driver refuses zero-copy AF_XDP; copy mode works with every driver"
         );
 
         let socket = XskSocket::bind(NEAR, 0, &copy()).expect("binds");
         assert!(matches!(XskSocket::bind(NEAR, 0, &copy()), Err(Error::QueueTaken { .. })));
         let far_queue = XskSocket::bind(NEAR, 100, &copy()).expect_err("no such queue").to_string();
-        assert!(far_queue.starts_with("plxk-near queue 100: it has 1 queue"), "{far_queue}");
-        assert!(matches!(XskSocket::bind("plxk-none", 0, &copy()), Err(Error::NoInterface { .. })));
+        assert!(far_queue.starts_with("wire0 queue 100: it has 1 queue"), "{far_queue}");
+        assert!(matches!(XskSocket::bind("nowhere0", 0, &copy()), Err(Error::NoInterface { .. })));
 
         // Loopback has no driver to ask and no native mode; what is left is said, or refused.
         let asked = RedirectConfig { nic_stamps: NicStamps::Require, ..redirect(XdpMode::Native) };
@@ -351,10 +396,9 @@ fn what_cannot_be_is_refused_with_the_reason() {
 /// Holds a socket and a program until it is killed; started by the test below, and nothing without it.
 #[test]
 fn child_that_is_killed() {
-    let Ok(namespace) = std::env::var("PLXK_CHILD") else { return };
-    pair::enter(&namespace);
-    let (_redirect, socket) = reflector(XdpMode::Native, &copy());
-    println!("plxk ready");
+    let Ok(namespace) = std::env::var("XSK_CHILD") else { return };
+    let (_redirect, socket) = inside(&namespace, || reflector(XdpMode::Native, &copy()));
+    println!("socket ready");
     loop {
         socket.wait(PATIENCE).expect("waits");
     }
@@ -367,27 +411,27 @@ fn nothing_is_left_after_drop_and_after_kill() {
     }
     let pair = Pair::new();
     let (redirect, socket) = pair.near(|| reflector(XdpMode::Native, &copy()));
-    assert!(pair.near_link().contains("\"xdp\""), "{}", pair.near_link());
+    assert!(pair.shows_xdp());
     drop((redirect, socket));
-    until(false, || pair.near_link().contains("\"xdp\""));
+    assert!(!pair.shows_xdp());
     // The queue is free again, too.
     drop(pair.near(|| reflector(XdpMode::Native, &copy())));
 
     let mut child = Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", "child_that_is_killed", "--nocapture"])
-        .env("PLXK_CHILD", pair.near_name())
+        .env("XSK_CHILD", &pair.veth.reflector)
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
     let mut said = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
     let mut line = String::new();
-    while !line.contains("plxk ready") {
+    while !line.contains("socket ready") {
         line.clear();
         assert_ne!(std::io::BufRead::read_line(&mut said, &mut line).expect("reads"), 0, "the child ended early");
     }
-    assert!(pair.near_link().contains("\"xdp\""), "the child's program");
+    assert!(pair.shows_xdp(), "the child's program");
     child.kill().expect("kill -9");
     child.wait().expect("ends");
-    until(false, || pair.near_link().contains("\"xdp\""));
+    until(false, || pair.shows_xdp());
     pair.near(|| XskSocket::bind(NEAR, 0, &copy())).expect("the queue is free again");
 }
