@@ -40,7 +40,9 @@ const BPF_PSEUDO_KFUNC_CALL: u8 = 2;
 /// [`Error::DeviceBoundRefused`] where kernel or driver have no such thing, which is what a caller falls back from;
 /// [`Error::NotPermitted`]; [`Error::Load`] for anything else.
 pub(crate) fn load(ebpf: &Ebpf, object: &[u8], program: &'static str, interface: &Interface) -> Result<OwnedFd, Error> {
-    let kernel = Btf::from_sys_fs().map_err(|source| Error::Load { program, source: Box::new(source) })?;
+    let kernel = Btf::from_sys_fs().map_err(|_| {
+        refused(interface, "the kernel does not describe its functions (/sys/kernel/btf/vmlinux)", None)
+    })?;
     let instructions = relocate(ebpf, object, program)?;
     let instructions = resolve(&instructions, |name| kernel.id_by_type_name_kind(name, BtfKind::Func).ok())
         .ok_or_else(|| refused(interface, "the kernel has no such functions (Linux 6.3)", None))?;

@@ -2,7 +2,7 @@
 //!
 //! Both lie in the frame directly before the packet, and both are pure functions over those bytes here.
 
-use pathlab_record::{Tai, Time};
+use pathlab_record::{Plane, Tai, Time};
 
 /// `sizeof(struct xsk_record)` in `bpf/abi.h`. Kernels before 6.8 allow no more than 32 bytes of metadata.
 pub(crate) const RECORD_LENGTH: usize = 32;
@@ -76,6 +76,16 @@ pub enum TransmitStamp {
     Software(Time<Tai>),
     /// Zero-copy mode: nanoseconds of the card's own clock.
     Nic(i64),
+}
+
+impl TransmitStamp {
+    /// Where in the host it was taken.
+    pub fn plane(self) -> Plane {
+        match self {
+            Self::Software(_) => Plane::Kernel,
+            Self::Nic(_) => Plane::Nic,
+        }
+    }
 }
 
 /// How the socket is bound, which decides who stamps a transmission.
@@ -174,6 +184,7 @@ mod tests {
         bytes[8..].copy_from_slice(&9_u64.to_ne_bytes());
         assert_eq!(stamp(&bytes, BindMode::Copy), Some(TransmitStamp::Software(Time::from_nanos(9))));
         assert_eq!(stamp(&bytes, BindMode::ZeroCopy), Some(TransmitStamp::Nic(9)));
+        assert_eq!(stamp(&bytes, BindMode::Copy).map(TransmitStamp::plane), Some(Plane::Kernel));
     }
 
     #[test]

@@ -133,12 +133,7 @@ impl Redirect {
             nic_stamps,
         };
         redirect.update_addresses()?;
-        tracing::info!(
-            interface = redirect.interface.name,
-            mode = %redirect.mode(),
-            nic_stamps = redirect.asks_the_card(),
-            "AF_XDP program attached"
-        );
+        redirect.announce();
         Ok(redirect)
     }
 
@@ -197,6 +192,19 @@ impl Redirect {
     }
 }
 
+impl Redirect {
+    fn announce(&self) {
+        let (interface, mode) = (&self.interface.name, self.mode());
+        tracing::info!(interface, %mode, asks_the_card = self.asks_the_card(), "AF_XDP program attached");
+        if let Some(why) = self.native_refused() {
+            tracing::info!(interface, "not in native mode: {why}");
+        }
+        if let Some(why) = self.nic_stamps_refused() {
+            tracing::info!(interface, "no NIC receive stamps: {why}");
+        }
+    }
+}
+
 impl fmt::Debug for Redirect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redirect")
@@ -211,16 +219,16 @@ type Put = (OwnedFd, Attachment, Result<(), Option<Error>>);
 
 /// Attaches the bound program where it is wanted and to be had, else the plain one.
 fn put(ebpf: &mut Ebpf, interface: &Interface, config: &RedirectConfig) -> Result<Put, Error> {
-    let not_asked = match put_bound(ebpf, interface, config) {
-        Some(Ok((program, attachment))) => return Ok((program, attachment, Ok(()))),
-        Some(Err(error @ (Error::DeviceBoundRefused { .. } | Error::NativeRefused { .. })))
-            if config.nic_stamps == NicStamps::Auto =>
-        {
-            Some(error)
-        }
-        Some(Err(error)) => return Err(error),
-        None => None,
-    };
+    let not_asked =
+        match put_bound(ebpf, interface, config) {
+            Some(Ok((program, attachment))) => return Ok((program, attachment, Ok(()))),
+            // A fault of the bound program's own costs the card's stamps, not the datapath.
+            Some(Err(
+                error @ (Error::DeviceBoundRefused { .. } | Error::NativeRefused { .. } | Error::Load { .. }),
+            )) if config.nic_stamps == NicStamps::Auto => Some(error),
+            Some(Err(error)) => return Err(error),
+            None => None,
+        };
     let program = plain(ebpf)?;
     let attachment = Attachment::new(interface, program.as_fd(), config.mode)?;
     Ok((program, attachment, Err(not_asked)))

@@ -59,7 +59,7 @@ impl XskSocket {
     /// above `RLIMIT_MEMLOCK` `CAP_IPC_LOCK`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a value out of range; [`Error::NoInterface`], [`Error::NoQueue`]; [`Error::QueueTaken`] when
+    /// [`Error::Option`] for a value out of range; [`Error::NotPermitted`]; [`Error::NoInterface`], [`Error::NoQueue`]; [`Error::QueueTaken`] when
     /// another socket has the queue and has not released it within a second;
     /// [`Error::ZeroCopyRefused`] when zero-copy was asked for and is not to be had; [`Error::Xsk`] for any other call that
     /// the kernel refuses.
@@ -70,10 +70,13 @@ impl XskSocket {
             sys::interface_index(&name).map_err(|_| Error::NoInterface { interface: interface.to_owned() })?;
         let failed = |call| move |source| Error::Xsk { interface: interface.to_owned(), queue, call, source };
 
-        let socket = sys::socket().map_err(failed("socket(AF_XDP)"))?;
+        let socket = sys::socket().map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => Error::NotPermitted { action: "open an AF_XDP socket (CAP_NET_RAW)" },
+            _ => failed("socket(AF_XDP)")(source),
+        })?;
         let umem = Umem::new(cut, options.huge_pages).map_err(failed("mmap of the UMEM"))?;
-        let tx_metadata =
-            register(socket.as_fd(), &umem, options.tx_metadata).map_err(failed("setsockopt(XDP_UMEM_REG)"))?;
+        let tx_metadata = register(socket.as_fd(), &umem, options.tx_metadata)
+            .map_err(failed("setsockopt(XDP_UMEM_REG), which RLIMIT_MEMLOCK limits,"))?;
         let mut rings = make_rings(socket.as_fd(), umem, options, tx_metadata).map_err(failed("making the rings"))?;
         if let Some(busy_poll) = options.busy_poll {
             enable_busy_poll(socket.as_fd(), busy_poll).map_err(failed("setsockopt(SO_BUSY_POLL)"))?;
