@@ -15,7 +15,7 @@ pub struct XdpReflectorConfig {
     pub local: Vec<IpAddr>,
     /// Which mode to ask for.
     pub mode: XdpMode,
-    /// The Error Estimate of every reply until [`XdpReflector::update_clock`] says another: S, Z, Scale, Multiplier
+    /// The Error Estimate of every reply until [`crate::XdpReflector::update_clock`] says another: S, Z, Scale, Multiplier
     /// (RFC 8762, section 4.2.1) in host order. Z must be 0 and Multiplier must not.
     pub error_estimate: u16,
 }

@@ -63,7 +63,7 @@ impl Addresses {
         typed(ebpf, "ADDRESSES").map(Self)
     }
 
-    /// Answers for `ours` from now on; new addresses are in before old ones go.
+    /// Answers for `ours` from now on. Old addresses go first: the table may be full. One that stays is answered throughout.
     pub(crate) fn set(&mut self, ours: &[IpAddr], broadcast: &[Ipv4Addr]) -> Result<(), Error> {
         let failed = |source| failed("ADDRESSES", source);
         let roles = broadcast.iter().map(|address| (abi::address_key((*address).into()), ADDRESS_BROADCAST));

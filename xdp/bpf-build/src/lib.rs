@@ -1,15 +1,15 @@
 //! Compiles a crate's `bpf/*.bpf.c` with the distribution's clang, so that a kernel program is built like any other source.
 //!
 //! ```text
-//! build.rs ── compile("bpf/reflector.bpf.c") ──► clang -target bpf ──► $OUT_DIR/reflector.bpf.o
-//!                                                                            │
+//! build.rs ── compile(&["bpf/reflector.bpf.c"]) ──► clang -target bpf ──► $OUT_DIR/reflector.bpf.o
+//!                                                                               │
 //! src/ ── aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/reflector.bpf.o"))
 //! ```
 //!
-//! A `build.rs` is one line a program:
+//! A `build.rs` is one line:
 //!
 //! ```no_run
-//! pathlab_bpf_build::compile("bpf/reflector.bpf.c");
+//! pathlab_bpf_build::compile(&["bpf/reflector.bpf.c"]);
 //! ```
 //!
 //! The object depends on the source and on the compiler, not on where the tree lies. It does not load, verify or strip anything.
@@ -24,30 +24,32 @@ use std::{
 
 pub use clang::{Clang, Missing};
 
-/// Compiles `source`, relative to the crate's folder, to `$OUT_DIR/<file name with .o for .c>`.
+/// Compiles each of `sources`, relative to the crate's folder, to `$OUT_DIR/<file name with .o for .c>`.
 ///
-/// Cargo runs the build script again when the source or a header that it includes has changed. Without clang, or with an error in
-/// the source, the build ends with what is wrong in one `error:` each.
+/// Cargo runs the build script again when a source or a header that it includes has changed. A missing clang ends the build
+/// with one sentence that names the package, an error in a source with what clang says of it.
 ///
 /// # Panics
 /// When not called from a build script: `OUT_DIR` and `CARGO_MANIFEST_DIR` are missing then.
-pub fn compile(source: &str) {
+pub fn compile(sources: &[&str]) {
     let crate_dir =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("CARGO_MANIFEST_DIR: call this from build.rs"));
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("OUT_DIR: call this from build.rs"));
-    println!("cargo::rerun-if-changed={source}");
     println!("cargo::rerun-if-env-changed=CLANG");
-
-    let built = Clang::find(env::var_os("CLANG").as_deref(), env::var_os("PATH").as_deref())
-        .map_err(|missing| missing.to_string())
-        .and_then(|clang| compile_in(&clang, &crate_dir, source, &out_dir));
-    match built {
-        Ok(Built { dependencies, warnings }) => {
-            dependencies.iter().for_each(|path| println!("cargo::rerun-if-changed={path}"));
-            warnings.lines().for_each(|line| println!("cargo::warning={line}"));
+    let clang = match Clang::find(env::var_os("CLANG").as_deref(), env::var_os("PATH").as_deref()) {
+        Ok(clang) => clang,
+        // cargo fails the build for an error told so, without a backtrace of the build script
+        Err(missing) => return println!("cargo::error={missing}"),
+    };
+    for source in sources {
+        println!("cargo::rerun-if-changed={source}");
+        match compile_in(&clang, &crate_dir, source, &out_dir) {
+            Ok(Built { dependencies, warnings }) => {
+                dependencies.iter().for_each(|path| println!("cargo::rerun-if-changed={path}"));
+                warnings.lines().for_each(|line| println!("cargo::warning={line}"));
+            }
+            Err(message) => message.lines().for_each(|line| println!("cargo::error={line}")),
         }
-        // cargo fails the build for these, without a backtrace of the build script
-        Err(message) => message.lines().for_each(|line| println!("cargo::error={line}")),
     }
 }
 
