@@ -173,7 +173,7 @@ fn start(experiment: &Experiment) -> Result<()> {
                 }
             })
             .await?;
-        info!("{name}: every session on control after {:?}, the host is as it was", ended.gate);
+        info!("{name}: every session on control after {:?}, the host is as it was", ended.taken_back.gate);
         Ok(())
     })
 }
