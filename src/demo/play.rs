@@ -30,6 +30,8 @@ use crate::{canary, guardian, host, readiness::Readiness, stop::Interrupt};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The port of the reflector in the driver, beside STAMP's own for the one in the socket.
 const DRIVER_PORT: u16 = 8862;
+/// The zone of the evenings.
+const ZONE: &str = "Asia/Tokyo";
 /// The first evening; the date is a label, so that two evenings can be played in a minute.
 const FIRST_EVENING: Date = jiff::civil::date(2026, 1, 1);
 
@@ -168,7 +170,7 @@ server_port = {port}
 {v4}{v6}
 [windows]
 evening = "19:00-24:00"
-zone = "Asia/Tokyo"
+zone = "{ZONE}"
 evenings = {evenings}
 bin = "10min"
 
@@ -312,6 +314,8 @@ impl Stage<'_> {
                 &duration,
                 "--label",
                 &window_label,
+                "--zone",
+                ZONE,
                 "--coalesce",
                 "1ms",
                 "--keep-samples",
