@@ -1,5 +1,7 @@
 //! The `pathlab` command: one file per verb; what they measure lives in the crates that they call.
 
+mod canary;
+mod demo;
 mod duration;
 mod evidence;
 mod exit;
@@ -44,15 +46,19 @@ struct Global {
 enum Verb {
     Reflect(reflect::Reflect),
     Probe(probe::Probe),
+    Canary(canary::CanaryArgs),
     Lab(lab::LabArgs),
     Evidence(evidence::EvidenceArgs),
+    Demo(demo::Demo),
     #[command(hide = true, name = guardian::VERB)]
     Guardian(guardian::GuardianArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = ["info", "debug", "trace"][usize::from(cli.global.verbose.min(2))];
+    // The demo tells its story by itself.
+    let least = usize::from(!matches!(cli.verb, Verb::Demo(_)));
+    let level = ["warn", "info", "debug", "trace"][(least + usize::from(cli.global.verbose)).min(3)];
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
         .with_writer(std::io::stderr)
@@ -63,8 +69,10 @@ fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Reflect(args) => reflect::run(args, global),
         Verb::Probe(args) => probe::run(args, global),
+        Verb::Canary(args) => canary::run(args, global),
         Verb::Lab(args) => lab::run(args, global),
         Verb::Evidence(args) => evidence::run(&args, global),
+        Verb::Demo(args) => demo::run(&args, global),
         Verb::Guardian(args) => guardian::run(&args),
     };
     match outcome {

@@ -110,11 +110,11 @@ pub struct Answer {
     pub smallest_detectable: f64,
     /// Canary sessions that the metric takes, where there are fewer: the interval is then too narrow to promote on.
     pub needed: Option<u32>,
-    /// Probability that chance alone makes any question of its family look as much worse.
+    /// Probability that chance alone makes any question of the same metric look as much worse.
     pub p_worse: Option<f64>,
     /// Probability that chance alone makes this one look as much better.
     pub p_better: Option<f64>,
-    /// Probability that chance alone makes any question of its family differ as much.
+    /// Probability that chance alone makes any question of the prelude differ as much.
     pub p_differs: Option<f64>,
 }
 

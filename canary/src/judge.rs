@@ -4,7 +4,10 @@
 //! of the A/A prelude on both arms), so a shift of the mix between arms cannot flip a sign. Intervals come from resampling sessions whole
 //! (percentile bootstrap), probabilities from re-drawing the seeded assignment. Nothing here decides; [`crate::policy`] does.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use pathlab_record::SessionKey;
 use pathlab_stats::{
@@ -18,6 +21,7 @@ use crate::{
     difference::{Column, Plan, bounded, is_dead},
     findings::{Answer, Arms, Checks, Findings, IspFindings, Ratio, Scope, Unjudged, When},
     ingest::Session,
+    policy,
     stratum::{Cell, Population, Unit},
     verdict::Verdict,
 };
@@ -124,16 +128,25 @@ impl<'a> Judge<'a> {
         let replicates = self.experiment.policy.replicates as usize;
         let observed = plan.observed();
         let resampled = plan.bootstrap(seed.into(), replicates);
-        let redrawn = plan.redraw(seed.into(), replicates, assign);
+        let redrawn = plan.redraw(seed.into(), replicates.max(policy::redraws(&self.experiment.policy)), assign);
 
         let answer = |question: &Question| self.answer(question, &observed, &resampled);
         let evening_isps = isps.iter().flat_map(|(_, evenings)| evenings);
+        let mut worse = BTreeMap::new();
         let harm: Vec<&Question> = cells.iter().chain(isps.iter().map(|(whole, _)| whole)).chain(&guardrails).collect();
-        let mut worse = family(&harm, &observed, &redrawn, Tail::Above).into_iter();
-        let mut answer_worse = |question: &Question| Answer { p_worse: worse.next(), ..answer(question) };
-        let cells: Vec<_> = cells.iter().map(&mut answer_worse).collect();
+        // One family for each metric: the wild tails of one must not hide another.
+        for metric in harm.iter().map(|question| question.metric).collect::<BTreeSet<_>>() {
+            let of_metric: Vec<_> = harm.iter().copied().filter(|question| question.metric == metric).collect();
+            let p = family(&of_metric, &observed, &redrawn, Tail::Above);
+            worse.extend(of_metric.iter().map(|question| (metric, question.scope.clone())).zip(p));
+        }
+        let answer_worse = |question: &Question| Answer {
+            p_worse: worse.get(&(question.metric, question.scope.clone())).copied(),
+            ..answer(question)
+        };
+        let cells: Vec<_> = cells.iter().map(answer_worse).collect();
         let wholes: Vec<_> = isps.iter().map(|(whole, _)| answer_worse(whole)).collect();
-        let guardrails = guardrails.iter().map(&mut answer_worse).collect();
+        let guardrails = guardrails.iter().map(answer_worse).collect();
         let better = isps.iter().map(|(whole, _)| family(&[whole], &observed, &redrawn, Tail::Below).pop());
         let aa: Vec<&Question> = prelude.iter().collect();
         let differs = family(&aa, &observed, &redrawn, Tail::Either);

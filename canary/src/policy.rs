@@ -3,8 +3,8 @@
 //! Promote only when every check holds. RollBack when the canary is worse than a margin in any ISP, family or guardrail, and chance alone would not
 //! make it look so. Everything else is Hold, with the reason why.
 //!
-//! What chance may do is fixed here: 0.5 % for a wrong RollBack over the whole experiment, spent evenly over its evenings, and 0.2 % for a wrong
-//! Promote, spent at its end. Both are exact, whatever the skew of the data, because they come from re-drawing the assignment.
+//! What chance may do is fixed here: 0.5 % for a wrong RollBack over the whole experiment, divided among the metrics and spent evenly over the
+//! evenings, and 0.2 % for a wrong Promote, spent at the end. Both are exact, whatever the skew of the data, because they come from re-drawing the assignment.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Answer, Experiment, Findings, Metric, Policy};
 
-/// Probability of a wrong RollBack, over all questions and evenings.
+/// Probability of a wrong RollBack, over all metrics, scopes and evenings.
 const HARM: f64 = 0.005;
 /// Probability of a wrong Promote in each target ISP; all of them must be better, so it is not divided among them.
 const BENEFIT: f64 = 0.002;
@@ -29,7 +29,7 @@ const UNJUDGED: f64 = 0.1;
 const PRELUDE_MARGIN: f64 = 0.25;
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Decision {
     /// Put all sessions on the canary's path.
     Promote,
@@ -97,6 +97,16 @@ pub struct Reason {
     pub text: String,
 }
 
+/// Assignments to re-draw so that the strictest level is a matter of some draws, not of one.
+pub(crate) fn redraws(policy: &Policy) -> usize {
+    (4.0 * metrics(policy) / HARM).ceil() as usize
+}
+
+/// Metrics that can roll back.
+fn metrics(policy: &Policy) -> f64 {
+    1.0 + policy.guardrails.len() as f64
+}
+
 /// Decides, with every check that was made in the order in which it matters.
 pub(crate) fn decide(experiment: &Experiment, findings: &Findings) -> (Decision, Vec<Reason>) {
     let mut reasons = worse(experiment, findings);
@@ -130,7 +140,7 @@ pub(crate) fn sentence(decision: Decision, reasons: &[Reason]) -> String {
 
 fn worse(experiment: &Experiment, findings: &Findings) -> Vec<Reason> {
     let seen = findings.evenings.len() as f64 / f64::from(experiment.windows.evenings);
-    let allowed = pocock(HARM, seen);
+    let allowed = pocock(HARM, seen) / metrics(&experiment.policy);
     let certainly = |answer: &&Answer| {
         // Nobody may be thrown into the far tail: there any increase counts that chance does not explain.
         let limit = if answer.metric == Metric::TailSessions { 0.0 } else { answer.margin };
@@ -233,9 +243,8 @@ fn prelude(experiment: &Experiment, findings: &Findings) -> Reason {
     if let Some(missing) = missing {
         return reason(false, format!("too little data in the A/A prelude of {}", missing.whole.scope));
     }
-    let differs = |answer: &&Answer| {
-        answer.p_differs.is_some_and(|p| p <= PRELUDE) && !(answer.interval.estimate.abs() <= margin)
-    };
+    let differs =
+        |answer: &&Answer| answer.p_differs.is_some_and(|p| p <= PRELUDE) && answer.interval.estimate.abs() > margin;
     if let Some(answer) = findings.prelude.iter().find(differs) {
         let text = format!(
             "A/A not clean: {} of {} differs with both arms on one path: {}",

@@ -5,10 +5,10 @@ use pathlab_record::{Labels, SessionBin, SessionKey, SparseHistogram};
 use pathlab_stats::{Generator, generator};
 use rand::RngExt;
 
-pub const EVENINGS: [&str; 2] = ["2026-11-21", "2026-11-22"];
+pub(crate) const EVENINGS: [&str; 2] = ["2026-11-21", "2026-11-22"];
 
 /// An assignment function with the shape of the real one.
-pub fn bucket(seed: u32, key: &SessionKey) -> Option<u16> {
+pub(crate) fn bucket(seed: u32, key: &SessionKey) -> Option<u16> {
     let mut hash = u64::from(seed) ^ 0x9e37_79b9_7f4a_7c15;
     let address = match key.0.ip() {
         std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),
@@ -24,56 +24,80 @@ pub fn bucket(seed: u32, key: &SessionKey) -> Option<u16> {
 }
 
 /// What a session is, told to the effect.
-pub struct Who<'a> {
-    pub isp: &'a str,
-    pub canary: bool,
+pub(crate) struct Who<'a> {
+    pub(crate) isp: &'a str,
+    pub(crate) canary: bool,
     /// `aa` or a date.
-    pub window: &'a str,
+    pub(crate) window: &'a str,
     /// Uniform from 0 to 1, the same in every window: picks out sessions for a treatment.
-    pub lot: f64,
+    pub(crate) lot: f64,
 }
 
 /// What a path does to a session.
 #[derive(Clone, Copy, Default)]
-pub struct Path {
+pub(crate) struct Path {
     /// Added to every packet, in milliseconds.
-    pub shift: f64,
+    pub(crate) shift: f64,
     /// Every packet is multiplied by this plus one.
-    pub factor: f64,
+    pub(crate) factor: f64,
     /// A queue that all its sessions share: its least and most delay in milliseconds.
-    pub queue: (f64, f64),
+    pub(crate) queue: (f64, f64),
     /// Probability of loss.
-    pub loss: f64,
+    pub(crate) loss: f64,
+}
+
+pub(crate) const CONGESTED: Path = Path { shift: 0.0, factor: 0.0, queue: (20.0, 40.0), loss: 0.03 };
+pub(crate) const CLEAR: Path = Path { shift: 0.0, factor: 0.0, queue: (0.0, 0.0), loss: 0.0 };
+
+/// The demo's three variants: transit A congested (`better`), transit B congested (`worse`), or neither.
+pub(crate) fn demo(variant: &str) -> impl Fn(&Who<'_>) -> Path {
+    let (a, b) = match variant {
+        "better" => (CONGESTED, CLEAR),
+        "worse" => (CLEAR, CONGESTED),
+        _ => (CLEAR, CLEAR),
+    };
+    move |who| if who.canary && who.window != "aa" { b } else { a }
+}
+
+/// A true improvement that promotes when nothing else is wrong.
+pub(crate) fn improved(who: &Who<'_>) -> Path {
+    if who.canary && who.window != "aa" { Path { shift: -12.0, ..CLEAR } } else { CLEAR }
+}
+
+/// The experiment, with a margin.
+pub(crate) fn plan(margin: &str) -> Experiment {
+    let text = include_str!("canary.toml").replace("\"2ms\"", &format!("\"{margin}\""));
+    Experiment::from_toml("canary.toml", &text).unwrap()
 }
 
 /// How sessions scatter.
 #[derive(Clone, Copy)]
-pub struct World {
+pub(crate) struct World {
     /// Sessions of each ISP and family.
-    pub sessions: [(&'static str, usize); 2],
-    pub packets: usize,
-    pub prelude_packets: usize,
+    pub(crate) sessions: [(&'static str, usize); 2],
+    pub(crate) packets: usize,
+    pub(crate) prelude_packets: usize,
     /// Median level in milliseconds and its sigma on the log scale.
-    pub level: (f64, f64),
+    pub(crate) level: (f64, f64),
     /// Standard deviation of the AR(1) wander within a session, in milliseconds, and its coefficient.
-    pub wander: (f64, f64),
+    pub(crate) wander: (f64, f64),
     /// Probability and size in milliseconds of a spike.
-    pub spikes: (f64, f64),
+    pub(crate) spikes: (f64, f64),
     /// Added at the middle of the evening, in milliseconds.
-    pub hump: f64,
+    pub(crate) hump: f64,
     /// Stalls that delay everything alike until they end: number in an evening, longest in milliseconds.
-    pub stalls: (usize, f64),
+    pub(crate) stalls: (usize, f64),
     /// Length of an evening in milliseconds; the packets of a session are spread evenly over it, each session at its own phase.
-    pub length: f64,
+    pub(crate) length: f64,
     /// Share of sessions with bursts of loss.
-    pub lossy: f64,
+    pub(crate) lossy: f64,
     /// Whether the same sessions come back on the second evening.
-    pub returning: bool,
+    pub(crate) returning: bool,
 }
 
 impl World {
     /// The demo: four cells of 650 sessions, milliseconds of path, a noisy machine.
-    pub const DEMO: Self = Self {
+    pub(crate) const DEMO: Self = Self {
         sessions: [("NTT", 650), ("KDDI", 650)],
         packets: 25,
         prelude_packets: 6,
@@ -88,7 +112,7 @@ impl World {
     };
 
     /// Players on the internet: heavy between sessions, autocorrelated within.
-    pub const PLAYERS: Self = Self {
+    pub(crate) const PLAYERS: Self = Self {
         sessions: [("NTT", 650), ("KDDI", 650)],
         packets: 30,
         prelude_packets: 30,
@@ -98,12 +122,12 @@ impl World {
         hump: 8.0,
         stalls: (0, 0.0),
         length: 10_000.0,
-        lossy: 0.05,
+        lossy: 0.02,
         returning: false,
     };
 
     /// One experiment: prelude and evenings, judged under `experiment` with assignment seed `seed`.
-    pub fn play(
+    pub(crate) fn play(
         &self,
         experiment: &Experiment,
         seed: u32,
@@ -116,7 +140,7 @@ impl World {
     }
 
     /// The same as bins.
-    pub fn bins(
+    pub(crate) fn bins(
         &self,
         experiment: &Experiment,
         seed: u32,

@@ -1,0 +1,6 @@
+//! The judge on whole experiments: verdicts where the truth is known, replays, and how often chance misleads it.
+
+mod chance;
+mod replay;
+mod simulator;
+mod verdicts;

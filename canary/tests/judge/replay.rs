@@ -1,0 +1,93 @@
+//! A verdict, the runs and the program give the same bytes again; anything else is named.
+
+use std::{fs, path::PathBuf};
+
+use crate::simulator::{EVENINGS, Path, World, bucket, plan};
+use pathlab_canary::{Error, Experiment, Given, Ingest, judge};
+
+fn small() -> World {
+    World { sessions: [("NTT", 60), ("KDDI", 40)], packets: 5, prelude_packets: 5, ..World::PLAYERS }
+}
+
+/// Writes the simulated experiment as one run directory for each window.
+fn runs(root: &std::path::Path, experiment: &Experiment) -> Vec<PathBuf> {
+    let mut files: std::collections::BTreeMap<String, String> = Default::default();
+    small().bins(
+        experiment,
+        5,
+        &EVENINGS,
+        |_| Path::default(),
+        |_, bin| {
+            let window = bin.labels["window"].as_str().unwrap().to_owned();
+            let file = files.entry(window).or_default();
+            file.push_str(&serde_json::to_string(&bin).unwrap());
+            file.push('\n');
+        },
+    );
+    let write = |(window, text)| {
+        let run = root.join(format!("run-{window}"));
+        fs::create_dir(&run).unwrap();
+        fs::write(run.join("sessions.jsonl"), text).unwrap();
+        run
+    };
+    files.into_iter().map(write).collect()
+}
+
+fn ingest(experiment: &Experiment, runs: &[PathBuf]) -> pathlab_canary::Ingested {
+    let mut ingest = Ingest::new(experiment).unwrap();
+    runs.iter().for_each(|run| ingest.run(run).unwrap());
+    ingest.finish()
+}
+
+#[test]
+fn the_same_data_give_the_same_bytes_and_a_changed_byte_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let experiment = plan("2ms");
+    let mut runs = runs(root.path(), &experiment);
+    let text = judge(&experiment, 5, &ingest(&experiment, &runs), bucket).unwrap().to_json();
+
+    // In another order, and from what the document itself says.
+    runs.reverse();
+    let given = Given::read(&text).unwrap();
+    assert_eq!(given.experiment(), &experiment);
+    let paths = || runs.iter().map(PathBuf::as_path);
+    assert_eq!(given.replay(paths(), bucket).unwrap().to_json(), text);
+
+    let altered = Given::read(&text.replace("\"decision\": \"Hold\"", "\"decision\": \"Promote\"")).unwrap();
+    let refusal = altered.replay(paths(), bucket).unwrap_err().to_string();
+    assert!(refusal.contains("differs from byte") && refusal.contains("Promote"), "{refusal}");
+
+    let file = runs[1].join("sessions.jsonl");
+    let original = fs::read(&file).unwrap();
+    let mut bytes = original.clone();
+    let place = bytes.len() / 2;
+    bytes[place] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let refusal = given.replay(paths(), bucket).unwrap_err().to_string();
+    assert!(refusal.starts_with("run-2026-11-22/sessions.jsonl: has SHA-256 "), "{refusal}");
+
+    fs::write(&file, &original[1..]).unwrap();
+    let refusal = given.replay(paths(), bucket).unwrap_err().to_string();
+    assert!(refusal.contains("bytes, the verdict rests on"), "{refusal}");
+
+    let refusal = given.replay(paths().take(1), bucket).unwrap_err();
+    assert!(matches!(refusal, Error::InputChanged { ref what, .. } if what == "is missing"), "{refusal}");
+}
+
+#[test]
+fn what_is_no_verdict_is_refused() {
+    for text in ["", "{}", "null", "{\"schema\":\"pathlab.verdict/2\"}"] {
+        assert!(matches!(Given::read(text), Err(Error::Verdict { .. })), "{text}");
+    }
+}
+
+#[test]
+fn nothing_to_judge_says_what_became_of_the_lines() {
+    let experiment = plan("2ms");
+    let mut ingest = Ingest::new(&experiment).unwrap();
+    ingest.lines("x", "{\n{\n".as_bytes()).unwrap();
+    let refusal = judge(&experiment, 5, &ingest.finish(), bucket).unwrap_err().to_string();
+    assert_eq!(refusal, "no session to judge: Broken 2");
+    let missing = Ingest::new(&experiment).unwrap().run(std::path::Path::new("/nonexistent")).unwrap_err().to_string();
+    assert!(missing.starts_with("/nonexistent: cannot be read: No such file"), "{missing}");
+}
