@@ -3,6 +3,7 @@
 use std::{fmt::Write, path::Path};
 
 use pathlab_canary::{Answer, Decision, Verdict, When};
+use pathlab_netlab::{qdisc::Limit, scenario::Scenario};
 
 use super::{play::Story, split::Split};
 use crate::report::{Table, span};
@@ -16,6 +17,14 @@ pub(crate) fn text(story: &Story, out: &Path) -> String {
     let Story { scenario, verdict, .. } = story;
     let share = verdict.experiment.experiment.share;
     let _ = write!(text, "{}", scenario.picture());
+    let _ = write!(text, "{}", bottlenecks(scenario));
+    for load in story.loads.iter().filter(|load| load.skipped * 100 > load.wanted) {
+        let _ = writeln!(
+            text,
+            "  note: this host was too busy to send {} of {} packets of load",
+            load.skipped, load.wanted
+        );
+    }
     let _ = writeln!(
         text,
         "\n{} of the sessions' return traffic by transit B, seed {}, {} STAMP packets in {:.0} s",
@@ -24,13 +33,6 @@ pub(crate) fn text(story: &Story, out: &Path) -> String {
         story.packets,
         story.took.as_secs_f64(),
     );
-    for load in &story.loads {
-        let _ = writeln!(
-            text,
-            "background load: {} packets of {} bytes, {} not sent in time",
-            load.sent, load.frame, load.skipped
-        );
-    }
     let _ = writeln!(
         text,
         "\n{} by arm over {} evenings\n{}",
@@ -39,17 +41,57 @@ pub(crate) fn text(story: &Story, out: &Path) -> String {
         arms(verdict)
     );
     let _ = writeln!(text, "where the time went, medians\n{}", bars(&story.splits));
-    for reason in &verdict.reasons {
-        let _ = writeln!(text, "  {} {}", if reason.holds { "✓" } else { "✗" }, reason.text);
-    }
+    let _ = write!(text, "{}", reasons(verdict));
     let name = match verdict.decision {
         Decision::Promote => "PROMOTE",
         Decision::Hold => "HOLD",
         Decision::RollBack => "ROLL BACK",
     };
-    let _ = writeln!(text, "\n{name}  {}", verdict.sentence);
+    let sentence = verdict.sentence.split_once(": ").map_or(verdict.sentence.as_str(), |(_, rest)| rest);
+    let _ = writeln!(text, "\n{name}  {sentence}");
     let _ = writeln!(text, "\n{}  sealed {}", out.display(), story.head);
     let _ = writeln!(text, "replay: pathlab canary replay {}", out.display());
+    text
+}
+
+/// The links that can be full, and what is sent to fill them.
+fn bottlenecks(scenario: &Scenario) -> String {
+    let mut text = String::new();
+    for end in scenario.links.iter().flat_map(|link| &link.ends) {
+        let Some(egress) = end.egress else { continue };
+        let load: u64 = scenario.loads.iter().filter(|load| load.node == end.node).map(|load| load.rate).sum();
+        let queue = match egress.queue {
+            Limit::Packets(packets) => format!("{packets} packets"),
+            Limit::Bytes(bytes) => format!("{bytes} bytes"),
+        };
+        let megabits = |rate: u64| rate as f64 / 1e6;
+        let _ = write!(text, "  {} to {}: {} Mbit/s, tail drop at {queue}", end.node, end.dev, megabits(egress.rate));
+        let _ = match load {
+            0 => writeln!(text, ", clear"),
+            load => writeln!(text, ", under {} Mbit/s of load in the evenings", megabits(load)),
+        };
+    }
+    text
+}
+
+/// The most reasons that are told in full; the rest is in `verdict.json`.
+const MOST_REASONS: usize = 6;
+
+/// What speaks against first, with its interval; of what holds the facts alone, for the table has the intervals.
+fn reasons(verdict: &Verdict) -> String {
+    let mut text = String::new();
+    let against = verdict.reasons.iter().filter(|reason| !reason.holds);
+    for reason in against.clone().take(MOST_REASONS) {
+        let _ = writeln!(text, "  ✗ {}", reason.text);
+    }
+    match against.count().saturating_sub(MOST_REASONS) {
+        0 => {}
+        more => drop(writeln!(text, "  ✗ and {more} more in verdict.json")),
+    }
+    for reason in verdict.reasons.iter().filter(|reason| reason.holds) {
+        let facts = reason.text.split(" (9").next().unwrap_or_default();
+        let _ = writeln!(text, "  ✓ {facts}");
+    }
     text
 }
 
