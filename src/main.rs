@@ -45,7 +45,7 @@ struct Global {
 #[derive(Subcommand)]
 enum Verb {
     Reflect(reflect::Reflect),
-    Probe(probe::Probe),
+    Probe(Box<probe::Probe>),
     Canary(canary::CanaryArgs),
     Lab(lab::LabArgs),
     Evidence(evidence::EvidenceArgs),
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     let global = &cli.global;
     let outcome = match cli.verb {
         Verb::Reflect(args) => reflect::run(args, global),
-        Verb::Probe(args) => probe::run(args, global),
+        Verb::Probe(args) => probe::run(*args, global),
         Verb::Canary(args) => canary::run(args, global),
         Verb::Lab(args) => lab::run(args, global),
         Verb::Evidence(args) => evidence::run(&args, global),
