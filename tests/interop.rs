@@ -4,6 +4,8 @@
 mod hosts;
 #[path = "support/peers.rs"]
 mod peers;
+#[path = "support/realtime.rs"]
+mod realtime;
 #[path = "support/verbs.rs"]
 mod verbs;
 
@@ -130,7 +132,8 @@ fn scapy_reads_our_packets_field_by_field() {
         // What our probe sends, taken from the wire by a socket that never answers.
         let requests: Vec<(SocketAddr, Vec<u8>)> = {
             let far_socket = bind(&far, target);
-            let _probe = Probe::start(&near, &format!("{target} --size 60 --interval 10ms --count 3 --timeout 10s"));
+            let _probe =
+                Probe::start(&near, &format!("{target} --size 60 --interval 10ms --duration 60s --timeout 60s"));
             (0..3).map(|_| receive(&far_socket)).collect()
         };
         // The same octets answered by each of our reflectors.

@@ -1,9 +1,12 @@
 //! The ledger tells the truth: a delay put into one stage of real round trips appears in that stage's term, and in no other.
 //!
-//! The delayed run and the plain one, to which it is compared, go on at the same time, so that whatever else the machine does meets both.
+//! The delayed run and the plain one, to which it is compared, go on at the same time, so that whatever else the machine does meets both;
+//! and all that keeps time has real-time priority.
 
 #[path = "support/hosts.rs"]
 mod hosts;
+#[path = "support/realtime.rs"]
+mod realtime;
 #[path = "support/relay.rs"]
 mod relay;
 #[path = "support/verbs.rs"]

@@ -1,8 +1,9 @@
 //! A wire that can be made longer: a UDP relay of one session, which holds what it carries for a while in either direction.
 
 use std::{
-    io,
+    fs, io,
     net::{SocketAddr, UdpSocket},
+    process::Command,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -12,6 +13,8 @@ use std::{
 };
 
 use pathlab_netlab::netns::Namespace;
+
+use super::realtime::{ALLOWED, PRIORITY};
 
 /// How often an idle relay looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -77,6 +80,7 @@ fn carry(
     stop: &AtomicBool,
     mut send: impl FnMut(&[u8], SocketAddr) -> io::Result<usize>,
 ) {
+    hurry();
     let mut buffer = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
         let (length, sender) = match from.recv_from(&mut buffer) {
@@ -90,4 +94,16 @@ fn carry(
         }
         send(&buffer[..length], sender).expect("the next host is there");
     }
+}
+
+/// Gives this thread real-time priority where it is to be had.
+fn hurry() {
+    if !*ALLOWED {
+        return;
+    }
+    // `PID/task/TID`
+    let thread = fs::read_link("/proc/thread-self").expect("procfs");
+    let thread = thread.file_name().expect("an id");
+    let status = Command::new("chrt").args(["--fifo", "--pid", PRIORITY]).arg(thread).status();
+    assert!(status.is_ok_and(|status| status.success()), "chrt did it before");
 }

@@ -12,6 +12,8 @@ use pathlab_reflector::prober::ProbeReport;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::realtime;
+
 /// How long a process may take until it serves.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -27,7 +29,7 @@ impl Drop for Process {
 }
 
 fn pathlab(host: &Namespace, args: &str) -> Command {
-    let mut command = host.command(env!("CARGO_BIN_EXE_pathlab")).expect("a descriptor");
+    let mut command = realtime::command(host, env!("CARGO_BIN_EXE_pathlab"));
     command.args(args.split_whitespace()).env("PATHLAB_LOG", "warn").stdin(Stdio::null());
     command
 }
