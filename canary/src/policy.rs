@@ -243,9 +243,8 @@ fn prelude(experiment: &Experiment, findings: &Findings) -> Reason {
     if let Some(missing) = missing {
         return reason(false, format!("too little data in the A/A prelude of {}", missing.whole.scope));
     }
-    let differs = |answer: &&Answer| {
-        answer.p_differs.is_some_and(|p| p <= PRELUDE) && answer.interval.estimate.abs() > margin
-    };
+    let differs =
+        |answer: &&Answer| answer.p_differs.is_some_and(|p| p <= PRELUDE) && answer.interval.estimate.abs() > margin;
     if let Some(answer) = findings.prelude.iter().find(differs) {
         let text = format!(
             "A/A not clean: {} of {} differs with both arms on one path: {}",
