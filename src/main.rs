@@ -1,5 +1,7 @@
 //! The `pathlab` command: one file per verb; what they measure lives in the crates that they call.
 
+mod canary;
+mod demo;
 mod duration;
 mod evidence;
 mod exit;
@@ -43,16 +45,20 @@ struct Global {
 #[derive(Subcommand)]
 enum Verb {
     Reflect(reflect::Reflect),
-    Probe(probe::Probe),
+    Probe(Box<probe::Probe>),
+    Canary(canary::CanaryArgs),
     Lab(lab::LabArgs),
     Evidence(evidence::EvidenceArgs),
+    Demo(demo::Demo),
     #[command(hide = true, name = guardian::VERB)]
     Guardian(guardian::GuardianArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = ["info", "debug", "trace"][usize::from(cli.global.verbose.min(2))];
+    // The demo tells its story by itself.
+    let least = usize::from(!matches!(cli.verb, Verb::Demo(_)));
+    let level = ["warn", "info", "debug", "trace"][(least + usize::from(cli.global.verbose)).min(3)];
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
         .with_writer(std::io::stderr)
@@ -62,9 +68,11 @@ fn main() -> ExitCode {
     let global = &cli.global;
     let outcome = match cli.verb {
         Verb::Reflect(args) => reflect::run(args, global),
-        Verb::Probe(args) => probe::run(args, global),
+        Verb::Probe(args) => probe::run(*args, global),
+        Verb::Canary(args) => canary::run(args, global),
         Verb::Lab(args) => lab::run(args, global),
         Verb::Evidence(args) => evidence::run(&args, global),
+        Verb::Demo(args) => demo::run(&args, global),
         Verb::Guardian(args) => guardian::run(&args),
     };
     match outcome {

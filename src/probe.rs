@@ -54,6 +54,9 @@ pub(crate) struct Probe {
     /// How long to send; 10s unless --count is given
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     duration: Option<Duration>,
+    /// Send slots that lie closer together than this together: less processor time, a less exact schedule
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    coalesce: Option<Duration>,
     /// A reply later than this is late, and late is lost
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = duration::parse)]
     timeout: Duration,
@@ -75,6 +78,9 @@ pub(crate) struct Probe {
     /// Width of a bin of sessions.jsonl
     #[arg(long, value_name = "DUR", default_value = "10min", value_parser = duration::parse)]
     bin: Duration,
+    /// IANA zone in which the windows of sessions.jsonl are to be understood [default: this host's]
+    #[arg(long, value_name = "ZONE", value_parser = zone)]
+    zone: Option<String>,
     /// Raw samples to keep: all, a number of sessions, or a share of them
     #[arg(long, value_name = "all|N|SHARE", default_value = "all")]
     keep_samples: KeepSamples,
@@ -84,6 +90,11 @@ pub(crate) struct Probe {
     /// Read each datagram so much later: for tests that ask in which term of the ledger a delay appears
     #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
     fault_delay_rx: Option<Duration>,
+}
+
+fn zone(name: &str) -> Result<String, String> {
+    jiff::tz::TimeZone::get(name).map_err(|_| format!("`{name}` is no IANA time zone: write such as `Asia/Tokyo`"))?;
+    Ok(name.to_owned())
 }
 
 fn label(text: &str) -> Result<(String, Value), String> {
@@ -104,6 +115,7 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         duration: args.duration.or_else(|| args.count.is_none().then_some(Duration::from_secs(10))),
         timeout: args.timeout,
         size: args.size,
+        coalesce: args.coalesce.unwrap_or_default(),
         socket: SocketOptions {
             device: args.iface.clone(),
             mark: args.mark,
@@ -111,11 +123,7 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
             receive_buffer: Some(4 << 20),
             ..SocketOptions::stamped()
         },
-        recording: Recording {
-            bin: args.bin,
-            zone: jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").into(),
-            salt: None,
-        },
+        recording: Recording { bin: args.bin, zone: args.zone.clone().unwrap_or_else(system_zone), salt: None },
         delay_before_read: args.fault_delay_rx.unwrap_or_default(),
         ..ProbeOptions::default()
     };
@@ -147,6 +155,10 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         println!("\n{}  sealed {head}", path.display());
     }
     Ok(Exit::Done)
+}
+
+fn system_zone() -> String {
+    jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned()
 }
 
 /// What is the user's to mend in the command itself, and what the network's or the host's.

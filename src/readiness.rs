@@ -35,6 +35,11 @@ impl Readiness {
         Ok(Self { socket: UnixDatagram::bind(path)?, path: path.to_owned() })
     }
 
+    /// What to set `NOTIFY_SOCKET` to.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Waits until the child said `READY=1`; `gone` is asked now and then whether it ended instead.
     pub(crate) fn wait(&self, deadline: Instant, mut gone: impl FnMut() -> bool) -> io::Result<bool> {
         self.socket.set_read_timeout(Some(Duration::from_millis(50)))?;

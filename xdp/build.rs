@@ -1,5 +1,5 @@
 //! Compiles the kernel programs of `bpf/`.
 
 fn main() {
-    pathlab_bpf_build::compile(&["bpf/reflector.bpf.c", "bpf/pass.bpf.c"]);
+    pathlab_bpf_build::compile(&["bpf/reflector.bpf.c", "bpf/pass.bpf.c", "bpf/afxdp.bpf.c"]);
 }

@@ -1,8 +1,9 @@
 //! The function that the kernel's rule computes for each packet, computed here for the analysis and for matchmakers.
 //!
-//! The rule is `jhash <key> mod 10000 seed <seed>`: Jenkins' lookup3 over the bytes of the key as nftables lays them out in its 32-bit registers,
-//! then `hash * 10000 >> 32` (Linux `include/linux/jhash.h`, `net/netfilter/nft_hash.c`, `reciprocal_scale`). jhash reads words in the host's byte
-//! order; every host that pathlab supports is little-endian, and this function reads them so on any machine.
+//! The rule is `jhash <key> mod 10000 seed <seed>`: Jenkins' lookup3 over the bytes of the key as nftables lays them
+//! out in its 32-bit registers, then `hash * 10000 >> 32` (Linux `include/linux/jhash.h`, `net/netfilter/nft_hash.c`,
+//! `reciprocal_scale`). jhash reads words in the host's byte order; every host that pathlab supports is little-endian,
+//! and this function reads them so on any machine.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +14,8 @@ use crate::{KeyFrom, Share};
 /// Longest `payload` key, in bytes.
 pub const MAX_KEY: usize = 32;
 
-/// The bucket, from 0 to 9,999, of a session; `None` for [`KeyFrom::Payload`], whose key is not the address: use [`bucket_of_bytes`].
+/// The bucket, from 0 to 9,999, of a session; `None` for [`KeyFrom::Payload`], whose key is not the address: use
+/// [`bucket_of_bytes`].
 ///
 /// An IPv4-mapped IPv6 address counts as the IPv4 address that is on the wire.
 pub fn bucket(seed: u32, key: &SessionKey, from: KeyFrom) -> Option<u16> {
@@ -109,7 +111,8 @@ mod tests {
 
     use super::*;
 
-    /// Vectors of the author's own self test (lookup3.c, `driver5`): linux's `length + initval` start is his `hashlittle` with that initval.
+    /// Vectors of the author's own self test (lookup3.c, `driver5`): linux's `length + initval` start is his
+    /// `hashlittle` with that initval.
     #[test]
     fn jhash_is_lookup3() {
         assert_eq!(jhash(b"", 0), 0xdead_beef);

@@ -107,7 +107,8 @@ pub(crate) struct Session {
     /// The arm that the lines name.
     pub(crate) arm: Option<Arm>,
     pub(crate) windows: BTreeMap<Window, Seen>,
-    bins: HashSet<(u16, Timestamp, Timestamp)>,
+    /// A labelled window may be shorter than a bin, so that two of them share one.
+    bins: HashSet<(u16, Window, Timestamp, Timestamp)>,
 }
 
 /// Everything that was read, ready to be judged.
@@ -261,7 +262,7 @@ impl Ingest {
             self.out.sessions.push(session);
         }
         let session = &mut self.out.sessions[place];
-        if !session.bins.insert((source, bin.start, bin.end)) {
+        if !session.bins.insert((source, window, bin.start, bin.end)) {
             return self.remark(Remark::Duplicate, at, &bin.session);
         }
         let relabelled = session.cell != cell;

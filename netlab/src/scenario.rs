@@ -256,6 +256,16 @@ impl Scenario {
         check::resolve(&check::Source { file, text }, raw, variant)
     }
 
+    /// The other end of a link: its node and interface.
+    pub fn peer_of(&self, node: &str, dev: &str) -> Option<(&str, &str)> {
+        self.links.iter().find_map(|link| {
+            let [left, right] = &link.ends;
+            let is = |end: &LinkEnd| end.node == node && end.dev == dev;
+            let peer = if is(left) { right } else { is(right).then_some(left)? };
+            Some((peer.node.as_str(), peer.dev.as_str()))
+        })
+    }
+
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)

@@ -273,12 +273,14 @@ pub(crate) fn write_sums(
     write().map_err(Error::writing(target))
 }
 
-/// Every file of the directory but the evidence itself.
+/// Every file of the directory but the evidence itself. A directory in it is a run of its own, with a seal of its own.
 fn plain_files(path: &Path) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(path).map_err(Error::reading(path))? {
-        let name = entry.map_err(Error::reading(path))?.file_name().to_string_lossy().into_owned();
-        if is_plain_name(&name) && name != evidence::FILE {
+        let entry = entry.map_err(Error::reading(path))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_directory = entry.file_type().map_err(Error::reading(entry.path()))?.is_dir();
+        if !is_directory && is_plain_name(&name) && name != evidence::FILE {
             names.insert(name);
         }
     }

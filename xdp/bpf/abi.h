@@ -54,4 +54,36 @@ enum address_role {
 };
 #define ADDRESSES_MAX 256
 
+/* Every packet bumps exactly one. */
+enum redirect_counter {
+	REDIRECT_PASSED,		/* not ours: left to the stack as it was */
+	REDIRECT_REDIRECTED,		/* to the socket of its queue, with a record */
+	REDIRECT_REDIRECTED_BARE,	/* without: the driver leaves no room for metadata */
+	REDIRECT_NO_SOCKET,		/* ours, and left to the stack for want of a socket */
+	REDIRECT_COUNTERS,
+};
+
+struct redirect_counters {
+	u64 count[REDIRECT_COUNTERS];
+};
+_Static_assert(sizeof(struct redirect_counters) == 32, "xsk/redirect.rs: COUNTERS");
+
+/*
+ * Lies directly before the packet in the frame of an AF_XDP socket. Kernels
+ * before 6.8 allow 32 octets of metadata. The sizes of return codes are ours.
+ */
+struct xsk_record {
+	u64 nic;		/* the card's stamp, ns of its own clock; 0 is absent */
+	u64 xdp;		/* CLOCK_TAI at entry, ns */
+	u32 hash;
+	u32 hash_type;		/* enum xdp_rss_hash_type */
+	s16 nic_rc;		/* of bpf_xdp_metadata_rx_timestamp */
+	s16 hash_rc;		/* of bpf_xdp_metadata_rx_hash */
+	u16 queue;
+	u16 magic;
+};
+_Static_assert(sizeof(struct xsk_record) == 32, "xsk/metadata.rs: RECORD_LENGTH");
+#define XSK_RECORD_MAGIC 0x7e5d
+#define XSKS_MAX 1024
+
 #endif

@@ -11,6 +11,7 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+typedef signed short s16;
 typedef signed long long s64;
 typedef u16 be16;
 typedef u32 be32;
@@ -31,6 +32,7 @@ enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_XSKMAP = 17,
 };
 
 enum xdp_action {
@@ -51,6 +53,8 @@ struct xdp_md {
 };
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+static long (*const bpf_xdp_adjust_meta)(struct xdp_md *context, int delta) = (void *)54;
 static u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208; /* since 6.1 */
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

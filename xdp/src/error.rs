@@ -137,6 +137,74 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A value of [`crate::xsk::XskOptions`] outside its range.
+    #[error("{option} = {value}: allowed is {allowed}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// As given.
+        value: u32,
+        /// The range.
+        allowed: String,
+    },
+    /// The interface has fewer queues.
+    #[error("{interface} queue {queue}: it has {queues} queues (0-{last}); see `ethtool -l {interface}`", last = queues.saturating_sub(1))]
+    NoQueue {
+        /// As given.
+        interface: String,
+        /// As given.
+        queue: u32,
+        /// What the driver has.
+        queues: u32,
+    },
+    /// Another AF_XDP socket is bound to the queue.
+    #[error("{interface} queue {queue}: another AF_XDP socket has it; see `ss --xdp -p`")]
+    QueueTaken {
+        /// As given.
+        interface: String,
+        /// The queue.
+        queue: u32,
+    },
+    /// Zero-copy was asked for, and the driver has none or not with these settings.
+    #[error("{interface} queue {queue}: the driver refuses zero-copy AF_XDP; copy mode works with every driver")]
+    ZeroCopyRefused {
+        /// As given.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A system call on an AF_XDP socket failed.
+    #[error("{interface} queue {queue}: {call} on an AF_XDP socket failed")]
+    Xsk {
+        /// As given.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The call.
+        call: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A socket was given to a program on another interface, which could only drop its packets.
+    #[error("the AF_XDP socket is bound to {socket}, and the program runs on {interface}")]
+    OtherInterface {
+        /// Where the socket is bound.
+        socket: String,
+        /// Where the program is.
+        interface: String,
+    },
+    /// The card's receive stamps were asked for, and its driver gives none to XDP programs.
+    #[error("{interface} gives no NIC stamps to XDP programs: {why}; the socket datapath may have them")]
+    DeviceBoundRefused {
+        /// As given.
+        interface: String,
+        /// What is missing.
+        why: &'static str,
+        /// The kernel's answer, where it was asked.
+        source: Option<io::Error>,
+    },
 }
 
 impl Error {

@@ -1,6 +1,6 @@
 //! Kernel-bypass mechanism: stamps as close to the wire as the kernel and the card allow. It knows packets, not experiments.
 //!
-//! *How long does a packet wait in my own host, before it is on the wire and after it has come off it?* Two planes answer here:
+//! *How long does a packet wait in my own host, before it is on the wire and after it has come off it?* Three planes answer here:
 //!
 //! ```text
 //!              driver            stack                 socket
@@ -11,6 +11,7 @@
 //!
 //! - [`XdpReflector`] is a STAMP Session-Reflector (RFC 8762) that lives in the driver. It turns a request round in its own
 //!   buffer; everything that is not UDP to its port and addresses passes untouched. The kernel takes it back with the process.
+//! - [`xsk`] takes datagrams past the stack to this process and back, each with the stamps that the driver has for it.
 //! - [`timestamping`] gets the kernel's software stamps for datagrams of an ordinary socket, in both directions.
 //!
 //! ```no_run
@@ -36,12 +37,13 @@
 //! - T2 and T3 are software stamps of `CLOCK_TAI` less the offset that the kernel knows; T3 is taken before the packet is handed
 //!   to the card. [`XdpReflector::update_clock`] follows the offset.
 //!
-//! It does no authentication, no TLVs (they are reflected as they came), no rate limits, and no AF_XDP.
+//! It does no authentication, no TLVs (they are reflected as they came), and no rate limits.
 
 mod abi;
 mod attach;
 mod clock;
 mod config;
+mod device_bound;
 mod error;
 mod interface;
 mod maps;
@@ -50,6 +52,7 @@ pub mod offload;
 mod program;
 mod sys;
 pub mod timestamping;
+pub mod xsk;
 
 pub use abi::{Counter, Counters};
 pub use attach::{AttachedMode, XdpMode};

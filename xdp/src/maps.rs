@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Maps {
     counters: PerCpuArray<MapData, [u64; COUNTERS]>,
     clock: Array<MapData, ClockRecord>,
-    addresses: HashMap<MapData, AddressKey, u32>,
+    addresses: Addresses,
 }
 
 impl fmt::Debug for Maps {
@@ -31,11 +31,7 @@ impl fmt::Debug for Maps {
 impl Maps {
     /// Takes them out of a loaded reflector.
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self {
-            counters: typed(ebpf, "COUNTERS")?,
-            clock: typed(ebpf, "CLOCK")?,
-            addresses: typed(ebpf, "ADDRESSES")?,
-        })
+        Ok(Self { counters: typed(ebpf, "COUNTERS")?, clock: typed(ebpf, "CLOCK")?, addresses: Addresses::take(ebpf)? })
     }
 
     pub(crate) fn counters(&self) -> Result<Counters, Error> {
@@ -48,8 +44,27 @@ impl Maps {
         self.clock.set(0, record, 0).map_err(|source| failed("CLOCK", source))
     }
 
-    /// Answers for `ours` from now on. Old addresses go first: the table may be full. One that stays is answered throughout.
     pub(crate) fn set_addresses(&mut self, ours: &[IpAddr], broadcast: &[Ipv4Addr]) -> Result<(), Error> {
+        self.addresses.set(ours, broadcast)
+    }
+}
+
+/// `bpf/addresses.h`: whose datagrams a program takes.
+pub(crate) struct Addresses(HashMap<MapData, AddressKey, u32>);
+
+impl fmt::Debug for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Addresses")
+    }
+}
+
+impl Addresses {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        typed(ebpf, "ADDRESSES").map(Self)
+    }
+
+    /// Answers for `ours` from now on. Old addresses go first: the table may be full. One that stays is answered throughout.
+    pub(crate) fn set(&mut self, ours: &[IpAddr], broadcast: &[Ipv4Addr]) -> Result<(), Error> {
         let failed = |source| failed("ADDRESSES", source);
         let roles = broadcast.iter().map(|address| (abi::address_key((*address).into()), ADDRESS_BROADCAST));
         let roles = roles.chain(ours.iter().map(|address| (abi::address_key(*address), ADDRESS_OURS)));
@@ -58,23 +73,23 @@ impl Maps {
         if roles.len() > ADDRESSES_MAX {
             return Err(Error::TooManyAddresses { wanted: roles.len(), limit: ADDRESSES_MAX });
         }
-        let known: Vec<AddressKey> = self.addresses.keys().collect::<Result<_, _>>().map_err(failed)?;
+        let known: Vec<AddressKey> = self.0.keys().collect::<Result<_, _>>().map_err(failed)?;
         for gone in known.iter().filter(|key| !roles.contains_key(*key)) {
-            self.addresses.remove(gone).map_err(failed)?;
+            self.0.remove(gone).map_err(failed)?;
         }
         for (key, role) in roles {
-            self.addresses.insert(key, role, 0).map_err(failed)?;
+            self.0.insert(key, role, 0).map_err(failed)?;
         }
         Ok(())
     }
 }
 
-fn failed(map: &'static str, source: MapError) -> Error {
+pub(crate) fn failed(map: &'static str, source: MapError) -> Error {
     Error::loading("use a BPF map", source, |source| Error::Map { map, source })
 }
 
 /// A map of the object by name, as the type that it has there.
-fn typed<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
+pub(crate) fn typed<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or(MapError::InvalidName { name: name.to_owned() });
     map.and_then(M::try_from).map_err(|source| failed(name, source))
 }

@@ -1,4 +1,5 @@
-//! How another process reaches the one that steers: a line of JSON each way over a Unix socket that only its owner may open.
+//! How another process reaches the one that steers: a line of JSON each way over a Unix socket that only its owner may
+//! open.
 
 use std::{
     io::{self, Read, Write},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use pathlab_guard::{Leftover, Process};
+use pathlab_guard::Leftover;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Halt, Observed, Options, Result, VERB};
@@ -92,8 +93,8 @@ pub fn ramp(name: &str, share: Share, options: &Options) -> Result<(Share, Share
     }
 }
 
-/// Every session back to control and the host as it was, whatever state the steerer is in: running, hung (then it is killed) or dead (then what it
-/// left is removed).
+/// Every session back to control and the host as it was, whatever state the steerer is in: running, hung (then it is
+/// killed) or dead (then what it left is removed).
 ///
 /// # Errors
 /// [`Error::NotRunning`] when there is nothing to take back; [`Error::Guard`] when something could not be taken back.
@@ -112,13 +113,9 @@ pub fn rollback(name: &str, options: &Options) -> Result<RolledBack> {
         other => other?,
     };
     // Death takes the table away at once; then rules and routes are the guardian's or ours, whoever is first.
-    let killed = !journal.kept && kill(&journal.owner)?;
+    let killed = !journal.kept && journal.owner.kill()?;
     let undone = journal.undo()?;
     Ok(RolledBack { gate: None, removed: undone.removed.iter().map(ToString::to_string).collect(), killed })
-}
-
-fn kill(owner: &Process) -> Result<bool> {
-    Ok(owner.kill()?)
 }
 
 fn unexpected(answer: Answer) -> Error {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use pathlab_guard::{Object, Undone};
+use pathlab_guard::Object;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::{
     Error, Options, Plan, Result, Steering,
     control::{Answer, Request, RolledBack, Status, socket_path},
-    steering::observe,
+    steering::TakenBack,
 };
 use crate::Experiment;
 
@@ -46,15 +46,13 @@ pub struct Controller {
 pub struct Ended {
     /// Another process asked for the rollback; otherwise `stop` did.
     pub by_command: bool,
-    /// Time until the gate was shut.
-    pub gate: Duration,
-    /// What was taken back.
-    pub undone: Undone,
+    /// How it went.
+    pub taken_back: TakenBack,
 }
 
 impl Controller {
-    /// Plans, checks and starts in the calling thread's network namespace. Traffic moves before this returns, and moves back if
-    /// [`Controller::run`] is not called within the lease.
+    /// Plans, checks and starts in the calling thread's network namespace. Traffic moves before this returns, and moves
+    /// back if [`Controller::run`] is not called within the lease.
     ///
     /// # Errors
     /// As [`Plan::new`] and [`Steering::start`]; [`Error::Socket`].
@@ -71,10 +69,12 @@ impl Controller {
         &self.steering
     }
 
-    /// Steers until `stop` is ready or another process asks for a rollback, then takes everything back. Needs a tokio runtime with time and io.
+    /// Steers until `stop` is ready or another process asks for a rollback, then takes everything back. Needs a tokio
+    /// runtime with time and io.
     ///
     /// # Errors
-    /// [`Error::Guard`] when something could not be taken back; [`Error::Socket`] when the control socket fails at the start.
+    /// [`Error::Guard`] when something could not be taken back; [`Error::Socket`] when the control socket fails at the
+    /// start.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Ended> {
         let listener =
             UnixListener::from_std(self.listener).map_err(|source| Error::Kernel { call: "listen", source })?;
@@ -103,16 +103,18 @@ impl Controller {
                 }
             }
         };
-        let result = self.steering.rollback();
+        let result = self.steering.take_back();
         let by_command = rollback.is_some();
         if let Some(reply) = rollback {
             drop(reply.send(rolled_back(&result)));
-            // The answer leaves in a task of its own.
-            tokio::task::yield_now().await;
         }
+        // Answers leave in tasks of their own, each with a sender of this channel: when it closes, all have left.
         server.abort();
-        let (gate, undone) = result?;
-        Ok(Ended { by_command, gate, undone })
+        let closed = async { while requests.recv().await.is_some() {} };
+        if time::timeout(REQUEST_PATIENCE, closed).await.is_err() {
+            debug!("a client did not take its answer");
+        }
+        Ok(Ended { by_command, taken_back: result? })
     }
 }
 
@@ -132,10 +134,11 @@ fn answer(steering: &mut Steering, request: Request) -> Answer {
     result.unwrap_or_else(|error| Answer::Refused(error.to_string()))
 }
 
-fn status(steering: &Steering) -> Result<Status> {
+fn status(steering: &mut Steering) -> Result<Status> {
+    let observed = steering.observe()?;
     let gone = || Error::NotRunning { name: steering.plan().name.clone() };
     Ok(Status {
-        observed: observe()?.ok_or_else(gone)?,
+        observed: observed.ok_or_else(gone)?,
         halted: steering.halted().cloned(),
         lease: steering.lease(),
         pid: std::process::id(),
@@ -143,9 +146,9 @@ fn status(steering: &Steering) -> Result<Status> {
     })
 }
 
-fn rolled_back(result: &Result<(Duration, Undone)>) -> Answer {
+fn rolled_back(result: &Result<TakenBack>) -> Answer {
     match result {
-        Ok((gate, undone)) => Answer::RolledBack(RolledBack {
+        Ok(TakenBack { gate, undone }) => Answer::RolledBack(RolledBack {
             gate: Some(*gate),
             removed: undone.removed.iter().map(ToString::to_string).collect(),
             killed: false,

@@ -82,7 +82,11 @@ pub enum Error {
         priority: u32,
     },
     /// A routing rule of somebody else that looks at our bits of the mark.
-    #[error("the ip {family} rule with priority {priority} uses mark {mark:#x}/{mask:#x}, which overlaps mark_mask = {ours:#x}: choose other bits", ours = .ours.0)]
+    #[error(
+        "the ip {family} rule with priority {priority} uses mark {mark:#x}/{mask:#x}, which overlaps mark_mask = {:#x}: \
+         choose other bits",
+        .ours.0
+    )]
     MarkTaken {
         /// `-4` or `-6`.
         family: pathlab_guard::Family,

@@ -28,8 +28,8 @@
 //! # }
 //! ```
 //!
-//! Everything happens in the network namespace of the calling thread. In router mode, fragments after the first carry no ports and stay on control.
-//! Only the direction from server to client is steered.
+//! Everything happens in the network namespace of the calling thread. In router mode, fragments after the first carry
+//! no ports and stay on control. Only the direction from server to client is steered.
 
 mod control;
 mod controller;
@@ -38,6 +38,7 @@ mod nfnetlink;
 mod plan;
 mod prefix;
 mod preflight;
+mod rules;
 mod ruleset;
 mod steering;
 
@@ -45,4 +46,4 @@ pub use control::{RUN_DIR, RolledBack, Status, ramp, rollback, status};
 pub use controller::{Controller, Ended};
 pub use error::{Error, Result};
 pub use plan::{Plan, ROUTE_TABLE, read_seed};
-pub use steering::{Halt, Observed, Options, Packets, Steering, VERB, observe};
+pub use steering::{Halt, Observed, Options, Packets, Steering, TakenBack, VERB, observe};

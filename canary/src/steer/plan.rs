@@ -1,4 +1,5 @@
-//! What will be created, worked out before anything is touched: a plan is a pure function of the experiment and the seed.
+//! What will be created, worked out before anything is touched: a plan is a pure function of the experiment and the
+//! seed.
 
 use std::{fmt, fs, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, path::Path as FilePath, time::Duration};
 
@@ -19,7 +20,8 @@ const LEASES: std::ops::RangeInclusive<u128> = 100..=10_000;
 /// A key may lie anywhere in a packet that passes every path unfragmented.
 const MAX_OFFSET: u16 = 1_200;
 
-/// Everything that steering puts on the host. Its `Display` is what an operator reads before it is applied, in nft's and iproute2's words.
+/// Everything that steering puts on the host. Its `Display` is what an operator reads before it is applied, in nft's
+/// and iproute2's words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub(crate) name: String,
@@ -136,10 +138,23 @@ impl Plan {
         Ok(())
     }
 
-    /// The routes, then the rules that lead to them. The nf_tables table is not among them: it goes with the socket that owns it.
+    /// The routes, then the rules that lead to them. The nf_tables table is not among them: it goes with the socket
+    /// that owns it.
     pub fn objects(&self) -> Vec<Object> {
         let routes = self.routes().map(Object::from);
         routes.chain(self.rules().map(Object::from)).collect()
+    }
+
+    /// Kernel parameters that are set to 1 while it steers, below `/proc/sys`. With them a route that an ICMP error
+    /// changes is looked up with the error's mark. They also let replies that the kernel makes by itself carry the mark
+    /// of what they answer, whoever set it.
+    pub fn sysctls(&self) -> Vec<&'static str> {
+        let path = |path: &Path| match path.family {
+            Family::V4 => "net/ipv4/fwmark_reflect",
+            Family::V6 => "net/ipv6/fwmark_reflect",
+        };
+        // A router passes errors on to the host that they are for.
+        if self.mode == Mode::Host { self.paths.iter().map(path).collect() } else { Vec::new() }
     }
 
     pub(crate) fn routes(&self) -> impl Iterator<Item = Route> {
@@ -165,9 +180,12 @@ impl Plan {
     }
 }
 
-/// In the order in which it is applied: routes, rules, and last the table that begins to mark.
+/// In the order in which it is applied: sysctls, routes, rules, and last the table that begins to mark.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for sysctl in self.sysctls() {
+            writeln!(f, "sysctl -w {sysctl}=1")?;
+        }
         for route in self.routes() {
             writeln!(f, "{}", route.command("add"))?;
         }

@@ -1,5 +1,5 @@
-//! Questions to the kernel before anything is put on the host: a canary path that cannot carry packets, or bits, priorities and tables of
-//! somebody else, refuse the start.
+//! Questions to the kernel before anything is put on the host: a canary path that cannot carry packets, or bits,
+//! priorities and tables of somebody else, refuse the start.
 
 use std::{
     io,

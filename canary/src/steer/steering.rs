@@ -1,4 +1,5 @@
-//! Steering that stands on the host: started as a whole, renewed again and again, and taken back in the order that moves traffic first.
+//! Steering that stands on the host: started as a whole, renewed again and again, and taken back in the order that
+//! moves traffic first.
 
 use std::{
     ffi::OsString,
@@ -6,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pathlab_guard::{Guardian, Journal, Object, Rtnetlink, Undone, undo_dir};
+use pathlab_guard::{Guardian, Journal, Object, Rtnetlink, Sysctl, Undone, undo_dir};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -40,13 +41,15 @@ impl Options {
 
 /// Running steering. Dropping it takes everything back.
 ///
-/// Fields are dropped in this order: the table that marks goes with its socket, then rules and routes, then the guardian is let go.
+/// Fields are dropped in this order: the table that marks goes with its socket, then rules and routes, then the
+/// guardian is let go.
 #[derive(Debug)]
 pub struct Steering {
     plan: Plan,
     nft: NftSocket,
     rtnetlink: Rtnetlink,
-    journal: Journal,
+    /// Until it is undone.
+    journal: Option<Journal>,
     guardian: Guardian,
     halted: Option<Halt>,
 }
@@ -64,6 +67,15 @@ pub enum Halt {
     /// More canary sessions than `max_canary_sessions`.
     #[error("more canary sessions than max_canary_sessions")]
     TooManySessions,
+}
+
+/// How a rollback went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenBack {
+    /// Time until the gate was shut and every session on control.
+    pub gate: Duration,
+    /// Routes, rules and files that were taken back.
+    pub undone: Undone,
 }
 
 /// What the kernel says about the steering of this network namespace. Needs nothing of the process that steers.
@@ -95,7 +107,8 @@ pub struct Packets {
 impl Steering {
     /// Checks that the plan can work here, then puts it on the host: in the calling thread's network namespace.
     ///
-    /// Everything is in place before the one transaction that begins to mark packets. When something fails on the way, all of it is taken back.
+    /// Everything is in place before the one transaction that begins to mark packets. When something fails on the way,
+    /// all of it is taken back.
     ///
     /// # Errors
     /// The preflight's refusals, each with its reason; [`Error::Guard`], [`Error::Nft`].
@@ -105,7 +118,12 @@ impl Steering {
         let mut journal = Journal::create_in(&options.undo_dir, VERB, &plan.name)?;
         // Before the socket that owns the table, so that the guardian can never keep it open.
         let guardian = Guardian::spawn(&journal, options.guardian.iter().map(AsRef::as_ref))?;
-        journal.record_all(plan.objects())?;
+        let sysctls = plan.sysctls().into_iter().map(|path| Sysctl::read(None, path));
+        let sysctls = sysctls.collect::<pathlab_guard::Result<Vec<_>>>()?;
+        journal.record_all(sysctls.iter().cloned().map(Object::from).chain(plan.objects()))?;
+        for sysctl in &sysctls {
+            sysctl.write("1")?;
+        }
         for route in plan.routes() {
             route.add(&mut rtnetlink)?;
         }
@@ -115,7 +133,7 @@ impl Steering {
         let mut nft = preflight::open_nft()?;
         nft.commit(&ruleset::create(&plan))?;
         info!(experiment = plan.name, share = %plan.share, seed = plan.seed, "steering");
-        Ok(Self { plan, nft, rtnetlink, journal, guardian, halted: None })
+        Ok(Self { plan, nft, rtnetlink, journal: Some(journal), guardian, halted: None })
     }
 
     /// The plan, with the share of now.
@@ -130,7 +148,10 @@ impl Steering {
 
     /// Notes something else that goes when the steering goes. To be called before it is created.
     pub(super) fn record(&mut self, object: Object) -> Result<()> {
-        Ok(self.journal.record(object)?)
+        match &mut self.journal {
+            Some(journal) => Ok(journal.record(object)?),
+            None => Err(Error::Lapsed),
+        }
     }
 
     /// Process id of the guardian.
@@ -146,12 +167,13 @@ impl Steering {
     /// Keeps the gate open for another lease. To be called a few times within each.
     ///
     /// # Errors
-    /// [`Error::Lapsed`] when the gate is shut: it stays so. [`Error::Nft`] when the kernel refuses for another reason; the lease then runs on.
+    /// [`Error::Lapsed`] when the gate is shut: it stays so. [`Error::Nft`] when the kernel refuses for another reason;
+    /// the lease then runs on.
     pub fn renew(&mut self) -> Result<()> {
         if self.halted.is_some() {
             return Err(Error::Lapsed);
         }
-        match self.nft.commit(&ruleset::renew(self.plan.lease)) {
+        match self.nft.commit(&ruleset::renew(&self.plan)) {
             Err(refused) if refused.errno() == Some(libc::ENOENT) => {
                 warn!("the lease ran out, every session is on control until an operator starts again");
                 self.halted = Some(Halt::Lapsed);
@@ -184,10 +206,19 @@ impl Steering {
         self.shut()
     }
 
+    /// What the kernel says about it; `None` when the table is gone.
+    ///
+    /// # Errors
+    /// [`Error::Nft`] when the kernel does not say.
+    pub fn observe(&mut self) -> Result<Option<Observed>> {
+        observe_through(&mut self.nft)
+    }
+
     /// Raises the share. Sessions only move from control to canary.
     ///
     /// # Errors
-    /// [`Error::RampDown`], [`Error::AboveCap`], [`Error::Config`] for a share that may not be; [`Error::Lapsed`] when halted; [`Error::Nft`].
+    /// [`Error::RampDown`], [`Error::AboveCap`], [`Error::Config`] for a share that may not be; [`Error::Lapsed`] when
+    /// halted; [`Error::Nft`].
     pub fn ramp(&mut self, share: Share) -> Result<()> {
         if self.halted.is_some() {
             return Err(Error::Lapsed);
@@ -203,12 +234,17 @@ impl Steering {
         Ok(())
     }
 
-    /// Everybody back to control and the host as it was: first the gate, then the table, rules and routes. Returns the time until the gate was shut,
-    /// and what was taken back.
+    /// Everybody back to control and the host as it was: first the gate, then the table, rules and routes.
     ///
     /// # Errors
     /// [`Error::Guard`] when a rule or route could not be taken back; the rest was.
-    pub fn rollback(mut self) -> Result<(Duration, Undone)> {
+    pub fn rollback(mut self) -> Result<TakenBack> {
+        self.take_back()
+    }
+
+    /// The rollback without its slow end, which changes nothing any more: the kernel takes 25 ms to close the socket of
+    /// a table, as it waits for everybody who may still look at it.
+    pub(super) fn take_back(&mut self) -> Result<TakenBack> {
         let start = Instant::now();
         if let Err(error) = self.shut() {
             // Not a reason to stop: the table goes next, and with its socket in any case.
@@ -218,15 +254,12 @@ impl Steering {
         if let Err(error) = self.nft.commit(&ruleset::delete()) {
             warn!(%error, "the table goes with its socket");
         }
-        let Self { nft, journal, guardian, .. } = self;
-        drop(nft);
-        let undone = journal.undo();
-        drop(guardian);
-        Ok((gate, undone?))
+        let undone = self.journal.take().map(Journal::undo).transpose()?.unwrap_or_default();
+        Ok(TakenBack { gate, undone })
     }
 
     fn shut(&mut self) -> Result<()> {
-        match self.nft.commit(&ruleset::shut()) {
+        match self.nft.commit(&ruleset::shut(&self.plan)) {
             // Shut already: the lease ran out.
             Err(refused) if refused.errno() == Some(libc::ENOENT) => Ok(()),
             other => Ok(other?),
@@ -239,11 +272,14 @@ impl Steering {
 /// # Errors
 /// [`Error::Kernel`], [`Error::Nft`] when the kernel does not say.
 pub fn observe() -> Result<Option<Observed>> {
-    let mut nft = preflight::open_nft()?;
+    observe_through(&mut preflight::open_nft()?)
+}
+
+fn observe_through(nft: &mut NftSocket) -> Result<Option<Observed>> {
     let Some(comment) = nft.table_comment(ruleset::TABLE)? else { return Ok(None) };
     let buckets = nft.elements(ruleset::TABLE, ruleset::BUCKET_ARM)?;
     let bounds: Vec<_> = buckets.into_iter().map(|element| (element.key, element.ends)).collect();
-    let gate = nft.element(ruleset::TABLE, ruleset::ARM_GATE, &ruleset::gate_key())?;
+    let gates = nft.elements(ruleset::TABLE, ruleset::CANARY_GATE)?;
     let mut packets = |name| nft.counter(ruleset::TABLE, name);
     let packets = Packets {
         control: packets(ruleset::CONTROL)?,
@@ -262,7 +298,7 @@ pub fn observe() -> Result<Option<Observed>> {
     Ok(Some(Observed {
         experiment: ruleset::experiment_of(&comment).to_owned(),
         share: ruleset::share_of(&bounds),
-        lease_left: gate.and_then(|gate| gate.expires),
+        lease_left: gates.iter().filter_map(|gate| gate.expires).min(),
         packets,
         canary_sessions,
     }))

@@ -6,10 +6,16 @@ use super::{LinkEnd, Scenario};
 use crate::qdisc::Limit;
 
 impl Scenario {
-    /// Draws the topology, from the clients on the left, and lists rates, loads and windows.
-    pub fn show(&self) -> String {
+    /// Draws the topology alone, from the clients on the left, under the summary.
+    pub fn picture(&self) -> String {
         let mut text = format!("{}: {}\n\n", self.name, self.summary);
         draw(&mut text, &self.layers());
+        text
+    }
+
+    /// Draws the topology, from the clients on the left, and lists rates, loads and windows.
+    pub fn show(&self) -> String {
+        let mut text = self.picture();
         text.push('\n');
         for link in &self.links {
             let [left, right] = &link.ends;

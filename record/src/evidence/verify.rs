@@ -236,8 +236,14 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
 }
 
 fn files(directory: &Path) -> Result<Vec<String>, Error> {
-    let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let listed: io::Result<Vec<String>> = fs::read_dir(directory).and_then(|entries| entries.map(name).collect());
+    // A directory is a run of its own, with a seal of its own.
+    let name = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        let is_directory = entry.file_type()?.is_dir();
+        Ok((!is_directory).then(|| entry.file_name().to_string_lossy().into_owned()))
+    };
+    let listed: io::Result<Vec<String>> =
+        fs::read_dir(directory).and_then(|entries| entries.filter_map(|entry| name(entry).transpose()).collect());
     let mut names = listed.map_err(Error::reading(PathBuf::from(directory)))?;
     names.sort_unstable();
     Ok(names)

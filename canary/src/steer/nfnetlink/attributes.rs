@@ -76,7 +76,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(values in proptest::collection::vec((0..0x4000_u16, proptest::collection::vec(any::<u8>(), 0..40)), 0..8)) {
+        fn what_is_written_is_read(
+            values in proptest::collection::vec((0..0x4000_u16, proptest::collection::vec(any::<u8>(), 0..40)), 0..8),
+        ) {
             let mut attributes = Attributes::default();
             for (kind, value) in &values {
                 attributes.bytes(*kind, value);

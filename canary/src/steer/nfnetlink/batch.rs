@@ -67,9 +67,15 @@ struct Message {
 pub(crate) struct BaseChain {
     /// `route` reroutes a packet whose mark changed; `filter` does not.
     pub(crate) kind: &'static str,
-    /// `NF_INET_PRE_ROUTING` 0, `NF_INET_LOCAL_OUT` 3.
     pub(crate) hook: u32,
     pub(crate) priority: i32,
+}
+
+impl BaseChain {
+    /// `NF_INET_PRE_ROUTING`.
+    pub(crate) const PREROUTING: u32 = 0;
+    /// `NF_INET_LOCAL_OUT`.
+    pub(crate) const OUTPUT: u32 = 3;
 }
 
 /// A set or a map. Types are nft's numbers, kept for its listing; the kernel looks at lengths only.
@@ -93,6 +99,7 @@ pub(crate) struct Type {
 
 impl Type {
     pub(crate) const VERDICT: Self = Self { number: 0xffff_ff00, length: 0 };
+    pub(crate) const NF_PROTO: Self = Self { number: 2, length: 1 };
     pub(crate) const IPV4_ADDR: Self = Self { number: 7, length: 4 };
     pub(crate) const IPV6_ADDR: Self = Self { number: 8, length: 16 };
     pub(crate) const INET_SERVICE: Self = Self { number: 13, length: 2 };
@@ -121,7 +128,6 @@ pub(crate) struct Element {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Data {
     None,
-    Value(Vec<u8>),
     Verdict(Verdict),
 }
 
@@ -142,7 +148,6 @@ impl Element {
         expression::value(to, 1, &self.key);
         match &self.data {
             Data::None => {}
-            Data::Value(bytes) => expression::value(to, 2, bytes),
             Data::Verdict(verdict) => {
                 to.nest(2, |data| verdict.encode(data));
             }
@@ -331,4 +336,58 @@ fn message(to: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, r
     to.extend([family, 0]);
     to.extend(resource.to_be_bytes());
     to.extend(attributes);
+}
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<_> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    }
+
+    /// Checked by hand against `struct nlmsghdr`, `struct nfgenmsg` and the attribute numbers of nf_tables.h; the
+    /// kernel takes it in the privileged tests.
+    #[test]
+    fn a_renewal_is_these_bytes() {
+        let mut batch = Batch::new("t");
+        batch.delete_elements("g", &[Element::key([2])]);
+        let open = Element::with([2], Data::Verdict(Verdict::Goto("c".into())));
+        batch.add_elements("g", &[Element { lease: Some(Duration::from_millis(500)), ..open }]);
+        let expected = "
+            14000000 1000 0100 07000000 00000000 00 00 000a
+            38000000 0e0a 0100 08000000 00000000 01 00 0000
+                0600 0100 74000000  0600 0200 67000000
+                1400 0380  1000 0180  0c00 0180 0500 0100 02000000
+            5c000000 0c0a 0506 09000000 00000000 01 00 0000
+                0600 0100 74000000  0600 0200 67000000
+                3800 0380  3400 0180  0c00 0180 0500 0100 02000000
+                1800 0280  1400 0280  0800 0100 fffffffc  0600 0200 63000000
+                0c00 0400 00000000 000001f4
+            14000000 1100 0100 0a000000 00000000 00 00 000a";
+        let bytes = batch.encode(7);
+        let expected = hex(expected);
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn long_lists_are_split_and_every_message_says_its_length() {
+        let mut batch = Batch::new("t");
+        let elements: Vec<_> = (0..10_000_u32).map(|i| Element::key(i.to_be_bytes())).collect();
+        batch.add_elements("s", &elements);
+        let bytes = batch.encode(u32::MAX - 3);
+        let mut rest = &bytes[..];
+        let mut messages = 0;
+        while !rest.is_empty() {
+            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+            assert!(length < 1 << 16);
+            rest = &rest[length..];
+            messages += 1;
+        }
+        assert_eq!(messages, 10_000 / ELEMENTS_A_MESSAGE + 2);
+        assert_eq!(batch.what(u32::MAX - 3, 5), "elements of s");
+    }
 }

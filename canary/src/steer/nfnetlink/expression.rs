@@ -74,11 +74,6 @@ pub(crate) enum Expression {
         set: String,
         inverted: bool,
     },
-    /// Replaces the value by what the map has for it; stops the rule when it has nothing.
-    Map {
-        register: Register,
-        map: String,
-    },
     /// Goes where the map says; stops the rule when it has nothing.
     VerdictMap {
         register: Register,
@@ -147,7 +142,7 @@ impl Expression {
             Self::Bitwise { .. } => "bitwise",
             Self::Jhash { .. } => "hash",
             Self::HostToNetwork { .. } => "byteorder",
-            Self::InSet { .. } | Self::Map { .. } | Self::VerdictMap { .. } => "lookup",
+            Self::InSet { .. } | Self::VerdictMap { .. } => "lookup",
             Self::Counter { .. } => "objref",
             Self::Verdict(_) => "immediate",
             Self::Update { .. } => "dynset",
@@ -195,9 +190,6 @@ impl Expression {
             }
             Self::InSet { register, set, inverted } => {
                 to.text(1, set).be32(2, register.number()).be32(5, u32::from(*inverted));
-            }
-            Self::Map { register, map } => {
-                to.text(1, map).be32(2, register.number()).be32(3, register.number());
             }
             Self::VerdictMap { register, map } => {
                 to.text(1, map).be32(2, register.number()).be32(3, REG_VERDICT);

@@ -1,4 +1,5 @@
-//! The one socket that owns the table: while it is open the table stands, when the process dies the kernel takes the table away.
+//! The one socket that owns the table: while it is open the table stands, when the process dies the kernel takes the
+//! table away.
 
 use std::{io, time::Duration};
 
@@ -6,7 +7,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::{
     attributes::{find, parse},
-    batch::{ACK, Batch, Element, Kind, question},
+    batch::{ACK, Batch, Kind, question},
 };
 
 const NLMSG_ERROR: u16 = 2;
@@ -40,8 +41,6 @@ impl Refused {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) key: Vec<u8>,
-    /// The value of a map; `None` for sets and verdicts.
-    pub(crate) value: Option<Vec<u8>>,
     pub(crate) ends: bool,
     /// Time left, of an element that has a lease.
     pub(crate) expires: Option<Duration>,
@@ -64,12 +63,15 @@ impl NftSocket {
         self.socket.send(&batch.encode(first), 0).map_err(|source| refused("send to nf_tables", source))?;
         let mut acknowledged = false;
         let mut failure = None;
-        // The kernel reports every message that it refused, then acknowledges the last: the whole answer is there when send(2) returns.
+        // The kernel reports every message that it refused, then acknowledges the last: the whole answer is there when
+        // send(2) returns.
         let answer = self.receive(|message| {
             if message.kind == NLMSG_ERROR && (first..=last).contains(&message.sequence) {
                 match error_code(message.body) {
                     0 => acknowledged |= message.sequence == last,
-                    code => drop(failure.get_or_insert((message.sequence, code))),
+                    code => {
+                        failure.get_or_insert((message.sequence, code));
+                    }
                 }
             }
             true
@@ -123,34 +125,16 @@ impl NftSocket {
         Ok(packets)
     }
 
-    /// All elements of a set or map.
+    /// All elements of a set or map. Those whose lease has run out are not among them.
     pub(crate) fn elements(&mut self, table: &str, set: &str) -> Result<Vec<Listed>, Refused> {
-        self.list(table, set, DUMP, None)
-    }
-
-    /// The one element with this key; `None` when there is none or its lease has run out.
-    pub(crate) fn element(&mut self, table: &str, set: &str, key: &Element) -> Result<Option<Listed>, Refused> {
-        match self.list(table, set, ACK, Some(key)) {
-            Ok(listed) => Ok(listed.into_iter().next()),
-            Err(refused) if refused.errno() == Some(libc::ENOENT) => Ok(None),
-            Err(refused) => Err(refused),
-        }
-    }
-
-    fn list(&mut self, table: &str, set: &str, flags: u16, key: Option<&Element>) -> Result<Vec<Listed>, Refused> {
         let mut listed = Vec::new();
         self.ask(
             Kind::GetElement,
-            flags,
+            DUMP,
             table,
             &format!("elements of {set}"),
             |to| {
                 to.text(2, set);
-                if let Some(key) = key {
-                    to.nest(3, |list| {
-                        list.nest(1, |element| key.encode(element));
-                    });
-                }
             },
             |attributes| {
                 let elements = parse(find(attributes, 3).unwrap_or_default());
@@ -236,11 +220,9 @@ fn error_code(body: &[u8]) -> i32 {
 }
 
 fn listed_element(bytes: &[u8]) -> Option<Listed> {
-    let value = |kind| find(find(bytes, kind)?, 1).map(<[u8]>::to_vec);
     let flags = find(bytes, 3).and_then(|flags| Some(u32::from_be_bytes(flags.try_into().ok()?))).unwrap_or(0);
     Some(Listed {
-        key: value(1)?,
-        value: value(2),
+        key: find(find(bytes, 1)?, 1)?.to_vec(),
         ends: flags & 1 != 0,
         expires: find(bytes, 5).and_then(be64).map(Duration::from_millis),
     })
@@ -248,4 +230,28 @@ fn listed_element(bytes: &[u8]) -> Option<Listed> {
 
 fn be64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use pathlab_guard::privilege::root_or_skip;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_object() {
+        if !root_or_skip("a_refusal_names_the_object") {
+            return;
+        }
+        // Nothing of it takes effect: there is no such table.
+        let mut batch = Batch::new("pathlab_absent");
+        batch.add_counter("packets");
+        batch.flush_set("clients");
+        let mut socket = NftSocket::open().unwrap();
+        let refused = socket.commit(&batch).unwrap_err();
+        assert_eq!((refused.what.as_str(), refused.errno()), ("counter packets", Some(libc::ENOENT)));
+        assert_eq!(socket.table_comment("pathlab_absent").unwrap(), None);
+        let refused = socket.counter("pathlab_absent", "packets").unwrap_err();
+        assert_eq!((refused.what.as_str(), refused.errno()), ("counter packets", Some(libc::ENOENT)));
+    }
 }

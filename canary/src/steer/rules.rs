@@ -1,0 +1,386 @@
+//! The chains and rules of the table: which packets take part, what is hashed, what the canary arm's packets get.
+//!
+//! In host mode a second base chain looks at what comes in: ICMP errors that quote a canary packet get the mark too, so
+//! that the path MTU they report is learnt for the canary route. Without it the kernel would note it on the control
+//! route of that client, where it outlives a rollback. (Needs `fwmark_reflect`, see [`Plan::sysctls`].) The arm is
+//! worked out from the quoted packet, so it does not matter how the error came.
+
+use std::{fmt::Write as _, time::Duration};
+
+use pathlab_guard::Family;
+
+use super::{
+    nfnetlink::{BaseChain, Expression, Header, Meta, Register, Verdict},
+    plan::Plan,
+    prefix,
+    ruleset::{BUCKET_ARM, CANARY, CANARY_GATE, CONTROL, HELD, OVER, STEERED, with_family},
+};
+use crate::{KeyFrom, Mode, Share};
+
+/// Where the base chains run: `NF_IP_PRI_MANGLE`, after conntrack and before the route of an outgoing packet is looked
+/// up again.
+const PRIORITY: i32 = -150;
+
+/// A canary session counts as present for so long after its last packet.
+const SESSION_IDLE: Duration = Duration::from_secs(60);
+
+const UDP: u8 = 17;
+const UDP_HEADER: u32 = 8;
+const ICMP_HEADER: u32 = 8;
+
+/// Where values are worked on, and where a key is put together.
+const VALUE: Register = Register(0);
+const KEY: Register = Register(4);
+
+/// A rule in both forms.
+pub(super) struct Rule {
+    /// In nft's words, as its listing shows it.
+    pub(super) text: String,
+    pub(super) expressions: Vec<Expression>,
+}
+
+/// A chain of the table.
+pub(super) struct Chain {
+    pub(super) name: String,
+    pub(super) base: Option<BaseChain>,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// The UDP packet that a rule looks at.
+#[derive(Clone, Copy)]
+enum View {
+    /// The packet itself.
+    Own(Family),
+    /// The one that an ICMP error quotes after its own header (RFC 792, RFC 4443 section 3).
+    Quoted(Family),
+}
+
+/// All chains, those that others lead to first.
+pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
+    let chain = |name: &str, rules| Chain { name: name.to_owned(), base: None, rules };
+    let mut chains = vec![
+        chain(CONTROL, vec![count(CONTROL)]),
+        chain(CANARY, vec![gate(), count(HELD)]),
+        chain(STEERED, steered(plan)),
+    ];
+    let families = || plan.paths.iter().map(|path| path.family);
+    chains.extend(families().map(|family| assignment(plan, View::Own(family))));
+    let entries = families().map(|family| udp_entry(plan, family)).collect();
+    let base = |name: &str, kind, hook, rules| Chain {
+        base: Some(BaseChain { kind, hook, priority: PRIORITY }),
+        ..chain(name, rules)
+    };
+    match plan.mode {
+        Mode::Host => {
+            chains.extend(families().map(|family| assignment(plan, View::Quoted(family))));
+            // `route` and not `filter`: only this type looks the route up again when the mark has changed.
+            chains.push(base("steer", "route", BaseChain::OUTPUT, entries));
+            let errors = families().map(|family| error_entry(plan, family)).collect();
+            chains.push(base("errors", "filter", BaseChain::PREROUTING, errors));
+        }
+        // The routing decision comes after this hook.
+        Mode::Router => chains.push(base("steer", "filter", BaseChain::PREROUTING, entries)),
+    }
+    chains
+}
+
+/// Packets of one family that take part.
+fn udp_entry(plan: &Plan, family: Family) -> Rule {
+    let view = View::Own(family);
+    let mut expressions = is_udp(family);
+    let mut text = format!("meta nfproto {} ", proto_name(family));
+    if let Some(port) = plan.server_port {
+        // The server's replies carry its port as their source.
+        expressions.extend(bytes_are(view.udp(), &port.to_be_bytes()));
+        write!(text, "udp sport {port} ").expect("a String takes all");
+    } else {
+        text.push_str("meta l4proto udp ");
+    }
+    lead_to(view, text, expressions)
+}
+
+/// ICMP errors of one family that tell a path MTU and quote a packet that takes part.
+fn error_entry(plan: &Plan, family: Family) -> Rule {
+    let view = View::Quoted(family);
+    // Destination unreachable, fragmentation needed: type 3 and code 4. Packet too big: type 2.
+    let (icmp, kind, mut text): (u8, &[u8], _) = match family {
+        Family::V4 => (1, &[3, 4], "icmp type destination-unreachable icmp code frag-needed ".to_owned()),
+        Family::V6 => (58, &[2], "icmpv6 type packet-too-big ".to_owned()),
+    };
+    let mut expressions = is_protocol(family, icmp);
+    expressions.extend(bytes_are(0, kind));
+    if family == Family::V4 {
+        // Version 4 and a header without options, so that UDP begins where it is looked for.
+        expressions.extend(bytes_are(ICMP_HEADER, &[0x45]));
+        text += "@th,64,8 0x45 ";
+    }
+    expressions.extend(bytes_are(ICMP_HEADER + protocol_offset(family), &[UDP]));
+    write!(text, "@th,{},8 {UDP:#x} ", (ICMP_HEADER + protocol_offset(family)) * 8).expect("a String takes all");
+    if let Some(port) = plan.server_port {
+        expressions.extend(bytes_are(view.udp(), &port.to_be_bytes()));
+        write!(text, "@th,{},16 {port:#x} ", view.udp() * 8).expect("a String takes all");
+    }
+    lead_to(view, text, expressions)
+}
+
+fn lead_to(view: View, text: String, mut expressions: Vec<Expression>) -> Rule {
+    let chain = view.chain();
+    expressions.push(Expression::Verdict(Verdict::Goto(chain.clone())));
+    Rule { text: format!("{text}goto {chain}"), expressions }
+}
+
+/// The chain that finds the arm of a packet, unless its client does not take part.
+fn assignment(plan: &Plan, view: View) -> Chain {
+    let family = view.family();
+    let mut rules = Vec::new();
+    if !prefix::disjoint(&plan.exclude, family).is_empty() {
+        rules.push(unless_listed(view, "exclude", false));
+    }
+    let included = prefix::disjoint(&plan.include, family);
+    if !included.is_empty() {
+        rules.push(unless_listed(view, "include", true));
+    }
+    // A list of clients of the other family leaves this one out.
+    if plan.include.is_empty() || !included.is_empty() {
+        rules.push(assign(plan, view));
+    }
+    Chain { name: view.chain(), base: None, rules }
+}
+
+fn unless_listed(view: View, list: &str, inverted: bool) -> Rule {
+    let set = with_family(list, view.family());
+    let mut expressions = view.is_family();
+    expressions.push(view.load_destination(VALUE));
+    expressions.push(Expression::InSet { register: VALUE, set: set.clone(), inverted });
+    expressions.push(Expression::Verdict(Verdict::Return));
+    let not = if inverted { "!= " } else { "" };
+    Rule { text: format!("{} {not}@{set} return", view.destination_text()), expressions }
+}
+
+/// The rule that decides.
+fn assign(plan: &Plan, view: View) -> Rule {
+    let (mut expressions, key, length) = load_key(plan, view);
+    let (modulus, seed) = (u32::from(Share::BUCKETS), plan.seed);
+    expressions.extend([
+        Expression::Jhash { from: KEY, length, modulus, seed, to: VALUE },
+        Expression::HostToNetwork { register: VALUE },
+        Expression::VerdictMap { register: VALUE, map: BUCKET_ARM.to_owned() },
+    ]);
+    let text = format!("jhash {key} mod {modulus} seed {seed:#x} vmap @{BUCKET_ARM}");
+    Rule { text, expressions }
+}
+
+/// Loads the session key into [`KEY`] as `crate::assignment` lays it out: instructions, nft's words, length in bytes.
+fn load_key(plan: &Plan, view: View) -> (Vec<Expression>, String, u32) {
+    match plan.key.from {
+        KeyFrom::ClientAddrPort => {
+            let (expressions, length) = load_client(view);
+            (expressions, view.client_text(), length)
+        }
+        KeyFrom::ClientAddr => {
+            let mut expressions = view.is_family();
+            expressions.push(view.load_destination(KEY));
+            (expressions, view.destination_text(), address_length(view.family()))
+        }
+        KeyFrom::Payload => {
+            // `plan` has checked both.
+            let [offset, length] = [plan.key.offset, plan.key.length].map(|value| u32::from(value.unwrap_or(0)));
+            let offset = view.udp() + UDP_HEADER + offset;
+            let load = Expression::Payload { base: Header::Transport, offset, length, to: KEY };
+            (vec![load], format!("@th,{},{}", offset * 8, length * 8), length)
+        }
+    }
+}
+
+/// The client's address and port into [`KEY`], the port in the register after the address.
+fn load_client(view: View) -> (Vec<Expression>, u32) {
+    let length = address_length(view.family());
+    let mut expressions = view.is_udp();
+    expressions.push(view.load_destination(KEY));
+    let to = Register(KEY.0 + length as u8 / 4);
+    expressions.push(Expression::Payload { base: Header::Transport, offset: view.udp() + 2, length: 2, to });
+    (expressions, length + 4)
+}
+
+fn gate() -> Rule {
+    Rule {
+        text: format!("meta nfproto vmap @{CANARY_GATE}"),
+        expressions: vec![
+            Expression::LoadMeta { key: Meta::NfProto, to: VALUE },
+            Expression::VerdictMap { register: VALUE, map: CANARY_GATE.to_owned() },
+        ],
+    }
+}
+
+/// What is done to the packets of the canary arm, and to ICMP errors about them: those get the mark only.
+fn steered(plan: &Plan) -> Vec<Rule> {
+    let keep = !plan.mask;
+    let mark = Rule {
+        // As nft lists it: what is kept includes the bit that is set.
+        text: format!("meta mark set meta mark & {:#010x} | {:#010x}", keep | plan.mark, plan.mark),
+        expressions: vec![
+            Expression::LoadMeta { key: Meta::Mark, to: VALUE },
+            Expression::Bitwise { register: VALUE, mask: keep, xor: plan.mark },
+            Expression::StoreMark { from: VALUE },
+        ],
+    };
+    let mut rules = vec![count(CANARY), mark];
+    for path in &plan.paths {
+        let view = View::Own(path.family);
+        let set = with_family("sessions", path.family);
+        let (mut expressions, _) = load_client(view);
+        expressions.push(Expression::Update { register: KEY, set: set.clone(), timeout: SESSION_IDLE });
+        expressions.push(Expression::Verdict(Verdict::Return));
+        let minutes = SESSION_IDLE.as_secs() / 60;
+        rules.push(Rule {
+            text: format!("update @{set} {{ {} timeout {minutes}m }} return", view.client_text()),
+            expressions,
+        });
+    }
+    rules.push(count(OVER));
+    rules
+}
+
+/// Counts UDP packets, not the ICMP errors about them.
+fn count(name: &str) -> Rule {
+    let mut expressions = is_l4(UDP).to_vec();
+    expressions.push(Expression::Counter { name: name.to_owned() });
+    Rule { text: format!("meta l4proto udp counter name \"{name}\""), expressions }
+}
+
+impl View {
+    fn family(self) -> Family {
+        let (Self::Own(family) | Self::Quoted(family)) = self;
+        family
+    }
+
+    fn chain(self) -> String {
+        match self {
+            Self::Own(family) => with_family("assign", family),
+            Self::Quoted(family) => with_family("quoted", family),
+        }
+    }
+
+    /// Where its UDP header begins, from the packet's transport header.
+    fn udp(self) -> u32 {
+        match self {
+            Self::Own(_) => 0,
+            Self::Quoted(Family::V4) => ICMP_HEADER + 20,
+            Self::Quoted(Family::V6) => ICMP_HEADER + 40,
+        }
+    }
+
+    fn load_destination(self, to: Register) -> Expression {
+        let (offset, length) = (destination_offset(self.family()), address_length(self.family()));
+        match self {
+            Self::Own(_) => Expression::Payload { base: Header::Network, offset, length, to },
+            Self::Quoted(_) => {
+                Expression::Payload { base: Header::Transport, offset: ICMP_HEADER + offset, length, to }
+            }
+        }
+    }
+
+    /// What nft puts before it looks at an address. The entry has looked already, but the listing is clearer.
+    fn is_family(self) -> Vec<Expression> {
+        match self {
+            Self::Own(family) => is_family(family),
+            Self::Quoted(_) => Vec::new(),
+        }
+    }
+
+    fn is_udp(self) -> Vec<Expression> {
+        match self {
+            Self::Own(family) => is_udp(family),
+            Self::Quoted(_) => Vec::new(),
+        }
+    }
+
+    fn destination_text(self) -> String {
+        match self {
+            Self::Own(Family::V4) => "ip daddr".to_owned(),
+            Self::Own(Family::V6) => "ip6 daddr".to_owned(),
+            Self::Quoted(family) => {
+                format!("@th,{},{}", (ICMP_HEADER + destination_offset(family)) * 8, address_length(family) * 8)
+            }
+        }
+    }
+
+    fn client_text(self) -> String {
+        let port = match self {
+            Self::Own(_) => "udp dport".to_owned(),
+            Self::Quoted(_) => format!("@th,{},16", (self.udp() + 2) * 8),
+        };
+        format!("{} . {port}", self.destination_text())
+    }
+}
+
+/// Of the destination address in the IP header.
+const fn destination_offset(family: Family) -> u32 {
+    match family {
+        Family::V4 => 16,
+        Family::V6 => 24,
+    }
+}
+
+const fn address_length(family: Family) -> u32 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    }
+}
+
+/// Of the protocol, or next header, in the IP header.
+const fn protocol_offset(family: Family) -> u32 {
+    match family {
+        Family::V4 => 9,
+        Family::V6 => 6,
+    }
+}
+
+fn is_family(family: Family) -> Vec<Expression> {
+    vec![
+        Expression::LoadMeta { key: Meta::NfProto, to: VALUE },
+        Expression::Equal { register: VALUE, value: vec![nfproto(family)] },
+    ]
+}
+
+fn is_protocol(family: Family, protocol: u8) -> Vec<Expression> {
+    let mut expressions = is_family(family);
+    expressions.extend(is_l4(protocol));
+    expressions
+}
+
+fn is_udp(family: Family) -> Vec<Expression> {
+    is_protocol(family, UDP)
+}
+
+fn is_l4(protocol: u8) -> [Expression; 2] {
+    [
+        Expression::LoadMeta { key: Meta::L4Proto, to: VALUE },
+        Expression::Equal { register: VALUE, value: vec![protocol] },
+    ]
+}
+
+/// Bytes from the transport header on.
+fn bytes_are(offset: u32, bytes: &[u8]) -> [Expression; 2] {
+    let length = bytes.len() as u32;
+    [
+        Expression::Payload { base: Header::Transport, offset, length, to: VALUE },
+        Expression::Equal { register: VALUE, value: bytes.into() },
+    ]
+}
+
+/// `meta nfproto`.
+pub(super) fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => libc::NFPROTO_IPV4 as u8,
+        Family::V6 => libc::NFPROTO_IPV6 as u8,
+    }
+}
+
+pub(super) fn proto_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}

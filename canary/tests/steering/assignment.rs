@@ -1,0 +1,192 @@
+//! Which sessions go where: as the analysis says, in the share that was asked for, and always the same.
+
+use std::net::SocketAddr;
+
+use pathlab_canary::{Experiment, KeyFrom, Mode, Share, arm, bucket_of_bytes};
+use pathlab_guard::privilege::root_or_skip;
+use pathlab_record::Arm;
+
+use crate::{
+    SEED, assigned, experiment,
+    network::{Network, Sessions, session},
+    options, share, start,
+};
+
+/// Sends one packet to each session and returns those that left by A and by B, every one by exactly one.
+fn arms(
+    network: &Network,
+    from: &str,
+    sessions: &Sessions,
+    payload: impl Fn(&SocketAddr) -> Vec<u8>,
+) -> (Sessions, Sessions) {
+    let sent = network.send(from, sessions.iter().copied(), payload);
+    let (a, b, packets) = network.take();
+    assert_eq!(packets, sent);
+    assert!(&a | &b == *sessions);
+    assert!(a.is_disjoint(&b));
+    (a, b)
+}
+
+/// An experiment whose lease lasts over a test that sends once.
+fn unhurried(share: &str) -> Experiment {
+    let mut experiment = experiment(share);
+    experiment.steer.lease = jiff::SignedDuration::from_secs(10);
+    experiment
+}
+
+fn nothing(_: &SocketAddr) -> Vec<u8> {
+    Vec::new()
+}
+
+fn family(v6: bool, n: u32) -> Sessions {
+    (0..n).map(|i| session(v6, i)).collect()
+}
+
+fn canary(experiment: &Experiment, at: Share, sessions: &Sessions) -> Sessions {
+    sessions.iter().copied().filter(|session| assigned(experiment, at, session) == Arm::Canary).collect()
+}
+
+#[test]
+fn the_kernel_and_the_analysis_agree_on_100_000_keys_of_each_family() {
+    if !root_or_skip("the_kernel_and_the_analysis_agree_on_100_000_keys_of_each_family") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = unhurried("15%");
+    experiment.steer.max_canary_sessions = 100_000;
+    let mut steering = start(&network, &experiment, &options(&dir));
+    for v6 in [false, true] {
+        let sessions = family(v6, 100_000);
+        steering.renew().unwrap();
+        let (_, b) = arms(&network, &network.server, &sessions, nothing);
+        assert!(b == canary(&experiment, share("15%"), &sessions), "v6: {v6}");
+    }
+    let observed = steering.observe().unwrap().unwrap();
+    assert_eq!(observed.packets.control + observed.packets.canary, 200_000);
+    assert_eq!(observed.packets.held, 0);
+}
+
+#[test]
+fn the_share_is_met_sessions_stick_and_a_ramp_only_adds() {
+    if !root_or_skip("the_share_is_met_sessions_stick_and_a_ramp_only_adds") {
+        return;
+    }
+    const N: u32 = 10_000;
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let sessions = [false, true].map(|v6| family(v6, N));
+    let mut experiment = unhurried("10%");
+    let mut steering = start(&network, &experiment, &options(&dir));
+    let mut last = [Sessions::new(), Sessions::new()];
+    for percent in ["10%", "15%", "20%"] {
+        steering.ramp(share(percent)).unwrap();
+        for (sessions, last) in sessions.iter().zip(&mut last) {
+            let mut seen = None;
+            for _ in 0..3 {
+                steering.renew().unwrap();
+                let (_, b) = arms(&network, &network.server, sessions, nothing);
+                assert!(*seen.get_or_insert_with(|| b.clone()) == b, "a session changed its arm");
+            }
+            let b = seen.unwrap();
+            let p = share(percent).fraction();
+            let (mean, deviation) = (f64::from(N) * p, (f64::from(N) * p * (1.0 - p)).sqrt());
+            assert!((b.len() as f64 - mean).abs() <= 2.576 * deviation, "{} of {N} at {percent}", b.len());
+            assert!(last.is_subset(&b), "a ramp moved sessions to control");
+            *last = b;
+        }
+    }
+    steering.rollback().unwrap();
+    let (a, b) = arms(&network, &network.server, &sessions[0], nothing);
+    assert_eq!((a.len(), b.len()), (N as usize, 0));
+
+    experiment.experiment.share = share("20%");
+    let _again = start(&network, &experiment, &options(&dir));
+    let (_, b) = arms(&network, &network.server, &sessions[1], nothing);
+    assert!(b == last[1], "a restart with the same seed moved sessions");
+}
+
+#[test]
+fn every_kind_of_key_is_hashed_as_the_analysis_does() {
+    if !root_or_skip("every_kind_of_key_is_hashed_as_the_analysis_does") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let sessions = &family(false, 1_000) | &family(true, 1_000);
+    let mut experiment = unhurried("50%");
+
+    experiment.key.from = KeyFrom::ClientAddr;
+    let steering = start(&network, &experiment, &options(&dir));
+    let (_, b) = arms(&network, &network.server, &sessions, nothing);
+    assert!(b == canary(&experiment, share("50%"), &sessions));
+    steering.rollback().unwrap();
+
+    experiment.key.from = KeyFrom::Payload;
+    // A length that fills no register, and one of more than a hash block.
+    for (offset, length) in [(3, 6), (0, 32)] {
+        (experiment.key.offset, experiment.key.length) = (Some(offset), Some(length));
+        let payload = |session: &SocketAddr| format!("{session:-<60}").into_bytes();
+        let steering = start(&network, &experiment, &options(&dir));
+        let (_, b) = arms(&network, &network.server, &sessions, payload);
+        steering.rollback().unwrap();
+        let key = |session: &SocketAddr| payload(session)[usize::from(offset)..usize::from(offset + length)].to_vec();
+        let on_canary = |session: &&SocketAddr| arm(bucket_of_bytes(SEED, &key(session)), share("50%")) == Arm::Canary;
+        assert!(b == sessions.iter().filter(on_canary).copied().collect(), "{length} bytes at {offset}");
+    }
+}
+
+#[test]
+fn in_router_mode_forwarded_replies_are_steered() {
+    if !root_or_skip("in_router_mode_forwarded_replies_are_steered") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let before = network.state();
+    let sessions = &family(false, 1_000) | &family(true, 1_000);
+    let mut experiment = unhurried("20%");
+    experiment.steer.mode = Mode::Router;
+    let steering = start(&network, &experiment, &options(&dir));
+    let (_, b) = arms(&network, &network.game, &sessions, nothing);
+    assert!(b == canary(&experiment, share("20%"), &sessions));
+    steering.rollback().unwrap();
+    assert_eq!(network.state(), before);
+}
+
+#[test]
+fn only_listed_clients_and_the_servers_port_take_part_and_other_marks_survive() {
+    if !root_or_skip("only_listed_clients_and_the_servers_port_take_part_and_other_marks_survive") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let sessions = &family(false, 2_000) | &family(true, 2_000);
+    let mut experiment = unhurried("50%");
+    experiment.steer.include = vec!["198.18.0.0/23".into(), "2001:db8:c::/112".into()];
+    experiment.steer.exclude = vec!["198.18.1.0/24".into(), "198.18.1.128/25".into(), "255.0.0.0/8".into()];
+    // Somebody else's mark, seen again after ours was set.
+    network.on_server(
+        "nft 'table inet other {
+            counter kept { };
+            chain before { type filter hook output priority -200; meta mark set 0x7; };
+            chain after {
+                type filter hook output priority 0;
+                meta mark & 0x00ff00ff == 0x00010007 counter name kept;
+            };
+        }'",
+    );
+    let steering = start(&network, &experiment, &options(&dir));
+    let (_, b) = arms(&network, &network.server, &sessions, nothing);
+    let listed = |session: &SocketAddr| match session.ip() {
+        std::net::IpAddr::V4(address) => address.octets()[2] == 0,
+        std::net::IpAddr::V6(_) => true,
+    };
+    let expected: Sessions = canary(&experiment, share("50%"), &sessions).into_iter().filter(listed).collect();
+    assert!(!expected.is_empty() && b == expected);
+    let kept = network.on_server("nft list counter inet other kept");
+    assert!(kept.contains(&format!("packets {} ", expected.len())), "{kept}");
+
+    let [v4, _] = network.sockets(&network.server, 5_353);
+    for session in sessions.iter().filter(|session| session.is_ipv4()) {
+        v4.send_to(b"", session).unwrap();
+    }
+    drop(steering);
+    let (_, b, _) = network.take();
+    assert!(b.is_empty(), "another port was steered");
+}

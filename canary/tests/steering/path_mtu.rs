@@ -1,0 +1,67 @@
+//! A narrow canary path does not narrow the control route of its clients, neither during the experiment nor after.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use pathlab_guard::privilege::root_or_skip;
+use pathlab_record::Arm;
+
+use crate::{
+    assigned, experiment,
+    network::{DELIVERED, Network, PORT, session, sh},
+    options, share, start,
+};
+
+/// Makes transit B pass on over a link with an MTU of 1300, instead of playing the clients.
+fn narrow(network: &Network) {
+    let Network { transit_b: ns, game, .. } = network;
+    sh(&format!(
+        "ip -n {ns} link add name narrow mtu 1300 type veth peer name wide netns {game}
+         ip -n {ns} link set narrow up; ip -n {game} link set wide up
+         nsenter --net=/run/netns/{ns} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+         ip -n {ns} route del local 198.18.0.0/15 table local; ip -n {ns} route add 198.18.0.0/15 dev narrow
+         ip -n {ns} -6 route del local 2001:db8:c::/48 table local; ip -n {ns} -6 route add 2001:db8:c::/48 dev narrow
+         ip -n {ns} route add 10.1.0.0/24 via 10.2.0.2; ip -n {ns} -6 route add 2001:db8:1::/64 via 2001:db8:2::2"
+    ));
+}
+
+/// What the server's route to a client says about its MTU, for packets with a mark.
+fn route(network: &Network, client: &SocketAddr, mark: u32) -> String {
+    network.on_server(&format!("ip route get {} mark {mark:#x}", client.ip()))
+}
+
+#[test]
+fn a_narrow_canary_path_leaves_the_control_route_alone() {
+    if !root_or_skip("a_narrow_canary_path_leaves_the_control_route_alone") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    narrow(&network);
+    let before = network.state();
+    let mut experiment = experiment("50%");
+    experiment.steer.lease = jiff::SignedDuration::from_secs(10);
+    let steering = start(&network, &experiment, &options(&dir));
+    let canary = |v6| {
+        let on_canary = |client: &SocketAddr| assigned(&experiment, share("50%"), client) == Arm::Canary;
+        (DELIVERED..).map(|port| SocketAddr::new(session(v6, 99).ip(), port)).find(on_canary).unwrap()
+    };
+    let sockets = network.sockets(&network.server, PORT);
+    for (socket, client) in sockets.iter().zip([canary(false), canary(true)]) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        // The first is refused by the narrow link; later ones by the server itself, as it knows.
+        while !route(&network, &client, 0x1_0000).contains("mtu 1300") {
+            drop(socket.send_to(&[0; 1_400], client));
+            assert!(Instant::now() < deadline, "the canary route to {client} has not learnt its MTU");
+        }
+        let control = route(&network, &client, 0);
+        assert!(control.contains("dev eth0") && !control.contains("mtu"), "{control}");
+    }
+    steering.rollback().unwrap();
+    assert_eq!(network.state(), before);
+    for v6 in [false, true] {
+        let control = route(&network, &canary(v6), 0);
+        assert!(control.contains("dev eth0") && !control.contains("mtu"), "{control}");
+    }
+}

@@ -1,0 +1,186 @@
+//! What steering refuses to start on, and what makes it halt: each fault is built, and named in one sentence.
+
+use std::time::Duration;
+
+use pathlab_canary::{
+    Key, KeyFrom, Mode, Share,
+    steer::{Error, Halt, Plan},
+};
+use pathlab_guard::{in_netns, privilege::root_or_skip};
+
+use crate::{
+    SEED, experiment,
+    network::{Network, session, sh},
+    options,
+    process::within,
+    share, start, try_start,
+};
+
+#[test]
+fn a_plan_names_the_key_that_is_wrong() {
+    let refused = |change: fn(&mut pathlab_canary::Experiment), says: &str| {
+        let mut experiment = experiment("15%");
+        change(&mut experiment);
+        let error = Plan::new(&experiment, SEED).unwrap_err().to_string();
+        assert!(error.starts_with(says), "{error}");
+    };
+    refused(|e| e.experiment.share = share("0.5%"), "experiment.share = 0.5%: choose 1% to 50%");
+    refused(|e| e.experiment.cap_share = share("10%"), "a share of 15% is above cap_share = 10%");
+    refused(|e| e.experiment.name = "a b".into(), "experiment.name = a b: ");
+    refused(|e| e.steer.lease = jiff::SignedDuration::from_millis(50), "steer.lease = 50ms: choose 100ms to 10s");
+    refused(|e| (e.steer.canary.v4, e.steer.canary.v6) = (None, None), "steer.canary = {}: ");
+    refused(|e| e.steer.canary.v6 = e.steer.canary.v4.clone(), "steer.canary.v6.via = 10.2.0.1: ");
+    refused(|e| e.steer.include = vec!["10.0.0.1/8".into()], "steer.include = 10.0.0.1/8: ");
+    refused(|e| e.steer.max_canary_sessions = 0, "steer.max_canary_sessions = 0: ");
+    refused(|e| e.key.from = KeyFrom::Payload, "key.from = \"payload\": ");
+    refused(|e| e.key.offset = Some(4), "key.offset = given: ");
+    refused(|e| e.key = Key { from: KeyFrom::Payload, offset: Some(0), length: Some(33) }, "key.length = 33: ");
+    refused(|e| (e.steer.mode, e.steer.server_port) = (Mode::Router, None), "steer.server_port = absent: ");
+}
+
+#[test]
+fn the_plan_is_what_nft_lists() {
+    if !root_or_skip("the_plan_is_what_nft_lists") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    for mode in [Mode::Host, Mode::Router] {
+        let mut experiment = experiment("15%");
+        experiment.steer.mode = mode;
+        experiment.steer.include = vec!["198.18.0.0/15".into()];
+        experiment.steer.exclude = vec!["198.18.9.0/24".into(), "2001:db8:c:9::/64".into()];
+        let plan = Plan::new(&experiment, SEED).unwrap().to_string();
+        let steering = start(&network, &experiment, &options(&dir));
+        let listed = network.on_server("nft list ruleset");
+        let rules =
+            network.on_server("sh -c 'ip rule; ip -6 rule; ip route show table 222; ip -6 route show table 222'");
+        steering.rollback().unwrap();
+        let (commands, table) = plan.split_once("table inet").unwrap();
+        let sysctls = if mode == Mode::Host { 2 } else { 0 };
+        assert_eq!(commands.lines().count(), 4 + sysctls, "{commands}");
+        assert_eq!(rules.matches("fwmark 0x10000/0xff0000 lookup 222 proto 222").count(), 2, "{rules}");
+        assert_eq!(rules.matches("dev eth1 proto 222").count(), 2, "{rules}");
+        for line in table.lines().skip(1).map(str::trim) {
+            // What is left of a lease is listed beside it, and counters have counted.
+            let line = line.strip_suffix("{ }").unwrap_or(line);
+            let line = line.split(" timeout 500ms").next().unwrap();
+            assert!(listed.contains(line), "`{line}` is not in {listed}");
+        }
+    }
+}
+
+#[test]
+fn a_canary_path_that_cannot_work_is_refused_and_nothing_is_left() {
+    if !root_or_skip("a_canary_path_that_cannot_work_is_refused_and_nothing_is_left") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let options = options(&dir);
+    let refused = |change: fn(&mut pathlab_canary::Experiment)| {
+        let mut experiment = experiment("15%");
+        change(&mut experiment);
+        let before = network.state();
+        let error = try_start(&network, &experiment, &options).unwrap_err();
+        assert_eq!(network.state(), before);
+        eprintln!("{error}");
+        error
+    };
+    let server = &network.server;
+    assert!(matches!(refused(|e| e.steer.canary.v4.as_mut().unwrap().dev = "eth9".into()), Error::NoDevice { .. }));
+    let silent = refused(|e| e.steer.canary.v4.as_mut().unwrap().via = "10.2.0.77".parse().ok());
+    assert!(matches!(silent, Error::GatewaySilent { .. }));
+    let silent = refused(|e| e.steer.canary.v6.as_mut().unwrap().via = "2001:db8:2::77".parse().ok());
+    assert!(matches!(silent, Error::GatewaySilent { .. }));
+
+    sh(&format!("ip -n {server} rule add from 203.0.113.1 lookup main priority 10000"));
+    assert!(matches!(refused(|_| {}), Error::PriorityTaken { priority: 10_000, .. }));
+    sh(&format!(
+        "ip -n {server} rule del priority 10000; ip -n {server} -6 rule add fwmark 0x30000/0x30000 lookup main priority 9"
+    ));
+    assert!(matches!(refused(|_| {}), Error::MarkTaken { priority: 9, mark: 0x3_0000, .. }));
+    sh(&format!(
+        "ip -n {server} -6 rule del priority 9; ip -n {server} route add 203.0.113.0/24 via 10.2.0.1 table 222"
+    ));
+    assert!(matches!(refused(|_| {}), Error::TableTaken { table: 222, .. }));
+    sh(&format!("ip -n {server} route flush table 222; ip -n {} link set s down", network.transit_b));
+    assert!(matches!(refused(|_| {}), Error::DeviceDown { .. }));
+}
+
+#[test]
+fn a_second_steerer_is_refused_and_a_foreign_flush_changes_nothing() {
+    if !root_or_skip("a_second_steerer_is_refused_and_a_foreign_flush_changes_nothing") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let options = options(&dir);
+    let mut steering = start(&network, &experiment("15%"), &options);
+    let mut other = experiment("15%");
+    other.experiment.name = "other".into();
+    let before = network.state();
+    let error = try_start(&network, &other, &options).unwrap_err();
+    assert!(matches!(&error, Error::Running { name } if name == "test"), "{error}");
+    let without_lease = |state: String| state.lines().filter(|line| !line.contains("expires")).collect::<String>();
+    network.on_server("nft flush ruleset");
+    assert_eq!(without_lease(network.state()), without_lease(before));
+    steering.renew().unwrap();
+}
+
+#[test]
+fn a_canary_device_that_vanishes_ends_in_control_and_a_halt() {
+    if !root_or_skip("a_canary_device_that_vanishes_ends_in_control_and_a_halt") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut steering = start(&network, &experiment("50%"), &options(&dir));
+    network.on_server("ip link del eth1");
+    let sessions = (0..100).flat_map(|i| [session(false, i), session(true, i)]);
+    assert_eq!(network.send(&network.server, sessions, |_| Vec::new()), 200);
+    steering.check().unwrap();
+    assert_eq!(steering.halted(), Some(&Halt::PathGone));
+    assert_eq!(steering.observe().unwrap().unwrap().lease_left, None);
+    assert!(matches!(steering.renew(), Err(Error::Lapsed)));
+    let (a, b, _) = network.take();
+    assert_eq!((a.len(), b.len()), (200, 0));
+    steering.rollback().unwrap();
+    assert!(!network.state().contains("222"));
+}
+
+#[test]
+fn more_canary_sessions_than_allowed_halt_the_experiment() {
+    if !root_or_skip("more_canary_sessions_than_allowed_halt_the_experiment") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = experiment("50%");
+    experiment.steer.max_canary_sessions = 100;
+    let mut steering = start(&network, &experiment, &options(&dir));
+    network.send(&network.server, (0..100).map(|i| session(false, i)), |_| Vec::new());
+    steering.check().unwrap();
+    assert_eq!(steering.halted(), None);
+    let counted = steering.observe().unwrap().unwrap();
+    assert!((1..100).contains(&counted.canary_sessions) && counted.canary_sessions == counted.packets.canary);
+    network.send(&network.server, (0..400).map(|i| session(false, i)), |_| Vec::new());
+    steering.check().unwrap();
+    assert_eq!(steering.halted(), Some(&Halt::TooManySessions));
+    network.take();
+    network.send(&network.server, (0..400).map(|i| session(false, i)), |_| Vec::new());
+    let (a, b, _) = network.take();
+    assert_eq!((a.len(), b.len()), (400, 0));
+}
+
+#[test]
+fn a_lapsed_lease_cannot_be_renewed() {
+    if !root_or_skip("a_lapsed_lease_cannot_be_renewed") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = experiment("15%");
+    experiment.steer.lease = jiff::SignedDuration::from_millis(100);
+    let mut steering = start(&network, &experiment, &options(&dir));
+    let observe = || in_netns(Some(&network.server), || Ok(pathlab_canary::steer::observe())).unwrap();
+    within(Duration::from_secs(1), || observe().unwrap().unwrap().lease_left.is_none());
+    assert!(matches!(steering.renew(), Err(Error::Lapsed)));
+    assert_eq!(steering.halted(), Some(&Halt::Lapsed));
+    assert!(matches!(steering.ramp(Share::from_buckets(2_000).unwrap()), Err(Error::Lapsed)));
+    assert_eq!(observe().unwrap().unwrap().lease_left, None);
+}

@@ -1,0 +1,206 @@
+//! Back to control in milliseconds and the host as it was, however the steerer ends.
+
+use std::time::{Duration, Instant};
+
+use pathlab_canary::steer::{Error, Halt, ramp, rollback, status};
+use pathlab_guard::{Leftover, in_netns, privilege::root_or_skip};
+
+use crate::{
+    LEASE_MS, experiment,
+    network::Network,
+    options,
+    process::{Steerer, Stream, within},
+    share, start,
+};
+
+const LEASE: Duration = Duration::from_millis(LEASE_MS);
+const RUNS: usize = 20;
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    eprintln!("median {:?}, max {:?}, n {}", times[times.len() / 2], times[times.len() - 1], times.len());
+    times[times.len() / 2]
+}
+
+/// From the event to the first packet over A.
+fn back_after(event: Instant, [a, b]: &[std::collections::BTreeMap<u32, Instant>; 2]) -> Duration {
+    assert!(b.len() > 10, "the session was never on the canary path");
+    let (first, arrived) = a.first_key_value().expect("nothing came back to control");
+    assert!(b.keys().all(|number| number < first), "a packet left by the canary path after one by control");
+    arrived.saturating_duration_since(event)
+}
+
+/// Transits, as a stream numbers them.
+const A: usize = 0;
+const B: usize = 1;
+
+#[test]
+fn a_rollback_by_command_takes_milliseconds_and_loses_nothing() {
+    if !root_or_skip("a_rollback_by_command_takes_milliseconds_and_loses_nothing") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let options = options(&dir);
+    let before = network.state();
+    let (mut calls, mut moves) = (Vec::new(), Vec::new());
+    for run in 0..RUNS {
+        let mut steerer = Steerer::start(&network, dir.path());
+        let stream = Stream::start(&network, run % 2 == 1);
+        stream.wait(B, 20);
+        let event = Instant::now();
+        let done = rollback("test", &options).unwrap();
+        calls.push(event.elapsed());
+        assert_eq!((done.removed.len(), done.killed), (7, false));
+        assert_eq!(network.state(), before);
+        assert!(steerer.child.wait().unwrap().success());
+        assert!(!steerer.guardian.is_alive());
+        stream.wait(A, 10);
+        moves.push(back_after(event, &stream.finish()));
+    }
+    assert!(median(calls) < Duration::from_millis(5));
+    assert!(median(moves) < Duration::from_millis(10));
+    assert!(matches!(rollback("test", &options), Err(Error::NotRunning { .. })));
+}
+
+#[test]
+fn kill_9_moves_traffic_at_once_and_the_guardian_cleans_up_within_a_second() {
+    if !root_or_skip("kill_9_moves_traffic_at_once_and_the_guardian_cleans_up_within_a_second") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let before = network.state();
+    let (mut moves, mut cleaned) = (Vec::new(), Vec::new());
+    for run in 0..RUNS {
+        let steerer = Steerer::start(&network, dir.path());
+        let stream = Stream::start(&network, run % 2 == 1);
+        stream.wait(B, 20);
+        let event = Instant::now();
+        steerer.signal("KILL");
+        let journal = dir.path().join("undo/canary-test.jsonl");
+        cleaned.push(within(Duration::from_secs(1), || !journal.exists()));
+        assert_eq!(network.state(), before);
+        assert!(!dir.path().join("run/test.sock").exists());
+        stream.wait(A, 10);
+        moves.push(back_after(event, &stream.finish()));
+    }
+    assert!(median(moves) < Duration::from_millis(10));
+    median(cleaned);
+}
+
+#[test]
+fn a_hang_ends_with_the_lease_and_control_stays_until_a_new_start() {
+    if !root_or_skip("a_hang_ends_with_the_lease_and_control_stays_until_a_new_start") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let options = options(&dir);
+    let before = network.state();
+    for v6 in [false, true] {
+        let mut steerer = Steerer::start(&network, dir.path());
+        let stream = Stream::start(&network, v6);
+        // Longer than a lease: it is being renewed.
+        stream.wait(B, 2 * LEASE_MS as usize);
+        let event = Instant::now();
+        steerer.signal("STOP");
+        let observe = || in_netns(Some(&network.server), || Ok(pathlab_canary::steer::observe())).unwrap();
+        within(LEASE + Duration::from_secs(1), || observe().unwrap().unwrap().lease_left.is_none());
+        stream.wait(A, 10);
+        steerer.signal("CONT");
+        within(Duration::from_secs(1), || status("test", &options).unwrap().halted == Some(Halt::Lapsed));
+        assert!(matches!(ramp("test", share("20%"), &options), Err(Error::Refused(_))));
+        stream.wait(A, 200);
+        let status = status("test", &options).unwrap();
+        assert_eq!(status.observed.lease_left, None);
+        assert!(status.observed.packets.held > 0);
+        let took = back_after(event, &stream.finish());
+        eprintln!("SIGSTOP to control: {took:?}");
+        assert!(took <= LEASE + Duration::from_millis(10), "{took:?}");
+        drop(steerer.child.stdin.take());
+        assert!(steerer.child.wait().unwrap().success());
+        assert_eq!(network.state(), before);
+    }
+}
+
+#[test]
+fn a_hung_steerer_is_killed_by_a_rollback() {
+    if !root_or_skip("a_hung_steerer_is_killed_by_a_rollback") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let before = network.state();
+    let steerer = Steerer::start(&network, dir.path());
+    steerer.signal("STOP");
+    assert!(rollback("test", &options(&dir)).unwrap().killed);
+    assert_eq!(network.state(), before);
+    within(Duration::from_secs(1), || !steerer.guardian.is_alive());
+}
+
+#[test]
+fn with_the_guardian_killed_too_what_is_left_is_inert_and_the_next_rollback_removes_it() {
+    if !root_or_skip("with_the_guardian_killed_too_what_is_left_is_inert_and_the_next_rollback_removes_it") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let options = options(&dir);
+    let before = network.state();
+    let mut steerer = Steerer::start(&network, dir.path());
+    let stream = Stream::start(&network, false);
+    stream.wait(B, 20);
+    assert!(steerer.guardian.kill().unwrap());
+    let event = Instant::now();
+    steerer.signal("KILL");
+    steerer.child.wait().unwrap();
+    stream.wait(A, 10);
+    back_after(event, &stream.finish());
+    let left = Leftover::read(&dir.path().join("undo/canary-test.jsonl")).unwrap();
+    assert!(left.is_orphan() && left.objects.len() == 7);
+    assert!(network.state().contains("lookup 222 proto 222"));
+    assert!(matches!(status("test", &options), Err(Error::NotRunning { .. })));
+    assert_eq!(rollback("test", &options).unwrap().removed.len(), 7);
+    assert_eq!(network.state(), before);
+    assert!(!dir.path().join("run/test.sock").exists());
+}
+
+#[test]
+fn the_control_socket_ramps_and_tells_and_refuses_nonsense() {
+    if !root_or_skip("the_control_socket_ramps_and_tells_and_refuses_nonsense") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let options = options(&dir);
+    let steerer = Steerer::start(&network, dir.path());
+    assert_eq!(ramp("test", share("20%"), &options).unwrap(), (share("15%"), share("20%")));
+    let now = status("test", &options).unwrap();
+    assert_eq!((now.observed.share, now.observed.experiment.as_str()), (Some(share("20%")), "test"));
+    assert_eq!((now.pid, now.guardian, now.lease), (steerer.child.id(), steerer.guardian.pid, LEASE));
+    assert!(now.observed.lease_left.is_some_and(|left| left <= LEASE) && now.halted.is_none());
+    for (to, says) in [("10%", "back to control"), ("51%", "1% to 50%")] {
+        let Err(Error::Refused(reason)) = ramp("test", share(to), &options) else { panic!("{to} was not refused") };
+        assert!(reason.contains(says), "{reason}");
+    }
+    // A client that says nothing and one that talks nonsense do not cost the lease.
+    let path = dir.path().join("run/test.sock");
+    let _silent = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let mut noisy = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    std::io::Write::write_all(&mut noisy, &[b'x'; 4_000]).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < 2 * LEASE {
+        assert!(status("test", &options).unwrap().observed.lease_left.is_some());
+    }
+}
+
+#[test]
+fn a_panic_takes_everything_back() {
+    if !root_or_skip("a_panic_takes_everything_back") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let before = network.state();
+    let result = std::panic::catch_unwind(|| {
+        let _steering = start(&network, &experiment("15%"), &options(&dir));
+        assert_ne!(network.state(), before);
+        std::panic::resume_unwind(Box::new("on purpose"));
+    });
+    assert!(result.is_err());
+    assert_eq!(network.state(), before);
+}

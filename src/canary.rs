@@ -1,0 +1,303 @@
+//! `pathlab canary`: steer a share of sessions onto another path, and judge whether it is better.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use pathlab_canary::{
+    Decision, Experiment, Given, Ingest, Share, Verdict, bucket, judge,
+    steer::{self, Controller, Options, Plan},
+};
+use pathlab_record::{Run, RunDirectory, SessionKey};
+use serde_json::json;
+use tracing::info;
+
+use crate::{
+    Global,
+    exit::{Exit, Misuse},
+    guardian, host, output, readiness, run_directory,
+};
+
+/// Steer a share of sessions onto another path, keep them there, and judge whether it is better
+#[derive(Args)]
+pub(crate) struct CanaryArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print everything that `start` would put on this host, in nft's and iproute2's words
+    Plan(File),
+    /// Steer until Ctrl-C, SIGTERM or `canary rollback`; then take everything back
+    Start(File),
+    /// How the steering stands: arms, lease, packets, leftovers
+    Status(File),
+    /// Raise the share: moves control sessions to the canary, never back
+    Ramp {
+        /// New share, such as 20%
+        share: Share,
+        #[command(flatten)]
+        file: File,
+    },
+    /// Every session back to control at once, and the host as it was
+    Rollback(File),
+    /// Compare the arms of measured runs: Promote (0), Hold (3) or RollBack (4)
+    Judge {
+        /// Run directories, or their sessions.jsonl
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        #[command(flatten)]
+        file: File,
+        /// Run directory for verdict.json [default: ./runs/<UTC time>-verdict]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Come to the same verdict again, byte for byte, or name what differs
+    Replay {
+        /// verdict.json, or the directory that holds it
+        verdict: PathBuf,
+        /// The runs it rests on, where they are not beside it
+        runs: Vec<PathBuf>,
+    },
+    /// Which arm a session is on: for matchmakers
+    Assign {
+        /// Client ADDRESS:PORT; IPv6 as [ADDRESS]:PORT
+        key: SessionKey,
+        #[command(flatten)]
+        file: File,
+    },
+}
+
+#[derive(Args)]
+struct File {
+    /// The experiment
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "canary.toml")]
+    config: PathBuf,
+}
+
+impl File {
+    fn read(&self) -> Result<Experiment> {
+        read_experiment(&self.config)
+    }
+}
+
+/// Reads a `canary.toml`; a relative `seed_file` counts from where it lies.
+pub(crate) fn read_experiment(path: &Path) -> Result<Experiment> {
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|error| Misuse(format!("{name}: cannot be read: {error}")))?;
+    let mut experiment = Experiment::from_toml(&name, &text).map_err(Misuse::of)?;
+    let seed_file = &mut experiment.experiment.seed_file;
+    if seed_file.is_relative()
+        && let Some(directory) = path.parent()
+    {
+        *seed_file = directory.join(&*seed_file);
+    }
+    Ok(experiment)
+}
+
+fn seed(experiment: &Experiment) -> Result<u32> {
+    steer::read_seed(&experiment.experiment.seed_file).map_err(Misuse::of)
+}
+
+fn options() -> Options {
+    Options::with_guardian(guardian::verb())
+}
+
+/// Runs one action.
+pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
+    match args.action {
+        Action::Plan(file) => plan(&file.read()?, global)?,
+        Action::Start(file) => start(&file.read()?)?,
+        Action::Status(file) => status(&file.read()?, global)?,
+        Action::Ramp { share, file } => {
+            let (from, to) = steer::ramp(&file.read()?.experiment.name, share, &options())?;
+            answer(global, &json!({ "from": from, "to": to }), format_args!("share {from} -> {to}"))?;
+        }
+        Action::Rollback(file) => rollback(&file.read()?, global)?,
+        Action::Judge { runs, file, out } => return judge_runs(&runs, &file.read()?, out, global),
+        Action::Replay { verdict, runs } => return replay(&verdict, &runs, global),
+        Action::Assign { key, file } => assign(&key, &file.read()?, global)?,
+    }
+    Ok(Exit::Done)
+}
+
+/// One line of text, or its JSON.
+fn answer(global: &Global, document: &serde_json::Value, text: std::fmt::Arguments<'_>) -> Result<()> {
+    if global.json {
+        return output::json("canary", document);
+    }
+    println!("{text}");
+    Ok(())
+}
+
+fn plan(experiment: &Experiment, global: &Global) -> Result<()> {
+    let plan = Plan::new(experiment, seed(experiment)?).map_err(Misuse::of)?;
+    answer(global, &json!({ "plan": plan.to_string() }), format_args!("{plan}"))
+}
+
+/// SIGINT and SIGTERM end the steering, whoever sends them.
+async fn signalled() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ctrl_c = tokio::signal::ctrl_c() => ctrl_c,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+fn start(experiment: &Experiment) -> Result<()> {
+    if !pathlab_guard::privilege::is_root() {
+        bail!("canary start changes nftables, rules and routes: run it as root");
+    }
+    let seed = seed(experiment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = signalled();
+        let controller = Controller::start(experiment, seed, &options()).map_err(|error| match error {
+            error @ (steer::Error::Config { .. } | steer::Error::AboveCap { .. }) => Misuse::of(error),
+            error => error.into(),
+        })?;
+        let name = &experiment.experiment.name;
+        info!("{name}: {} of the sessions leave by the canary path", experiment.experiment.share);
+        readiness::announce();
+        let ended = controller
+            .run(async {
+                if let Err(error) = stop.await {
+                    tracing::error!("cannot listen for signals, so the steering ends: {error}");
+                }
+            })
+            .await?;
+        info!("{name}: every session on control after {:?}, the host is as it was", ended.taken_back.gate);
+        Ok(())
+    })
+}
+
+fn status(experiment: &Experiment, global: &Global) -> Result<()> {
+    let name = &experiment.experiment.name;
+    let leftovers: Vec<String> = pathlab_guard::leftovers()
+        .iter()
+        .filter(|journal| journal.verb == steer::VERB)
+        .map(|journal| journal.id.clone())
+        .collect();
+    let status = match steer::status(name, &options()) {
+        Err(steer::Error::NotRunning { .. }) if !leftovers.is_empty() => {
+            bail!(
+                "{name} is not running; a steerer that died left something of: {} (inert: `pathlab canary rollback` removes it)",
+                leftovers.join(", ")
+            )
+        }
+        outcome => outcome?,
+    };
+    if global.json {
+        return output::json("canary", &json!({ "status": status, "leftovers": leftovers }));
+    }
+    let seen = &status.observed;
+    let share = seen.share.map_or_else(|| "no share".to_owned(), |share| share.to_string());
+    println!("{name}: {share} on the canary, process {}, guardian {}", status.pid, status.guardian);
+    match (&status.halted, seen.lease_left) {
+        (Some(halt), _) => println!("halted, every session on control: {halt}; roll back, then start again"),
+        (None, Some(left)) => println!("lease {:?}, {left:?} left", status.lease),
+        (None, None) => println!("the gate is shut: every session on control"),
+    }
+    let packets = &seen.packets;
+    println!("packets: control {}, canary {}, held on control {}", packets.control, packets.canary, packets.held);
+    println!("canary sessions in the last minute: {}", seen.canary_sessions);
+    Ok(())
+}
+
+fn rollback(experiment: &Experiment, global: &Global) -> Result<()> {
+    let name = &experiment.experiment.name;
+    let done = steer::rollback(name, &options())?;
+    if global.json {
+        return output::json("canary", &done);
+    }
+    match done.gate {
+        Some(gate) => println!("{name}: every session on control after {gate:?}"),
+        None => println!("{name}: its steerer was gone; every session was on control"),
+    }
+    for removed in &done.removed {
+        println!("  removed {removed}");
+    }
+    Ok(())
+}
+
+fn assign(key: &SessionKey, experiment: &Experiment, global: &Global) -> Result<()> {
+    let Some(bucket) = bucket(seed(experiment)?, key, experiment.key.from) else {
+        return Err(Misuse("key.from = \"payload\": sessions are not assigned by their address".into()).into());
+    };
+    let arm = pathlab_canary::arm(bucket, experiment.experiment.share);
+    let document = json!({ "key": key.to_string(), "bucket": bucket, "arm": arm });
+    let name = document["arm"].as_str().unwrap_or_default().to_owned();
+    answer(global, &document, format_args!("{key}  bucket {bucket}  {name}"))
+}
+
+/// Reads and judges runs.
+pub(crate) fn verdict(runs: &[PathBuf], experiment: &Experiment) -> Result<Verdict> {
+    let mut ingest = Ingest::new(experiment).map_err(Misuse::of)?;
+    for run in runs {
+        ingest.run(run)?;
+    }
+    let from = experiment.key.from;
+    Ok(judge(experiment, seed(experiment)?, &ingest.finish(), move |seed, key| bucket(seed, key, from))?)
+}
+
+impl From<Decision> for Exit {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Promote => Self::Done,
+            Decision::Hold => Self::Hold,
+            Decision::RollBack => Self::RollBack,
+        }
+    }
+}
+
+fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, global: &Global) -> Result<Exit> {
+    let verdict = verdict(runs, experiment)?;
+    let started = Timestamp::now();
+    let path = out.unwrap_or_else(|| run_directory::default_path("verdict", started));
+    let about = Run {
+        options: json!({ "runs": runs, "experiment": experiment.experiment.name }),
+        host: host::facts(),
+        ..Run::new("canary judge", started)
+    };
+    let mut directory = RunDirectory::create(&path, &about)?;
+    directory.artefact("verdict.json", verdict.to_json().as_bytes())?;
+    let head = directory.seal(Timestamp::now())?;
+    if global.json {
+        print!("{}", verdict.to_json());
+    } else {
+        verdict.lines().iter().for_each(|line| println!("{line}"));
+        println!("\n{}  sealed {head}", path.display());
+    }
+    Ok(verdict.decision.into())
+}
+
+fn replay(path: &Path, runs: &[PathBuf], global: &Global) -> Result<Exit> {
+    let file = if path.is_dir() { path.join("verdict.json") } else { path.to_owned() };
+    let text = fs::read_to_string(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let given = Given::read(&text)?;
+    let beside = file.parent().unwrap_or(Path::new("."));
+    let found: Vec<PathBuf> = if runs.is_empty() {
+        let at = |name: &str| [beside.join(name), beside.join("..").join(name)].into_iter().find(|path| path.exists());
+        let missing =
+            |name: &str| format!("{name}: not found beside {}; give the runs on the command line", file.display());
+        given
+            .inputs()
+            .iter()
+            .map(|input| at(&input.name).with_context(|| missing(&input.name)))
+            .collect::<Result<_>>()?
+    } else {
+        runs.to_vec()
+    };
+    let from = given.experiment().key.from;
+    let verdict = given.replay(found.iter().map(PathBuf::as_path), move |seed, key| bucket(seed, key, from))?;
+    let document = json!({ "replayed": file, "decision": verdict.decision });
+    answer(global, &document, format_args!("{}: the same bytes again\n{}", file.display(), verdict.sentence))?;
+    Ok(verdict.decision.into())
+}

@@ -1,0 +1,379 @@
+//! The play itself: who does what, where and when.
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use jiff::{Timestamp, civil::Date};
+use pathlab_canary::Verdict;
+use pathlab_netlab::{
+    lab::{Lab, Running},
+    load::Sent,
+    scenario::{Hop, Scenario, Window, WindowKind},
+};
+use pathlab_record::{Arm, Head, Run, RunDirectory, SessionKey};
+use pathlab_reflector::prober::ProbeReport;
+use pathlab_xdp::{XdpMode, XdpPass};
+use serde_json::json;
+
+use super::{progress::Progress, split::Split};
+use crate::{canary, guardian, host, readiness::Readiness, stop::Interrupt};
+
+/// How long a verb may take until it serves.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The port of the reflector in the driver, beside STAMP's own for the one in the socket.
+const DRIVER_PORT: u16 = 8862;
+/// The zone of the evenings.
+const ZONE: &str = "Asia/Tokyo";
+/// The first evening; the date is a label, so that two evenings can be played in a minute.
+const FIRST_EVENING: Date = jiff::civil::date(2026, 1, 1);
+
+/// All that the screen tells.
+pub(crate) struct Story {
+    pub(crate) scenario: Scenario,
+    pub(crate) seed: u64,
+    pub(crate) verdict: Verdict,
+    pub(crate) splits: Vec<Split>,
+    pub(crate) loads: Vec<Sent>,
+    pub(crate) packets: u64,
+    pub(crate) took: Duration,
+    pub(crate) head: Head,
+}
+
+/// Plays a variant of the demo's scenario and leaves its run directories in `out`. Everything that was put up is down again on return.
+pub(crate) fn play(
+    variant: Option<&str>,
+    seed: Option<u32>,
+    out: &Path,
+    started: Timestamp,
+    stop: &Interrupt,
+) -> Result<Story> {
+    let begun = Instant::now();
+    let progress = Progress::new();
+    let scenario = Scenario::load("demo", variant)?;
+    let seed = seed.map_or(scenario.seed, u64::from);
+    let about = Run {
+        options: json!({ "variant": variant, "seed": seed }),
+        host: host::facts(),
+        clock: host::clock(),
+        ..Run::new("demo", started)
+    };
+    let mut directory = RunDirectory::create(out, &about)?;
+    let name = format!("demo-{}", std::process::id());
+
+    progress.say("making namespaces, links and routes");
+    directory.artefact("clients.jsonl", clients(&scenario, seed).as_bytes())?;
+    directory.artefact("seed", format!("{seed}\n").as_bytes())?;
+    directory.artefact("canary.toml", experiment(&scenario, &name)?.as_bytes())?;
+    let verb = guardian::verb();
+    let verb: Vec<&OsStr> = verb.iter().map(AsRef::as_ref).collect();
+    let mut lab = Lab::up_guarded(&scenario, &name, seed, &verb)?;
+    let mut stage = Stage { lab: &mut lab, out, stop, progress: &progress };
+
+    let _reflector = stage.serve("server", "reflect", &reflect_args(&scenario))?;
+    let zero = Instant::now();
+    let loads = stage.lab.start_loads(zero)?;
+    let mut runs = Vec::new();
+    let mut packets = 0;
+    let mut steerer = None;
+    for (label, window) in labelled(&scenario) {
+        if window.kind == WindowKind::Evening && steerer.is_none() {
+            progress.say("steering a share of the sessions to transit B");
+            steerer = Some(stage.steer(&name)?);
+            directory.note(Timestamp::now(), Some("canary start"), "steering began")?;
+        }
+        let (run, report) = stage.evening(&scenario, &label, window, zero)?;
+        packets += report.total.counts.sent;
+        let head = pathlab_record::verify(&run)?.head;
+        directory.note(Timestamp::now(), Some("probe"), &format!("{} is measured: {head}", window.name))?;
+        runs.push(run);
+    }
+    progress.say("rolling back");
+    stage.verb("server", &["canary", "rollback", "-c", &stage.path("canary.toml")])?;
+    drop(steerer);
+    directory.note(Timestamp::now(), Some("canary rollback"), "every session is on control")?;
+    let loads: Vec<Sent> = loads.into_iter().map(|load| load.stop()).collect();
+
+    let quiet = stage.quiet(&scenario)?;
+    progress.say("judging");
+    let experiment = canary::read_experiment(&out.join("canary.toml"))?;
+    let verdict = canary::verdict(&runs, &experiment)?;
+    let splits = splits(&runs, &scenario, seed, &experiment, quiet)?;
+    directory.artefact("verdict.json", verdict.to_json().as_bytes())?;
+    let head = directory.seal(Timestamp::now())?;
+    progress.say("taking everything down");
+    lab.down()?;
+    Ok(Story { scenario, seed, verdict, splits, loads, packets, took: begun.elapsed(), head })
+}
+
+/// The windows with what their sessions are labelled: `aa`, then one date an evening.
+fn labelled(scenario: &Scenario) -> impl Iterator<Item = (String, &Window)> {
+    let mut date = FIRST_EVENING;
+    scenario.windows.iter().map(move |window| match window.kind {
+        WindowKind::Prelude => ("aa".to_owned(), window),
+        WindowKind::Evening => {
+            let label = date.to_string();
+            date = date.tomorrow().unwrap_or(date);
+            (label, window)
+        }
+    })
+}
+
+/// The sessions file of the probe.
+fn clients(scenario: &Scenario, seed: u64) -> String {
+    let line = |session: pathlab_netlab::scenario::Session| {
+        let labels = json!({ "isp": session.isp, "asn": session.asn });
+        json!({ "source": session.source.to_string(), "target": session.target.to_string(), "labels": labels })
+            .to_string()
+            + "\n"
+    };
+    scenario.sessions(seed).into_iter().map(line).collect()
+}
+
+/// `canary.toml` with the rules of production; only the windows are labelled instead of timed.
+fn experiment(scenario: &Scenario, name: &str) -> Result<String> {
+    let arms = scenario.arms.as_ref().context("the scenario has no arms")?;
+    let target = scenario.isps.first().context("the scenario has no ISP")?;
+    let target_port = |probe: &pathlab_netlab::scenario::Probe| probe.to.first().map(SocketAddr::port);
+    let port = scenario.probe.as_ref().and_then(target_port).context("the scenario has no probe")?;
+    let evenings = scenario.windows.iter().filter(|window| window.kind == WindowKind::Evening).count();
+    let hop = |family: &str, hop: &Option<Hop>| {
+        hop.as_ref()
+            .map_or_else(String::new, |hop| format!("{family} = {{ via = \"{}\", dev = \"{}\" }}\n", hop.via, hop.dev))
+    };
+    Ok(format!(
+        r#"[experiment]
+name = "{name}"
+seed_file = "seed"
+share = "15%"
+cap_share = "20%"
+
+[key]
+from = "client_addr_port"
+
+[steer]
+mode = "host"
+lease = "500ms"
+mark_mask = "0x00ff0000"
+priority = 10000
+max_canary_sessions = 20000
+server_port = {port}
+
+[steer.canary]
+{v4}{v6}
+[windows]
+evening = "19:00-24:00"
+zone = "{ZONE}"
+evenings = {evenings}
+bin = "10min"
+
+[policy]
+metric = "rtt.p95"
+margin = "2ms"
+target = {{ isp = ["{target}"] }}
+guardrails = ["loss", "ipdv.p95", "rtt.p99", "tail_sessions"]
+"#,
+        v4 = hop("v4", &arms.canary.v4),
+        v6 = hop("v6", &arms.canary.v6),
+        target = target.name,
+    ))
+}
+
+fn reflect_args(scenario: &Scenario) -> Vec<String> {
+    let targets = scenario.probe.iter().flat_map(|probe| &probe.to);
+    targets.flat_map(|target| ["--listen".to_owned(), target.to_string()]).collect()
+}
+
+fn splits(
+    runs: &[PathBuf],
+    scenario: &Scenario,
+    seed: u64,
+    experiment: &pathlab_canary::Experiment,
+    quiet: Vec<Split>,
+) -> Result<Vec<Split>> {
+    let share = experiment.experiment.share;
+    let arms: HashMap<String, Arm> = scenario
+        .sessions(seed)
+        .into_iter()
+        .filter_map(|session| {
+            let key = SessionKey(session.source);
+            let bucket = pathlab_canary::bucket(u32::try_from(seed).ok()?, &key, experiment.key.from)?;
+            Some((key.to_string(), pathlab_canary::arm(bucket, share)))
+        })
+        .collect();
+    let evenings: Vec<&Path> = runs.iter().map(PathBuf::as_path).filter(|run| !run.ends_with("aa")).collect();
+    let mut splits = Vec::new();
+    for arm in [Arm::Control, Arm::Canary] {
+        splits.extend(Split::of_arm(arm, &evenings, |session| arms.get(session).copied())?);
+    }
+    splits.extend(quiet);
+    Ok(splits)
+}
+
+/// Where the verbs run.
+struct Stage<'a> {
+    lab: &'a mut Lab,
+    out: &'a Path,
+    stop: &'a Interrupt,
+    progress: &'a Progress,
+}
+
+impl Stage<'_> {
+    fn path(&self, name: &str) -> String {
+        self.out.join(name).display().to_string()
+    }
+
+    /// This program in a node, quiet but for warnings.
+    fn command(&self, node: &str) -> Result<Command> {
+        let mut command = self.lab.command(node, std::env::current_exe()?)?;
+        command.env("PATHLAB_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(command)
+    }
+
+    /// Starts a verb that serves, and waits until it does.
+    fn serve(&mut self, node: &str, verb: &str, args: &[String]) -> Result<Running> {
+        let readiness = Readiness::listen(&self.out.join(".ready"))?;
+        let mut command = self.command(node)?;
+        command.args(verb.split(' ')).args(args).env("NOTIFY_SOCKET", readiness.path());
+        let mut running = self.lab.spawn(command)?;
+        let gone = || !matches!(running.child().try_wait(), Ok(None));
+        if !readiness.wait(Instant::now() + PATIENCE, gone)? {
+            bail!("pathlab {verb} did not come up in {node}; its own words stand above");
+        }
+        Ok(running)
+    }
+
+    fn steer(&mut self, name: &str) -> Result<Running> {
+        let config = self.path("canary.toml");
+        self.serve("server", "canary start", &["-c".to_owned(), config]).with_context(|| format!("steering {name}"))
+    }
+
+    /// Runs a verb to its end.
+    fn verb(&mut self, node: &str, args: &[&str]) -> Result<()> {
+        let mut command = self.command(node)?;
+        command.args(args);
+        let mut running = self.lab.spawn(command)?;
+        loop {
+            self.check()?;
+            match running.child().try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(_) => bail!("pathlab {} failed in {node}; its own words stand above", args.join(" ")),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.stop.flag().load(std::sync::atomic::Ordering::Relaxed) {
+            bail!("interrupted; everything was taken down");
+        }
+        Ok(())
+    }
+
+    /// One window of the scenario, measured.
+    fn evening(
+        &mut self,
+        scenario: &Scenario,
+        label: &str,
+        window: &Window,
+        zero: Instant,
+    ) -> Result<(PathBuf, ProbeReport)> {
+        while zero.elapsed() < window.start {
+            self.check()?;
+            std::thread::sleep(Duration::from_millis(20).min(window.start.saturating_sub(zero.elapsed())));
+        }
+        let probe = scenario.probe.as_ref().context("the scenario has no probe")?;
+        self.progress.say(format!(
+            "{}: {} sessions for {:?}",
+            window.name,
+            scenario.sessions(0).len(),
+            window.end - window.start
+        ));
+        let run = self.out.join(window.name.replace(' ', "-"));
+        let run = if label == "aa" { self.out.join("aa") } else { run };
+        let interval = format!("{}ms", probe.interval.as_millis());
+        let duration = format!("{}ms", window.end.saturating_sub(zero.elapsed()).as_millis());
+        let clients = self.path("clients.jsonl");
+        let (out, window_label) = (run.display().to_string(), format!("window={label}"));
+        self.verb(
+            &probe.from,
+            &[
+                "probe",
+                "--sessions",
+                &clients,
+                "--interval",
+                &interval,
+                "--duration",
+                &duration,
+                "--label",
+                &window_label,
+                "--zone",
+                ZONE,
+                "--coalesce",
+                "1ms",
+                "--keep-samples",
+                "15%",
+                "--out",
+                &out,
+            ],
+        )?;
+        let report = read_report(&run)?;
+        Ok((run, report))
+    }
+
+    /// The same few sessions against the socket reflector and the driver's, with nothing else on the line.
+    fn quiet(&mut self, scenario: &Scenario) -> Result<Vec<Split>> {
+        self.progress.say("the socket reflector and the XDP reflector, side by side on a quiet line");
+        let probe = scenario.probe.as_ref().context("the scenario has no probe")?;
+        let target = probe.to.first().context("the scenario's probe has no target")?;
+        let control =
+            scenario.arms.as_ref().and_then(|arms| arms.control.v4.as_ref()).context("no IPv4 control path")?;
+        // A veth end takes XDP_TX only while the other end runs an XDP program too.
+        let (node, dev) = scenario.peer_of("server", &control.dev).context("the control path has no other end")?;
+        let _pass = self.lab.namespace(node)?.run(|| XdpPass::attach(dev, XdpMode::Auto))??;
+        let driver = SocketAddr::new(target.ip(), DRIVER_PORT);
+        let args = ["--datapath", "xdp", "--iface", &control.dev, "--listen", &driver.to_string()].map(str::to_owned);
+        let _reflector = self.serve("server", "reflect", &args)?;
+        let mut splits = Vec::new();
+        for (name, target) in [("socket", *target), ("xdp", driver)] {
+            let run = self.out.join(format!("quiet-{name}"));
+            let (out, target) = (run.display().to_string(), target.to_string());
+            let source =
+                scenario.isps.first().and_then(|isp| isp.prefixes.first()).context("no client prefix")?.to_string();
+            self.verb(
+                &probe.from,
+                &[
+                    "probe",
+                    &target,
+                    "--source",
+                    &source,
+                    "--source-port",
+                    "50000",
+                    "--fan",
+                    "20",
+                    "--interval",
+                    "40ms",
+                    "--duration",
+                    "1500ms",
+                    "--out",
+                    &out,
+                ],
+            )?;
+            splits.extend(Split::of_report(name, &read_report(&run)?));
+        }
+        Ok(splits)
+    }
+}
+
+fn read_report(run: &Path) -> Result<ProbeReport> {
+    let path = run.join("probe.json");
+    let file = File::open(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(serde_json::from_reader(std::io::BufReader::new(file))?)
+}
