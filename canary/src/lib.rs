@@ -20,7 +20,7 @@
 //!     ingest.run(Path::new(run))?;
 //! }
 //! let verdict = judge(&experiment, 0x5eed, &ingest.finish(), |seed, key| bucket(seed, key, experiment.key.from))?;
-//! verdict.lines().iter().for_each(|line| println!("{line}"));
+//! println!("{}", verdict.sentence);
 //! std::fs::write("verdict.json", verdict.to_json())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

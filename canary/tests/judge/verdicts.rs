@@ -9,7 +9,7 @@ fn verdict(world: World, plan: &Experiment, seed: u32, evenings: &[&str], path: 
 }
 
 fn assert_decision(verdict: &Verdict, decision: Decision, text: &str) {
-    let lines = verdict.lines().join("\n");
+    let lines = verdict.to_json();
     assert_eq!(verdict.decision, decision, "{lines}");
     assert!(verdict.sentence.contains(text), "{text}: {lines}");
 }
@@ -162,7 +162,7 @@ fn another_assignment_than_the_seeds_is_noticed() {
     assert_eq!(verdict.findings.guardrails, computed.findings.guardrails);
     let wrong = judge(&plan, 2, &stated, bucket).unwrap();
     assert_eq!(wrong.decision, Decision::Hold);
-    assert!(failing(&wrong).contains(&Topic::Assignment), "{}", wrong.lines().join("\n"));
+    assert!(failing(&wrong).contains(&Topic::Assignment), "{}", wrong.to_json());
 }
 
 #[test]
