@@ -121,32 +121,6 @@ fn the_run_directory_holds_what_was_measured() {
 }
 
 #[test]
-fn a_delay_before_a_send_or_a_read_moves_its_own_term() {
-    const DELAY: Duration = Duration::from_millis(5);
-    let medians = |reflector_delay: Option<Duration>, probe_delay: Duration| {
-        let reflector =
-            Running::start(ReflectorConfig { delay_before_send: reflector_delay, ..config(&["127.0.0.1:0"]) });
-        let sessions = [SessionSpec::new(reflector.addresses[0])];
-        let (report, _) = run(&sessions, &ProbeOptions { delay_before_read: probe_delay, ..options(20, 60) });
-        check_accounts(&report);
-        Term::ALL.map(|term| (term, report.total.split.parts[term.name()].p50 as i64))
-    };
-    let base = medians(None, Duration::ZERO);
-    let residence = medians(Some(DELAY), Duration::ZERO);
-    let read = medians(None, DELAY);
-    for (moved, after) in [(Term::Residence, residence), (Term::ProbeRx, read)] {
-        for ((term, before), (_, after)) in base.into_iter().zip(after) {
-            let by = after - before;
-            if term == moved {
-                assert!(by >= 4_900_000, "{term} moved by {by} ns only");
-            } else {
-                assert!(by.abs() < 300_000, "{moved} was delayed, and {term} moved by {by} ns");
-            }
-        }
-    }
-}
-
-#[test]
 fn a_stateful_reflector_is_told_by_its_own_numbers() {
     let rules = Rules { sessions: Some(16), ..Rules::default() };
     let reflector = Running::start(ReflectorConfig { rules, ..config(&["127.0.0.1:0"]) });
