@@ -88,6 +88,13 @@ pub struct Remarks {
     pub first: Vec<String>,
 }
 
+impl Remarks {
+    /// One line for a person.
+    pub(crate) fn in_words(&self, remark: Remark) -> String {
+        format!("{remark:?}: {} lines, first {}", self.lines, self.first.first().map_or("", |first| first))
+    }
+}
+
 /// What one session saw in one window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Seen {

@@ -100,12 +100,7 @@ impl Verdict {
             lines.push(format!("{} {}", if reason.holds { "ok  " } else { "no  " }, reason.text));
         }
         for (remark, remarks) in &self.remarks {
-            let name = format!("{remark:?}");
-            lines.push(format!(
-                "note {name}: {} lines, first {}",
-                remarks.lines,
-                remarks.first.first().map_or("", |first| first)
-            ));
+            lines.push(format!("note {}", remarks.in_words(*remark)));
         }
         lines.push(String::new());
         lines.push(self.sentence.clone());
