@@ -10,9 +10,9 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use pathlab_canary::{
     Decision, Experiment, Given, Ingest, Share, Verdict, bucket, judge,
-    steer::{self, Controller, Options, Plan},
+    steer::{self, Controller, Options, Plan, TakenBack},
 };
-use pathlab_record::{Run, RunDirectory, SessionKey};
+use pathlab_record::{Run, SessionKey};
 use serde_json::json;
 use tracing::info;
 
@@ -104,7 +104,8 @@ fn seed(experiment: &Experiment) -> Result<u32> {
     steer::read_seed(&experiment.experiment.seed_file).map_err(Misuse::of)
 }
 
-fn options() -> Options {
+/// Of every controller that this command starts or speaks to.
+pub(crate) fn options() -> Options {
     Options::with_guardian(guardian::verb())
 }
 
@@ -112,7 +113,7 @@ fn options() -> Options {
 pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
     match args.action {
         Action::Plan(file) => plan(&file.read()?, global)?,
-        Action::Start(file) => start(&file.read()?)?,
+        Action::Start(file) => start(&file.read()?, global)?,
         Action::Status(file) => status(&file.read()?, global)?,
         Action::Ramp { share, file } => {
             let (from, to) = steer::ramp(&file.read()?.experiment.name, share, &options())?;
@@ -151,7 +152,7 @@ async fn signalled() -> std::io::Result<()> {
     }
 }
 
-fn start(experiment: &Experiment) -> Result<()> {
+fn start(experiment: &Experiment, global: &Global) -> Result<()> {
     if !pathlab_guard::privilege::is_root() {
         bail!("canary start changes nftables, rules and routes: run it as root");
     }
@@ -160,7 +161,9 @@ fn start(experiment: &Experiment) -> Result<()> {
     runtime.block_on(async {
         let stop = signalled();
         let controller = Controller::start(experiment, seed, &options()).map_err(|error| match error {
-            error @ (steer::Error::Config { .. } | steer::Error::AboveCap { .. }) => Misuse::of(error),
+            error @ (steer::Error::Config { .. } | steer::Error::AboveCap { .. } | steer::Error::NoDevice { .. }) => {
+                Misuse::of(error)
+            }
             error => error.into(),
         })?;
         let name = &experiment.experiment.name;
@@ -173,8 +176,15 @@ fn start(experiment: &Experiment) -> Result<()> {
                 }
             })
             .await?;
-        info!("{name}: every session on control after {:?}, the host is as it was", ended.taken_back.gate);
-        Ok(())
+        let TakenBack { gate, undone } = ended.taken_back;
+        let removed: Vec<String> = undone.removed.iter().map(ToString::to_string).collect();
+        let document =
+            json!({ "name": name, "by_command": ended.by_command, "gate_s": gate.as_secs_f64(), "removed": removed });
+        answer(
+            global,
+            &document,
+            format_args!("{name}: every session on control after {gate:?}, the host is as it was"),
+        )
     })
 }
 
@@ -237,10 +247,19 @@ fn assign(key: &SessionKey, experiment: &Experiment, global: &Global) -> Result<
     answer(global, &document, format_args!("{key}  bucket {bucket}  {name}"))
 }
 
+/// A path of the command line that leads nowhere is the user's to mend.
+fn present(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Misuse(format!("{}: cannot be read: {error}", path.display())).into()),
+    }
+}
+
 /// Reads and judges runs.
 pub(crate) fn verdict(runs: &[PathBuf], experiment: &Experiment) -> Result<Verdict> {
     let mut ingest = Ingest::new(experiment).map_err(Misuse::of)?;
     for run in runs {
+        present(run)?;
         ingest.run(run)?;
     }
     let from = experiment.key.from;
@@ -266,9 +285,10 @@ fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, g
         host: host::facts(),
         ..Run::new("canary judge", started)
     };
-    let mut directory = RunDirectory::create(&path, &about)?;
+    let (mut directory, scrap) = run_directory::create(&path, &about)?;
     directory.artefact("verdict.json", verdict.to_json().as_bytes())?;
     let head = directory.seal(Timestamp::now())?;
+    scrap.keep();
     if global.json {
         print!("{}", verdict.to_json());
     } else {
@@ -279,6 +299,7 @@ fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, g
 }
 
 fn replay(path: &Path, runs: &[PathBuf], global: &Global) -> Result<Exit> {
+    present(path)?;
     let file = if path.is_dir() { path.join("verdict.json") } else { path.to_owned() };
     let text = fs::read_to_string(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let given = Given::read(&text)?;

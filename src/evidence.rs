@@ -6,7 +6,11 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::{Global, exit::Exit, output};
+use crate::{
+    Global,
+    exit::{Exit, Misuse},
+    output,
+};
 
 /// Check a run directory against its evidence chain
 #[derive(Args)]
@@ -27,6 +31,9 @@ enum Action {
 /// Exits with 0 when everything is as it was sealed.
 pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
     let Action::Verify { run } = &args.action;
+    if !run.is_dir() {
+        return Err(Misuse(format!("{}: no such run directory", run.display())).into());
+    }
     let verified = pathlab_record::verify(run)?;
     if global.json {
         output::json(

@@ -5,10 +5,12 @@ use std::{ffi::OsStr, os::unix::process::CommandExt, process::Command};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use pathlab_netlab::{
+    Error,
     lab::{self, Lab},
     scenario::Scenario,
 };
 use serde_json::json;
+use tracing::warn;
 
 use crate::{
     Global,
@@ -94,7 +96,11 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
             let seed = seed.unwrap_or(scenario.seed);
             let verb = guardian::verb();
             let verb: Vec<&OsStr> = verb.iter().map(AsRef::as_ref).collect();
-            Lab::up_guarded(&scenario, &name, seed, &verb)?.keep()?;
+            let lab = Lab::up_guarded(&scenario, &name, seed, &verb).map_err(|error| match error {
+                Error::LabName { .. } => Misuse::of(error),
+                other => other.into(),
+            })?;
+            lab.keep()?;
             if global.json {
                 output::json("lab", &json!({ "up": name, "scenario": scenario.name, "seed": seed }))?;
             } else {
@@ -104,6 +110,9 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
         }
         Action::Down { name, all: _ } => down(name.as_deref(), global)?,
         Action::Exec { name, node, command } => {
+            if global.json {
+                return Err(Misuse("lab exec prints what its command prints: leave out --json".into()).into());
+            }
             let mut inside: Command = lab::command(&name, &node, &command[0])?;
             let error = inside.args(&command[1..]).exec();
             bail!("{}: {error}", command[0]);
@@ -113,6 +122,9 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
 }
 
 fn list(global: &Global) -> Result<()> {
+    if !pathlab_guard::privilege::is_root() {
+        warn!("only root sees which labs are up");
+    }
     let labs = lab::list();
     if global.json {
         let labs: Vec<_> = labs
@@ -136,6 +148,9 @@ fn list(global: &Global) -> Result<()> {
 }
 
 fn down(name: Option<&str>, global: &Global) -> Result<()> {
+    if !pathlab_guard::privilege::is_root() {
+        bail!("lab down removes network namespaces: run it as root");
+    }
     let outcomes = match name {
         Some(name) => vec![(name.to_owned(), lab::down(name))],
         None => lab::down_all(),

@@ -16,7 +16,7 @@ mod report;
 mod run_directory;
 mod stop;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -55,13 +55,17 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
     // The demo tells its story by itself.
     let least = usize::from(!matches!(cli.verb, Verb::Demo(_)));
     let level = ["warn", "info", "debug", "trace"][(least + usize::from(cli.global.verbose)).min(3)];
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .init();

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::Timestamp;
-use pathlab_record::{KeepSamples, Labels, Run, RunDirectory};
+use pathlab_record::{KeepSamples, Labels, Run};
 use pathlab_reflector::{
     Prefix,
     datapath::SocketOptions,
@@ -138,15 +138,10 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         keep_samples: args.keep_samples,
         ..Run::new("probe", started)
     };
-    let directory = RunDirectory::create(&path, &about)?;
+    let (directory, scrap) = run_directory::create(&path, &about)?;
     let mut output = RunOutput::new(directory);
-    let report = match prober::probe(&sessions, &options, stop.flag(), &mut output) {
-        Ok(report) => report,
-        Err(error) => {
-            run_directory::discard(&path);
-            return Err(misuse_or_failure(error));
-        }
-    };
+    let report = prober::probe(&sessions, &options, stop.flag(), &mut output).map_err(misuse_or_failure)?;
+    scrap.keep();
     let head = output.finish(&report)?.seal(Timestamp::now())?;
     if global.json {
         output::json("probe", &report)?;
@@ -204,6 +199,11 @@ fn target(text: &str) -> Result<SocketAddr> {
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         return Ok((address, STAMP_PORT).into());
+    }
+    if let Some((_, port)) = text.rsplit_once(':')
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(Misuse(format!("target {text}: `{port}` is no port, write 1 to 65535")).into());
     }
     let found = if text.contains(':') { text.to_socket_addrs() } else { (text, STAMP_PORT).to_socket_addrs() };
     found

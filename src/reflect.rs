@@ -86,7 +86,7 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let rules = Rules { allow: args.allow, rate, sessions: args.stateful.then_some(STATEFUL_SESSIONS) };
     let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
     let config = ReflectorConfig { listen: args.listen, socket, rules, delay_before_send: args.fault_delay_tx };
-    let mut reflector = Reflector::new(config)?;
+    let mut reflector = Reflector::new(config).map_err(misuse_or_failure)?;
     for address in reflector.local_addrs() {
         info!("answering on {address} over a socket, with kernel timestamps");
     }
@@ -115,7 +115,7 @@ fn in_driver(args: &Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         Mode::Generic => XdpMode::Generic,
     };
     let config = XdpReflectorConfig { local, mode, ..XdpReflectorConfig::new(port) };
-    let mut reflector = DriverReflector::attach(interface, &config)?;
+    let mut reflector = DriverReflector::attach(interface, &config).map_err(misuse_or_failure)?;
     if let Some(error) = reflector.native_refused() {
         warn!("{interface}: native XDP is not to be had, so generic it is: {error}");
     }
@@ -123,6 +123,17 @@ fn in_driver(args: &Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     readiness::announce();
     reflector.run(stop.event())?;
     Ok(reflector.report()?)
+}
+
+/// What is the user's to mend in the command itself, and what the host's.
+fn misuse_or_failure(error: pathlab_reflector::Error) -> anyhow::Error {
+    use pathlab_reflector::Error as E;
+    match error {
+        E::NoSuchInterface(_)
+        | E::NoSuchAddress(_)
+        | E::Xdp(pathlab_xdp::Error::NoInterface { .. } | pathlab_xdp::Error::NotUnicast { .. }) => Misuse::of(error),
+        other => other.into(),
+    }
 }
 
 /// The account as text: every datagram under one heading.

@@ -1,22 +1,72 @@
 //! Where a run's files go, and how a run that came to nothing leaves nothing.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
+use anyhow::Result;
 use jiff::Timestamp;
+use pathlab_record::{Error, Run, RunDirectory};
+
+use crate::exit::Misuse;
 
 /// `./runs/<UTC time>-<verb>`.
 pub(crate) fn default_path(verb: &str, started: Timestamp) -> PathBuf {
     Path::new("runs").join(format!("{}-{verb}", started.strftime("%Y%m%dT%H%M%SZ")))
 }
 
-/// Removes the directory of a run that failed before it measured anything, and `runs` if that leaves it empty.
-pub(crate) fn discard(path: &Path) {
-    let removed = fs::remove_dir_all(path);
-    if let (Ok(()), Some(parent)) = (removed, path.parent()) {
-        // Fails while other runs are in it, as it should.
-        let _ = fs::remove_dir(parent);
+/// Makes a run directory, which goes away with the second value unless that is told to keep it.
+pub(crate) fn create(path: &Path, about: &Run) -> Result<(RunDirectory, Scrap)> {
+    let found = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("")).to_owned();
+    let scrap = Scrap { path: path.to_owned(), found, kept: false };
+    match RunDirectory::create(path, about) {
+        Ok(directory) => Ok((directory, scrap)),
+        Err(occupied @ Error::Occupied { .. }) => {
+            scrap.keep();
+            Err(Misuse::of(occupied))
+        }
+        Err(error) => Err(error.into()),
     }
+}
+
+/// What a run without a result would leave behind; dropping it removes that.
+#[must_use]
+pub(crate) struct Scrap {
+    path: PathBuf,
+    /// The directory that was there before, perhaps the run directory itself.
+    found: PathBuf,
+    kept: bool,
+}
+
+impl Scrap {
+    /// There is a result.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Scrap {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // What cannot be removed is not ours, or others have put something there.
+        if self.path == self.found {
+            let _ = empty(&self.path);
+            return;
+        }
+        let _ = fs::remove_dir_all(&self.path);
+        for parent in self.path.ancestors().skip(1).take_while(|ancestor| *ancestor != self.found) {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+    }
+    Ok(())
 }

@@ -206,7 +206,8 @@ impl Policy {
             ));
         }
         if self.margin <= SignedDuration::ZERO {
-            return Err(format!("policy.margin {:#} must be above zero", self.margin));
+            let sign = if self.margin.is_negative() { "-" } else { "" };
+            return Err(format!("policy.margin {sign}{:#} must be above zero", self.margin.abs()));
         }
         if self.guardrails.contains(&self.metric) {
             return Err(format!("policy.guardrails repeats policy.metric {}: remove it there", self.metric));
@@ -564,6 +565,7 @@ loss = "0.5%"
             ("\"rtt.p95\"\nmargin", "\"loss\"\nmargin", "policy.metric loss is no quantile"),
             ("\"ipdv.p95\"", "\"jitter.p95\"", "`jitter.p95` is no metric"),
             ("\"2ms\"", "\"0s\"", "policy.margin 0s"),
+            ("\"2ms\"", "\"-2ms\"", "policy.margin -2ms"),
             ("[acceptance]", "margins = { loss = \"2ms\" }\n[acceptance]", "policy.margins loss"),
             ("[acceptance]", "replicates = 10\n[acceptance]", "policy.replicates 10"),
         ] {

@@ -108,6 +108,13 @@ pub struct Remarks {
     pub first: Vec<String>,
 }
 
+impl Remarks {
+    /// One line for a person.
+    pub fn in_words(&self, remark: Remark) -> String {
+        format!("{} lines are {remark}, the first {}", self.lines, self.first.first().map_or("", |first| first))
+    }
+}
+
 /// What one session saw in one window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Seen {

@@ -48,9 +48,8 @@ pub fn judge(
     let canary = |seed: u32, key: &SessionKey| bucket(seed, key).map(|bucket| bucket < share.buckets());
     let population = Population::new(experiment, ingested, |key| canary(seed, key));
     if population.units.is_empty() {
-        let remarks: Vec<_> =
-            ingested.remarks().iter().map(|(remark, lines)| format!("{remark:?} {}", lines.lines)).collect();
-        let why = if remarks.is_empty() { "the inputs are empty".to_owned() } else { remarks.join(", ") };
+        let remarks: Vec<_> = ingested.remarks().iter().map(|(remark, remarks)| remarks.in_words(*remark)).collect();
+        let why = if remarks.is_empty() { "the inputs are empty".to_owned() } else { remarks.join("; ") };
         return Err(Error::NoSession { why });
     }
     let by_key = population.units.iter().all(|unit| unit.key.is_some_and(|key| canary(seed, &key).is_some()));

@@ -12,19 +12,19 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use jiff::{Timestamp, civil::Date};
-use pathlab_canary::Verdict;
+use pathlab_canary::{Verdict, steer};
 use pathlab_netlab::{
     lab::{Lab, Running},
     load::Sent,
     scenario::{Hop, Scenario, Window, WindowKind},
 };
-use pathlab_record::{Arm, Head, Run, RunDirectory, SessionKey};
+use pathlab_record::{Arm, Head, Run, SessionKey};
 use pathlab_reflector::prober::ProbeReport;
 use pathlab_xdp::{XdpMode, XdpPass};
 use serde_json::json;
 
 use super::{progress::Progress, split::Split};
-use crate::{canary, guardian, host, readiness::Readiness, stop::Interrupt};
+use crate::{canary, guardian, host, readiness::Readiness, run_directory, stop::Interrupt};
 
 /// How long a verb may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub(crate) fn play(
         clock: host::clock(),
         ..Run::new("demo", started)
     };
-    let mut directory = RunDirectory::create(out, &about)?;
+    let (mut directory, scrap) = run_directory::create(out, &about)?;
     let name = format!("demo-{}", std::process::id());
 
     progress.say("making namespaces, links and routes");
@@ -110,6 +110,7 @@ pub(crate) fn play(
     let head = directory.seal(Timestamp::now())?;
     progress.say("taking everything down");
     lab.down()?;
+    scrap.keep();
     Ok(Story { scenario, seed, verdict, splits, loads, packets, took: begun.elapsed(), head })
 }
 
@@ -250,9 +251,12 @@ impl Stage<'_> {
         Ok(running)
     }
 
-    fn steer(&mut self, name: &str) -> Result<Running> {
+    fn steer(&mut self, name: &str) -> Result<Steerer> {
         let config = self.path("canary.toml");
-        self.serve("server", "canary start", &["-c".to_owned(), config]).with_context(|| format!("steering {name}"))
+        let running = self
+            .serve("server", "canary start", &["-c".to_owned(), config])
+            .with_context(|| format!("steering {name}"))?;
+        Ok(Steerer { name: name.to_owned(), running: Some(running) })
     }
 
     /// Runs a verb to its end.
@@ -369,6 +373,23 @@ impl Stage<'_> {
             splits.extend(Split::of_report(name, &read_report(&run)?));
         }
         Ok(splits)
+    }
+}
+
+/// `canary start`. Dropping it rolls back and waits for its end: killed instead, it would leave that to its guardian, and the demo might end
+/// before that has.
+struct Steerer {
+    name: String,
+    running: Option<Running>,
+}
+
+impl Drop for Steerer {
+    fn drop(&mut self) {
+        let gone =
+            matches!(steer::rollback(&self.name, &canary::options()), Ok(_) | Err(steer::Error::NotRunning { .. }));
+        if let Some(running) = self.running.take().filter(|_| gone) {
+            let _ = running.wait();
+        }
     }
 }
 

@@ -54,8 +54,7 @@ pub(crate) fn reasons(verdict: &Verdict) -> String {
         let _ = writeln!(text, "  ✓ {facts}");
     }
     for (remark, lines) in &verdict.remarks {
-        let first = lines.first.first().map_or("", String::as_str);
-        let _ = writeln!(text, "  note: {} lines are {remark}, the first {first}", lines.lines);
+        let _ = writeln!(text, "  note: {}", lines.in_words(*remark));
     }
     text
 }

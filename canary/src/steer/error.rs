@@ -138,7 +138,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Nobody listens at the control socket.
-    #[error("no steerer of `{name}` is running here: `pathlab canary status` lists what is left of one")]
+    #[error("no steerer of `{name}` is running on this host: `pathlab canary start` starts one")]
     NotRunning {
         /// The experiment.
         name: String,

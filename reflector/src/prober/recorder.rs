@@ -324,8 +324,8 @@ impl<O: Output> Watch for Recorder<O> {
         // Once a session's group: the counter has the rest.
         let tally = &mut self.groups[self.sessions[session].group].1;
         if tally.refused() == 1 {
-            let spec = &self.sessions[session].spec;
-            tracing::warn!(target = %spec.target, source = ?spec.source, %error, "this host refused to send, further ones are counted");
+            let target = self.sessions[session].spec.target;
+            tracing::warn!("this host refused to send to {target}, and further ones are counted: {error}");
         }
     }
 

@@ -295,7 +295,11 @@ fn undelivered(errno: i32, reporter: Option<IpAddr>) -> String {
         }
         libc::EHOSTUNREACH => format!("host unreachable{by}; check the address and that the host is up"),
         libc::ENETUNREACH => format!("network unreachable{by}; check this host's routes with `ip route get`"),
-        libc::EACCES | libc::EPERM => format!("sending is forbidden{by}; look at this host's packet filter"),
+        libc::EACCES | libc::EPERM => format!("sending is forbidden{by}; look at this host's packet filter and routes"),
+        // What a blackhole route answers, fib_props in net/ipv4/fib_semantics.c.
+        libc::EINVAL => format!(
+            "this host has no way to send there{by}, as with a blackhole route; check its routes with `ip route get`"
+        ),
         errno => format!("{}{by}", io::Error::from_raw_os_error(errno)),
     }
 }
