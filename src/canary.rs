@@ -19,7 +19,7 @@ use tracing::info;
 use crate::{
     Global,
     exit::{Exit, Misuse},
-    guardian, host, output, readiness, run_directory,
+    guardian, host, output, readiness, report, run_directory,
 };
 
 /// Steer a share of sessions onto another path, keep them there, and judge whether it is better
@@ -292,7 +292,7 @@ fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, g
     if global.json {
         print!("{}", verdict.to_json());
     } else {
-        verdict.lines().iter().for_each(|line| println!("{line}"));
+        print!("{}", report::verdict::text(&verdict));
         println!("\n{}  sealed {head}", path.display());
     }
     Ok(verdict.decision.into())

@@ -1,6 +1,7 @@
 //! The command line as a contract: bad input is one clear sentence and its exit code, and leaves nothing behind; `--json` is one document.
 
-mod support;
+#[path = "support/isolation.rs"]
+mod isolation;
 
 use std::{
     fs,
@@ -10,9 +11,9 @@ use std::{
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
+use isolation::{files, host, is_isolated, isolated, pathlab};
 use pathlab_guard::privilege;
 use serde_json::Value;
-use support::{files, host, isolated, isolation, pathlab};
 use tempfile::TempDir;
 
 /// A command line, its exit code, and what its one sentence on stderr must say.
@@ -285,7 +286,7 @@ fn refused(rows: &[Row], place: &Path, command: impl Fn(&str) -> Command) {
     let mut broken = Vec::new();
     let state = || {
         let files = files(place).into_iter().map(|(name, content)| format!("{name} {content:?}"));
-        files.chain(isolation().then(host).unwrap_or_default().lines().map(str::to_owned)).collect::<Vec<_>>()
+        files.chain(is_isolated().then(host).unwrap_or_default().lines().map(str::to_owned)).collect::<Vec<_>>()
     };
     let before = state();
     for (args, code, says) in rows {

@@ -2,7 +2,8 @@
 //!
 //! The verdicts ten times each, and a kill while it judges, are in `scripts/soak demo`.
 
-mod support;
+#[path = "support/isolation.rs"]
+mod isolation;
 
 use std::{
     fs,
@@ -13,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use isolation::{files, host, isolated, pathlab};
 use serde_json::Value;
-use support::{files, host, isolated, pathlab};
 use tempfile::TempDir;
 
 /// Two demos at once would share the processors, and the verdict is about time.

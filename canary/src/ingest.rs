@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
     net::IpAddr,
@@ -70,6 +71,25 @@ pub enum Remark {
     CrossedOver,
     /// The bin's time zone is not the experiment's. Judged: instants are UTC.
     OtherZone,
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Broken => "broken",
+            Self::Truncated => "cut off",
+            Self::Contradicts => "in contradiction with themselves",
+            Self::Unlabelled => "without ISP or address family",
+            Self::Duplicate => "duplicates",
+            Self::OutsideWindows => "outside the windows",
+            Self::StraddlesWindow => "partly in a window",
+            Self::Holiday => "of a holiday",
+            Self::Relabelled => "of sessions whose labels changed",
+            Self::ArmChanged => "of sessions whose assigned arm changed",
+            Self::CrossedOver => "of sessions seen on the other arm",
+            Self::OtherZone => "of another time zone",
+        })
+    }
 }
 
 impl Remark {

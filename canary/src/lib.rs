@@ -1,4 +1,31 @@
 //! Two arms, one verdict: is the other transit better, and can it be proven?
+//!
+//! A share of the sessions takes the other path, every session stays on its arm, and at the end stands Promote, Hold or RollBack with reasons that
+//! a sceptical provider can replay to the same bytes.
+//!
+//! ```text
+//! canary.toml ─► steer: hash(seed, session) ─► arm ─► fwmark ─► table
+//!                          │ the same function
+//! sessions.jsonl ─► ingest ─► strata (ISP x family x evening) ─► judge ─► findings ─► policy ─► verdict.json
+//! ```
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use pathlab_canary::{Experiment, Ingest, bucket, judge};
+//!
+//! let experiment = Experiment::from_toml("canary.toml", &std::fs::read_to_string("canary.toml")?)?;
+//! let mut ingest = Ingest::new(&experiment)?;
+//! for run in ["runs/prelude", "runs/evening-1", "runs/evening-2"] {
+//!     ingest.run(Path::new(run))?;
+//! }
+//! let verdict = judge(&experiment, 0x5eed, &ingest.finish(), |seed, key| bucket(seed, key, experiment.key.from))?;
+//! println!("{}", verdict.sentence);
+//! std::fs::write("verdict.json", verdict.to_json())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What it does not do: it measures nothing (the probe does), and it does not say why a path is better. Data without sessions are not judged.
 
 mod arm;
 mod assignment;

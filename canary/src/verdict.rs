@@ -63,49 +63,6 @@ impl Verdict {
         text.push('\n');
         text
     }
-
-    /// The verdict for a terminal, in plain text: strata, checks, sentence.
-    pub fn lines(&self) -> Vec<String> {
-        let metric = self.experiment.policy.metric.to_string();
-        let header =
-            ["window", "ISP", "family", "control", "canary", "control", "canary", "difference", "95 % interval"];
-        let mut rows = vec![header.map(str::to_owned)];
-        for answer in &self.findings.strata {
-            let interval = answer.interval;
-            rows.push([
-                answer.when.to_string(),
-                answer.scope.isp.clone().unwrap_or_default(),
-                answer.scope.family.map_or_else(String::new, |family| family.to_string()),
-                answer.sessions.control.to_string(),
-                answer.sessions.canary.to_string(),
-                answer.value_text(answer.control),
-                answer.value_text(answer.canary),
-                answer.difference_text(interval.estimate),
-                format!("{} to {}", answer.difference_text(interval.low), answer.difference_text(interval.high)),
-            ]);
-        }
-        let widths: Vec<usize> = (0..header.len())
-            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-            .collect();
-        let mut lines = vec![format!("{metric} by stratum (sessions, then {metric} of each arm)")];
-        for row in rows {
-            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-                0..=2 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            });
-            lines.push(cells.collect::<Vec<_>>().join("  ").trim_end().to_owned());
-        }
-        lines.push(String::new());
-        for reason in &self.reasons {
-            lines.push(format!("{} {}", if reason.holds { "ok  " } else { "no  " }, reason.text));
-        }
-        for (remark, remarks) in &self.remarks {
-            lines.push(format!("note {}", remarks.in_words(*remark)));
-        }
-        lines.push(String::new());
-        lines.push(self.sentence.clone());
-        lines
-    }
 }
 
 /// The hash under which a plan can be registered before there are data.

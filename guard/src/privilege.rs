@@ -24,10 +24,14 @@ pub fn root_or_skip(test: &str) -> bool {
     if is_root() {
         return true;
     }
-    let required = env::var("PATHLAB_REQUIRE").is_ok_and(|list| list.split(',').any(|need| need == "root"));
-    assert!(!required, "{test}: needs root, and PATHLAB_REQUIRE=root forbids to skip it");
+    assert!(!required("root"), "{test}: needs root, and PATHLAB_REQUIRE=root forbids to skip it");
     skip(test, "needs root");
     false
+}
+
+/// Whether `PATHLAB_REQUIRE`, a list with commas, contains `need`: then a test that cannot run for want of it has to fail.
+pub fn required(need: &str) -> bool {
+    env::var("PATHLAB_REQUIRE").is_ok_and(|list| list.split(',').any(|listed| listed == need))
 }
 
 /// Counts a test that cannot run here, with the reason.

@@ -5,7 +5,6 @@
 
 use std::{
     ffi::OsStr,
-    os::fd::OwnedFd,
     process::{Child, Command, ExitStatus},
     time::Instant,
 };
@@ -20,7 +19,7 @@ use crate::{
     netns::{self, Namespace},
     qdisc::QdiscStatistics,
     scenario::{Link, Node, Scenario},
-    sys, sysctl,
+    sysctl,
 };
 
 /// Verb of a lab's undo journal.
@@ -144,7 +143,7 @@ impl Lab {
     /// # Errors
     /// [`Error::NoNode`], or no descriptor left.
     pub fn command(&self, node: &str, program: impl AsRef<OsStr>) -> Result<Command> {
-        command_in(self.namespace(node)?, program)
+        self.namespace(node)?.command(program)
     }
 
     /// Starts a command made by [`Lab::command`] and notes it, so that it is killed with the lab; the guard kills it when dropped.
@@ -315,14 +314,7 @@ pub fn command(id: &str, node: &str, program: impl AsRef<OsStr>) -> Result<Comma
         }
         other => other,
     })?;
-    command_in(&namespace, program)
-}
-
-fn command_in(namespace: &Namespace, program: impl AsRef<OsStr>) -> Result<Command> {
-    let failed = |source| Error::Namespace { name: namespace.name().to_owned(), action: "open", source };
-    let mut command = Command::new(program);
-    sys::start_inside(&mut command, OwnedFd::from(namespace.file().try_clone().map_err(failed)?));
-    Ok(command)
+    namespace.command(program)
 }
 
 /// A lab as its journal tells of it.

@@ -5,15 +5,20 @@
 //! an entry guard that also goes back on panic.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io,
     marker::PhantomData,
     path::Path,
+    process::Command,
 };
 
 use netns_rs::NetNs;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sys,
+};
 
 /// Where named namespaces live, for us as for `ip netns`.
 pub const DIRECTORY: &str = "/var/run/netns";
@@ -86,6 +91,17 @@ impl Namespace {
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
         let _inside = self.enter()?;
         Ok(work())
+    }
+
+    /// `program` as a command that starts inside the namespace, and is killed when the thread that starts it ends.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let namespace = self.file().try_clone().map_err(|source| namespace_error(&self.name, "open", source))?;
+        let mut command = Command::new(program);
+        sys::start_inside(&mut command, namespace.into());
+        Ok(command)
     }
 
     /// Leaves the namespace in place when this value is dropped.

@@ -2,11 +2,10 @@
 
 use std::{fmt::Write, path::Path};
 
-use pathlab_canary::{Answer, Decision, Verdict, When};
 use pathlab_netlab::{qdisc::Limit, scenario::Scenario};
 
 use super::{play::Story, split::Split};
-use crate::report::{Table, span};
+use crate::report::{self, span};
 
 /// Columns of the longest bar.
 const BAR: usize = 44;
@@ -38,17 +37,11 @@ pub(crate) fn text(story: &Story, out: &Path) -> String {
         "\n{} by arm over {} evenings\n{}",
         verdict.experiment.policy.metric,
         verdict.findings.evenings.len(),
-        arms(verdict)
+        report::verdict::arms(verdict)
     );
     let _ = writeln!(text, "where the time went, medians\n{}", bars(&story.splits));
-    let _ = write!(text, "{}", reasons(verdict));
-    let name = match verdict.decision {
-        Decision::Promote => "PROMOTE",
-        Decision::Hold => "HOLD",
-        Decision::RollBack => "ROLL BACK",
-    };
-    let sentence = verdict.sentence.split_once(": ").map_or(verdict.sentence.as_str(), |(_, rest)| rest);
-    let _ = writeln!(text, "\n{name}  {sentence}");
+    let _ = write!(text, "{}", report::verdict::reasons(verdict));
+    let _ = writeln!(text, "\n{}", report::verdict::decision(verdict));
     let _ = writeln!(text, "\n{}  sealed {}", out.display(), story.head);
     let _ = writeln!(text, "replay: pathlab canary replay {}", out.display());
     text
@@ -72,55 +65,6 @@ fn bottlenecks(scenario: &Scenario) -> String {
         };
     }
     text
-}
-
-/// The most reasons that are told in full; the rest is in `verdict.json`.
-const MOST_REASONS: usize = 6;
-
-/// What speaks against first, with its interval; of what holds the facts alone, for the table has the intervals.
-fn reasons(verdict: &Verdict) -> String {
-    let mut text = String::new();
-    let against = verdict.reasons.iter().filter(|reason| !reason.holds);
-    for reason in against.clone().take(MOST_REASONS) {
-        let _ = writeln!(text, "  ✗ {}", reason.text);
-    }
-    match against.count().saturating_sub(MOST_REASONS) {
-        0 => {}
-        more => drop(writeln!(text, "  ✗ and {more} more in verdict.json")),
-    }
-    for reason in verdict.reasons.iter().filter(|reason| reason.holds) {
-        let facts = reason.text.split(" (9").next().unwrap_or_default();
-        let _ = writeln!(text, "  ✓ {facts}");
-    }
-    text
-}
-
-fn arms(verdict: &Verdict) -> Table {
-    let mut table = Table::new(["", "control", "canary", "control", "canary", "difference", "95 % interval"]);
-    let findings = &verdict.findings;
-    for answer in &findings.cells {
-        let family = answer.scope.family.map_or_else(String::new, |family| format!(" {family}"));
-        row(&mut table, format!("{}{family}", answer.scope.isp.as_deref().unwrap_or("all")), answer);
-    }
-    for answer in
-        findings.guardrails.iter().filter(|answer| answer.scope.isp.is_none() && answer.when == When::Evenings)
-    {
-        row(&mut table, answer.metric.to_string(), answer);
-    }
-    table
-}
-
-fn row(table: &mut Table, name: String, answer: &Answer) {
-    let interval = answer.interval;
-    table.row([
-        name,
-        answer.sessions.control.to_string(),
-        answer.sessions.canary.to_string(),
-        answer.value_text(answer.control),
-        answer.value_text(answer.canary),
-        answer.difference_text(interval.estimate),
-        format!("{} to {}", answer.difference_text(interval.low), answer.difference_text(interval.high)),
-    ]);
 }
 
 /// One bar for each split; the two arms share a scale, and the two reflectors another.

@@ -3,6 +3,7 @@
 pub(crate) mod probe;
 mod quantity;
 mod table;
+pub(crate) mod verdict;
 
 pub(crate) use quantity::{percent, span};
 pub(crate) use table::Table;

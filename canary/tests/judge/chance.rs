@@ -1,6 +1,6 @@
 //! How often chance misleads the judge, with both arms alike: the rates that stand in the policy, measured.
 //!
-//! `PATHLAB_EXPERIMENTS` sets the number of experiments; the full 1,000 belong to the soak.
+//! A few experiments run each time; the soak runs all of this file with `PATHLAB_EXPERIMENTS=1000`.
 
 use std::collections::BTreeMap;
 
@@ -38,23 +38,25 @@ fn assert_rare(world: World, margin: &str, path: Path, fewer: u32) {
 
 #[test]
 fn players_on_equal_paths_are_neither_promoted_nor_rolled_back() {
-    assert_rare(World::PLAYERS, "2ms", CLEAR, 10);
+    assert_rare(World::PLAYERS, "2ms", CLEAR, 4);
 }
 
 #[test]
+#[ignore = "soak"]
 fn a_hair_of_a_margin_does_not_help_chance() {
-    assert_rare(World::PLAYERS, "10us", CLEAR, 10);
+    assert_rare(World::PLAYERS, "10us", CLEAR, 4);
 }
 
 #[test]
 fn a_congested_path_under_both_arms_is_no_difference() {
-    assert_rare(World::DEMO, "2ms", crate::simulator::CONGESTED, 10);
+    assert_rare(World::DEMO, "2ms", crate::simulator::CONGESTED, 4);
 }
 
 /// The demo's variants over many seeds: `PATHLAB_EXPERIMENTS` of each.
 #[test]
+#[ignore = "soak"]
 fn the_demo_hardly_ever_holds_for_chance() {
-    let experiments: u32 = std::env::var("PATHLAB_EXPERIMENTS").map_or(5, |text| text.parse().unwrap());
+    let experiments: u32 = std::env::var("PATHLAB_EXPERIMENTS").map_or(20, |text| text.parse().unwrap());
     let plan = plan("2ms");
     for (variant, wanted) in [("better", Decision::Promote), ("worse", Decision::RollBack), ("same", Decision::Hold)] {
         let mut others = BTreeMap::new();

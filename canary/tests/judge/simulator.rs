@@ -1,26 +1,15 @@
 //! Made-up sessions whose truth is known: skewed levels, autocorrelated packets, spikes, bursts of loss, an evening hump, common stalls.
 
-use pathlab_canary::{Experiment, Ingest, Ingested};
+use pathlab_canary::{Experiment, Ingest, Ingested, KeyFrom};
 use pathlab_record::{Labels, SessionBin, SessionKey, SparseHistogram};
 use pathlab_stats::{Generator, generator};
 use rand::RngExt;
 
 pub(crate) const EVENINGS: [&str; 2] = ["2026-11-21", "2026-11-22"];
 
-/// An assignment function with the shape of the real one.
+/// The assignment by client address and port.
 pub(crate) fn bucket(seed: u32, key: &SessionKey) -> Option<u16> {
-    let mut hash = u64::from(seed) ^ 0x9e37_79b9_7f4a_7c15;
-    let address = match key.0.ip() {
-        std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),
-        std::net::IpAddr::V6(ip) => u128::from(ip),
-    };
-    for word in [address as u64, (address >> 64) as u64, u64::from(key.0.port())] {
-        hash = (hash ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash ^= hash >> 31;
-        hash = hash.wrapping_mul(0x94d0_49bb_1331_11eb);
-        hash ^= hash >> 29;
-    }
-    Some((((hash >> 32) * 10_000) >> 32) as u16)
+    pathlab_canary::bucket(seed, key, KeyFrom::ClientAddrPort)
 }
 
 /// What a session is, told to the effect.

@@ -18,7 +18,7 @@ const MARK: &str = "PATHLAB_TEST_ISOLATED";
 ///
 /// The process namespace ends with its first process, and takes everything else along: a test that panics leaves nothing.
 pub(crate) fn isolated(name: &str) -> bool {
-    if isolation() {
+    if is_isolated() {
         return true;
     }
     if !root_or_skip(name) {
@@ -40,7 +40,7 @@ pub(crate) fn isolated(name: &str) -> bool {
 }
 
 /// Whether what this machine shows is the test's own doing.
-pub(crate) fn isolation() -> bool {
+pub(crate) fn is_isolated() -> bool {
     env::var_os(MARK).is_some()
 }
 

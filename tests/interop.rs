@@ -1,0 +1,224 @@
+//! STAMP as others speak it: every packet of theirs answered by us, every packet of ours by them, and every field read alike.
+
+#[path = "support/hosts.rs"]
+mod hosts;
+#[path = "support/peers.rs"]
+mod peers;
+#[path = "support/realtime.rs"]
+mod realtime;
+#[path = "support/verbs.rs"]
+mod verbs;
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+};
+
+use pathlab_guard::privilege::root_or_skip;
+use pathlab_netlab::netns::Namespace;
+use pathlab_record::Term;
+use pathlab_reflector::{
+    clock::realtime_now,
+    wire::{ErrorEstimate, ReflectedPacket, SenderPacket, WireTime},
+};
+use pathlab_xdp::{XdpMode, XdpPass};
+use peers::{scapy_or_skip, scapy_reads, stamp_suite_or_skip, stamp_suite_reflects, stamp_suite_sends};
+use serde_json::{Value, json};
+use verbs::{Probe, Reflector};
+
+/// Packets of a conversation.
+const COUNT: u32 = 200;
+/// The right one of two hosts, where reflectors are.
+const FAR: [&str; 2] = ["192.0.2.2:862", "[2001:db8::2]:862"];
+
+const ON_SOCKETS: &str = "--listen 192.0.2.2:862 --listen [2001:db8::2]:862";
+const IN_DRIVER: &str =
+    "--datapath xdp --xdp-mode native --iface left --listen 192.0.2.2:862 --listen [2001:db8::2]:862";
+
+#[test]
+fn stamp_suite_gets_every_reply_from_our_socket_reflector() {
+    if !root_or_skip("stamp_suite_gets_every_reply_from_our_socket_reflector") {
+        return;
+    }
+    let Some(program) = stamp_suite_or_skip("stamp_suite_gets_every_reply_from_our_socket_reflector") else { return };
+    let [near, far] = hosts::in_a_row("suite-socket");
+    let account = all_answered(&program, &near, Reflector::start(&far, ON_SOCKETS));
+    assert_eq!(account["received_on"]["kernel"], 2 * COUNT, "the kernel stamped each");
+}
+
+#[test]
+fn stamp_suite_gets_every_reply_from_our_reflector_in_the_driver() {
+    if !root_or_skip("stamp_suite_gets_every_reply_from_our_reflector_in_the_driver") {
+        return;
+    }
+    let Some(program) = stamp_suite_or_skip("stamp_suite_gets_every_reply_from_our_reflector_in_the_driver") else {
+        return;
+    };
+    let [near, far] = hosts::in_a_row("suite-driver");
+    let _pass = pass(&near);
+    let account = all_answered(&program, &near, Reflector::start(&far, IN_DRIVER));
+    assert_eq!((&account["datapath"], &account["received_on"]["xdp"]), (&json!("xdp"), &json!(2 * COUNT)));
+}
+
+/// A veth end takes XDP_TX only while the other end runs an XDP program too.
+fn pass(near: &Namespace) -> XdpPass {
+    near.run(|| XdpPass::attach(hosts::RIGHT, XdpMode::Native)).expect("entered").expect("native XDP on a veth")
+}
+
+/// stamp-suite sends in both families, and both ends say that nothing was lost; the reflector's account.
+fn all_answered(program: &Path, near: &Namespace, reflector: Reflector) -> Value {
+    for target in FAR {
+        let account = stamp_suite_sends(program, near, target.parse().expect("an address"), COUNT);
+        let [sent, received, lost] = ["packets_sent", "packets_received", "packets_lost"].map(|name| &account[name]);
+        eprintln!("stamp-suite to {target}: sent {sent}, received {received}, lost {lost}");
+        assert_eq!([sent, received, lost], [COUNT, COUNT, 0].map(|count| json!(count)).each_ref(), "{account}");
+        let strange =
+            ["duplicate_replies", "unknown_replies", "late_replies"].map(|name| &account["measurements"][name]);
+        assert_eq!(strange, [0, 0, 0].map(|count| json!(count)).each_ref(), "{account}");
+        assert_eq!(account["owd"]["clock_quality"]["invalid_estimate"], 0, "{account}");
+    }
+    let account = reflector.stop();
+    assert_eq!((&account["received"], &account["replied"]), (&json!(2 * COUNT), &json!(2 * COUNT)), "{account}");
+    account
+}
+
+#[test]
+fn our_probe_gets_every_reply_from_stamp_suite() {
+    if !root_or_skip("our_probe_gets_every_reply_from_stamp_suite") {
+        return;
+    }
+    let Some(program) = stamp_suite_or_skip("our_probe_gets_every_reply_from_stamp_suite") else { return };
+    let [near, far] = hosts::in_a_row("suite-reflects");
+    for target in FAR {
+        let _suite = stamp_suite_reflects(&program, &far, target.parse().expect("an address"));
+        let report = Probe::start(&near, &format!("{target} --interval 10ms --count {COUNT}")).report();
+        let (total, counts) = (&report.total, &report.total.counts);
+        eprintln!("our probe to stamp-suite at {target}: {counts:?}");
+        let schedule = &total.schedule;
+        assert_eq!((schedule.slots, schedule.refused), (COUNT.into(), 0));
+        // A slot that a busy machine let pass is counted, not sent.
+        assert_eq!((counts.sent, counts.received), (u64::from(COUNT) - schedule.skipped, counts.sent));
+        assert!(counts.sent > u64::from(COUNT) / 2, "too busy a machine to measure on: {schedule:?}");
+        assert_eq!((counts.duplicates, counts.stale, counts.mismatched), (0, 0, 0));
+        assert_eq!((report.strays.unknown, report.strays.malformed, report.kernel_drops), (0, 0, 0));
+
+        let split = &total.split;
+        assert_eq!(split.negative, 0, "no stage of the ledger is below zero: {split:?}");
+        for term in Term::ALL {
+            assert_eq!(split.parts[term.name()].count, counts.received, "{term} stands by itself");
+        }
+        let [rtt, rtt_app, whole] = [total.rtt, total.rtt_app, split.total].map(|row| row.expect("replies"));
+        assert!(0 < rtt.min && rtt.p50 <= rtt_app.p50 && rtt_app.p50 <= whole.p50, "{rtt:?} {rtt_app:?} {whole:?}");
+        assert!(split.parts[Term::Residence.name()].max <= rtt.max, "{split:?}");
+    }
+}
+
+#[test]
+fn scapy_reads_our_packets_field_by_field() {
+    if !root_or_skip("scapy_reads_our_packets_field_by_field")
+        || !scapy_or_skip("scapy_reads_our_packets_field_by_field")
+    {
+        return;
+    }
+    let [near, far] = hosts::in_a_row("scapy");
+    let bind = |host: &Namespace, address: &str| {
+        let socket = host.run(|| UdpSocket::bind(address)).expect("entered").expect("a free port");
+        socket.set_read_timeout(Some(verbs::PATIENCE)).expect("a timeout");
+        socket
+    };
+    let mut datagrams = Vec::new();
+    for (target, any) in FAR.into_iter().zip(["0.0.0.0:0", "[::]:0"]) {
+        let begun = realtime_now();
+        // What our probe sends, taken from the wire by a socket that never answers.
+        let requests: Vec<(SocketAddr, Vec<u8>)> = {
+            let far_socket = bind(&far, target);
+            let _probe =
+                Probe::start(&near, &format!("{target} --size 60 --interval 10ms --duration 60s --timeout 60s"));
+            (0..3).map(|_| receive(&far_socket)).collect()
+        };
+        // The same octets answered by each of our reflectors.
+        let socket = bind(&near, any);
+        for args in [ON_SOCKETS, IN_DRIVER] {
+            let _pass = pass(&near);
+            let _reflector = Reflector::start(&far, args);
+            for (prober, request) in &requests {
+                socket.send_to(request, target).expect("sent");
+                let (from, reply) = receive(&socket);
+                assert_eq!((from.to_string(), reply.len()), (target.to_owned(), request.len()));
+                datagrams.push((prober.port(), request.clone(), begun, reply));
+            }
+        }
+    }
+    let ended = realtime_now();
+    let all: Vec<(u16, u16, &[u8])> = datagrams
+        .iter()
+        .flat_map(|(port, request, _, reply)| [(*port, 862, request.as_slice()), (862, *port, reply.as_slice())])
+        .collect();
+    let read = scapy_reads(&all);
+    assert_eq!(read.len(), 2 * 2 * 2 * 3, "both families, both reflectors, both directions, three packets");
+    for (place, (pair, (_, request, begun, reply))) in read.chunks(2).zip(&datagrams).enumerate() {
+        let (sent, rest) = SenderPacket::parse(request).expect("a request");
+        let (reflected, _) = ReflectedPacket::parse(reply).expect("a reply");
+        assert_eq!(pair[0], request_fields(sent, rest));
+        assert_eq!(pair[1], reply_fields(reflected, rest));
+        assert_eq!(pair[0]["seq"], place % 3);
+        let times = [WireTime::read(sent.timestamp, sent.error_estimate), reflected.received_at(), reflected.sent_at()];
+        let [Some(WireTime::Ntp(a1)), Some(WireTime::Ntp(b2)), Some(WireTime::Ntp(b3))] = times else {
+            panic!("three NTP times: {times:?}")
+        };
+        assert!(*begun <= a1 && a1 <= b2 && b2 <= b3 && b3 <= ended, "{times:?}");
+    }
+}
+
+fn receive(socket: &UdpSocket) -> (SocketAddr, Vec<u8>) {
+    let mut buffer = [0; 2048];
+    let (length, from) = socket.recv_from(&mut buffer).expect("a datagram");
+    (from, buffer[..length].to_vec())
+}
+
+/// What our codec reads in a request, in scapy's words.
+fn request_fields(packet: &SenderPacket, rest: &[u8]) -> Value {
+    json!({
+        "name": "STAMP Session-Sender Test",
+        "seq": packet.sequence.get(),
+        "ts": packet.timestamp.bits(),
+        "err_estimate": estimate_fields(packet.error_estimate),
+        "ssid": packet.ssid.get(),
+        "mbz": 0,
+        "tlv": padding_fields(rest),
+    })
+}
+
+fn reply_fields(packet: &ReflectedPacket, rest: &[u8]) -> Value {
+    json!({
+        "name": "STAMP Session-Reflector Test",
+        "seq": packet.sequence.get(),
+        "ts": packet.timestamp.bits(),
+        "err_estimate": estimate_fields(packet.error_estimate),
+        "ssid": packet.ssid.get(),
+        "ts_rx": packet.receive_timestamp.bits(),
+        "seq_sender": packet.sender_sequence.get(),
+        "ts_sender": packet.sender_timestamp.bits(),
+        "err_estimate_sender": estimate_fields(packet.sender_error_estimate),
+        "mbz1": 0,
+        "ttl_sender": 64,
+        "mbz2": 0,
+        "tlv": padding_fields(rest),
+    })
+}
+
+fn estimate_fields(estimate: ErrorEstimate) -> Value {
+    let bits = estimate.bits();
+    json!({
+        "S": u8::from(estimate.is_synchronised()),
+        "Z": u8::from(estimate.is_ptp()),
+        "scale": bits >> 8 & 0x3f,
+        "multiplier": bits & 0xff,
+    })
+}
+
+/// Extra Padding (RFC 8972, section 4.1) to 60 octets, with the flag U that a sender sets and we leave.
+fn padding_fields(rest: &[u8]) -> Value {
+    assert_eq!(rest.len(), 16);
+    json!({ "flags": 0x80, "type": 1, "len": 12, "value": "00".repeat(12) })
+}
