@@ -430,7 +430,7 @@ fn any_request_is_answered_rightly_or_dropped() {
     let (replied, dropped) = (Cell::new(0), Cell::new(0));
     proptest!(ProptestConfig::with_cases(4000), |(request in any_request())| {
         match check_any(&program, &request.bytes()) {
-            TestRunOutcome { action: Action::Tx, frame } => {
+            TestRunOutcome { action: Action::Tx, frame, .. } => {
                 let payload = reply(&request.payload, T2, T3, request.ttl, XdpReflectorConfig::UNSYNCHRONISED);
                 prop_assert_eq!(Frame::read(&frame), request.answered(payload));
                 replied.set(replied.get() + 1);
