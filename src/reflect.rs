@@ -4,12 +4,16 @@ use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use pathlab_record::Plane;
 use pathlab_reflector::{
     Prefix, Reflector, ReflectorConfig, ReflectorReport,
-    datapath::{DriverReflector, SocketOptions},
+    datapath::{AfXdpConfig, AfXdpReflector, SocketOptions},
     session::{RateLimit, Rules},
 };
-use pathlab_xdp::{XdpMode, XdpReflectorConfig};
+use pathlab_xdp::{
+    XdpMode,
+    xsk::{BindMode, BusyPoll, CopyMode, XskOptions},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -25,19 +29,34 @@ pub(crate) struct Reflect {
     /// Address and port to answer on; may be given more than once
     #[arg(long, value_name = "ADDR:PORT", default_values = ["0.0.0.0:862", "[::]:862"])]
     listen: Vec<SocketAddr>,
-    /// Interface to answer on; needed for the xdp datapath
+    /// Interface to answer on; needed for the afxdp and xdp datapaths
     #[arg(long, value_name = "IF")]
     iface: Option<String>,
-    /// Where replies are made: in a socket, or in the driver by an XDP program
+    /// Where replies are made: in a socket, past the stack by AF_XDP, or in the driver by an XDP program
     #[arg(long, value_enum, default_value_t = Datapath::Auto)]
     datapath: Datapath,
     /// How the XDP program is attached: by the driver itself, or by the stack on its behalf
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     xdp_mode: Mode,
-    /// Answer senders of this prefix alone; may be given more than once (socket datapath)
+    /// Whether the card itself reads and writes the packets' memory (afxdp and xdp datapaths)
+    #[arg(long, value_enum, default_value_t = Bind::Auto)]
+    copy: Bind,
+    /// Receive queue to answer on, a worker each; may be given more than once; all if not given (afxdp and xdp datapaths)
+    #[arg(long = "queue", value_name = "N")]
+    queues: Vec<u32>,
+    /// Entries of each ring of an AF_XDP socket, a power of two
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    ring: u32,
+    /// Frames of an AF_XDP socket, of 2048 bytes each; twice the ring if not given
+    #[arg(long, value_name = "N")]
+    frames: Option<u32>,
+    /// Look for packets without pause instead of waiting for an interrupt: one CPU a queue (afxdp and xdp datapaths)
+    #[arg(long)]
+    busy_poll: bool,
+    /// Answer senders of this prefix alone; may be given more than once (socket and afxdp datapaths)
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<Prefix>,
-    /// At most so many replies a second to one source (socket datapath)
+    /// At most so many replies a second to one source (socket and afxdp datapaths; with afxdp on each queue)
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
     /// Number replies by session instead of copying the sender's number, so that it can tell in which direction a packet was lost
@@ -53,7 +72,17 @@ enum Datapath {
     /// The best that works and can be steered: the socket
     Auto,
     Socket,
+    /// One worker a receive queue; replies leave by the port and queue on which requests came
+    Afxdp,
+    /// Base packets in the driver, longer ones by AF_XDP
     Xdp,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Bind {
+    Auto,
+    Copy,
+    ZeroCopy,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -70,7 +99,7 @@ const STATEFUL_SESSIONS: usize = 100_000;
 pub(crate) fn run(args: Reflect, global: &Global) -> Result<Exit> {
     let stop = Interrupt::on_signals()?;
     let report = match args.datapath {
-        Datapath::Xdp => in_driver(&args, &stop)?,
+        Datapath::Afxdp | Datapath::Xdp => past_the_stack(args, &stop)?,
         Datapath::Auto | Datapath::Socket => on_sockets(args, &stop)?,
     };
     if global.json {
@@ -81,9 +110,18 @@ pub(crate) fn run(args: Reflect, global: &Global) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+impl Reflect {
+    fn rules(&self) -> Rules {
+        let rate = self.rate.map(|per_second| RateLimit { per_second, burst: per_second });
+        Rules { allow: self.allow.clone(), rate, sessions: self.stateful.then_some(STATEFUL_SESSIONS) }
+    }
+}
+
 fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
-    let rate = args.rate.map(|per_second| RateLimit { per_second, burst: per_second });
-    let rules = Rules { allow: args.allow, rate, sessions: args.stateful.then_some(STATEFUL_SESSIONS) };
+    if args.datapath == Datapath::Auto {
+        info!("datapath auto: sockets, whose replies follow the routing table and so can be steered");
+    }
+    let rules = args.rules();
     let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
     let config = ReflectorConfig { listen: args.listen, socket, rules, delay_before_send: args.fault_delay_tx };
     let mut reflector = Reflector::new(config).map_err(misuse_or_failure)?;
@@ -95,31 +133,47 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     Ok(reflector.report())
 }
 
-fn in_driver(args: &Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
+fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
+    let hybrid = args.datapath == Datapath::Xdp;
+    let name = if hybrid { "xdp" } else { "afxdp" };
     let Some(interface) = &args.iface else {
-        return Err(Misuse("the xdp datapath works on an interface: say which with --iface".into()).into());
+        return Err(Misuse(format!("the {name} datapath works on an interface: say which with --iface")).into());
     };
-    if !args.allow.is_empty() || args.rate.is_some() || args.stateful || args.fault_delay_tx.is_some() {
-        return Err(Misuse("--allow, --rate and --stateful need the socket datapath".into()).into());
+    let ruled = !args.allow.is_empty() || args.rate.is_some() || args.stateful || args.fault_delay_tx.is_some();
+    if hybrid && ruled {
+        return Err(Misuse("--allow, --rate and --stateful need the socket or afxdp datapath".into()).into());
     }
     let ports: std::collections::BTreeSet<u16> = args.listen.iter().map(SocketAddr::port).collect();
     let &[port] = ports.into_iter().collect::<Vec<_>>().as_slice() else {
-        return Err(
-            Misuse("the xdp datapath answers on one port: give --listen addresses of the same port".into()).into()
-        );
+        let wrong = format!("the {name} datapath answers on one port: give --listen addresses of the same port");
+        return Err(Misuse(wrong).into());
     };
-    let local = args.listen.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect();
-    let mode = match args.xdp_mode {
-        Mode::Auto => XdpMode::Auto,
-        Mode::Native => XdpMode::Native,
-        Mode::Generic => XdpMode::Generic,
+    let config = AfXdpConfig {
+        local: args.listen.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect(),
+        mode: match args.xdp_mode {
+            Mode::Auto => XdpMode::Auto,
+            Mode::Native => XdpMode::Native,
+            Mode::Generic => XdpMode::Generic,
+        },
+        hybrid,
+        queues: args.queues.clone(),
+        xsk: xsk_options(&args),
+        rules: args.rules(),
+        delay_before_send: args.fault_delay_tx,
+        ..AfXdpConfig::new(port)
     };
-    let config = XdpReflectorConfig { local, mode, ..XdpReflectorConfig::new(port) };
-    let mut reflector = DriverReflector::attach(interface, &config).map_err(misuse_or_failure)?;
+    let mut reflector = AfXdpReflector::attach(interface, &config).map_err(misuse_or_failure)?;
     if let Some(error) = reflector.native_refused() {
         warn!("{interface}: native XDP is not to be had, so generic it is: {error}");
     }
-    info!("answering on {interface} port {port} in the driver, {} XDP", reflector.mode());
+    if let Some(error) = reflector.nic_stamps_refused() {
+        info!("{interface}: receive stamps are the XDP program's: {error}");
+    }
+    for (queue, mode) in reflector.queues() {
+        info!("queue {queue}: AF_XDP in {} mode", if mode == BindMode::Copy { "copy" } else { "zero-copy" });
+    }
+    let where_made = if hybrid { "in the driver, longer packets over AF_XDP" } else { "over AF_XDP" };
+    info!("answering on {interface} port {port} {where_made}, {} XDP", reflector.mode());
     readiness::announce();
     reflector.run(stop.event())?;
     Ok(reflector.report()?)
@@ -131,8 +185,40 @@ fn misuse_or_failure(error: pathlab_reflector::Error) -> anyhow::Error {
     match error {
         E::NoSuchInterface(_)
         | E::NoSuchAddress(_)
-        | E::Xdp(pathlab_xdp::Error::NoInterface { .. } | pathlab_xdp::Error::NotUnicast { .. }) => Misuse::of(error),
+        | E::Xdp(
+            pathlab_xdp::Error::NoInterface { .. }
+            | pathlab_xdp::Error::NotUnicast { .. }
+            | pathlab_xdp::Error::Option { .. },
+        ) => Misuse::of(error),
         other => other.into(),
+    }
+}
+
+fn xsk_options(args: &Reflect) -> XskOptions {
+    let ring = args.ring;
+    XskOptions {
+        frames: args.frames.unwrap_or(ring.saturating_mul(2)),
+        fill_ring: ring,
+        completion_ring: ring,
+        rx_ring: ring,
+        tx_ring: ring,
+        copy: match args.copy {
+            Bind::Auto => CopyMode::Auto,
+            Bind::Copy => CopyMode::Copy,
+            Bind::ZeroCopy => CopyMode::ZeroCopy,
+        },
+        busy_poll: args.busy_poll.then(BusyPoll::default),
+        ..XskOptions::default()
+    }
+}
+
+fn plane_name(plane: Plane) -> &'static str {
+    match plane {
+        Plane::App => "app (software)",
+        Plane::Sched => "sched (software)",
+        Plane::Kernel => "kernel (software)",
+        Plane::Xdp => "xdp (software)",
+        Plane::Nic => "nic",
     }
 }
 
@@ -150,6 +236,13 @@ fn account(report: &ReflectorReport) -> String {
     );
     for (reason, count) in report.refused.iter().filter(|(_, count)| **count > 0) {
         let _ = writeln!(text, "  no reply: {reason} {count}");
+    }
+    for (plane, count) in &report.sent_on {
+        let _ = writeln!(text, "departure stamped on plane {}: {count}", plane_name(*plane));
+    }
+    if report.handed_to_stack > 0 {
+        let _ =
+            writeln!(text, "left to the stack for want of an AF_XDP socket on their queue: {}", report.handed_to_stack);
     }
     for (name, quantiles) in [("residence", &report.residence), ("departure", &report.departure)] {
         if let Some(quantiles) = quantiles {

@@ -41,6 +41,20 @@ pub enum Error {
     /// Waiting for traffic failed.
     #[error("poll: {0}")]
     Wait(io::Error),
+    /// The worker of a receive queue cannot be started.
+    #[error("no thread for the worker of queue {queue}: {source}; see `ulimit -u`")]
+    Thread {
+        /// Its receive queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A thread of a reflector with several ended without saying why: a fault of ours.
+    #[error("the worker of queue {queue} panicked")]
+    Panicked {
+        /// Its receive queue.
+        queue: u32,
+    },
     /// The reflector in the driver.
     #[error(transparent)]
     Xdp(#[from] pathlab_xdp::Error),

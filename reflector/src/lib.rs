@@ -14,8 +14,9 @@
 //!
 //! - [`wire`] is the packet codec: any bytes give a value or an error that names the field, never a panic.
 //! - [`session`] is the reflector as a function: a datagram in, a reply or the one [`session::Reason`] for none out.
-//! - [`datapath`] moves datagrams: [`datapath::StampedSocket`] with the kernel's stamps in both directions, and
-//!   [`datapath::DriverReflector`], which answers by XDP before the stack has seen the request.
+//! - [`datapath`] moves datagrams: [`datapath::StampedSocket`] with the kernel's stamps in both directions,
+//!   [`datapath::AfXdpReflector`] past the stack with a worker a queue, and [`datapath::DriverReflector`], which answers by XDP before
+//!   the stack has seen the request.
 //! - [`prober`] is the Session-Sender: many sessions on an isochronous schedule, matched, sampled and split into the ledger.
 //! - [`Reflector`] puts rules and sockets together and keeps the account, a [`ReflectorReport`].
 //!
@@ -60,8 +61,8 @@
 //!
 //! # What it does not do
 //!
-//! No authentication and no TLVs: what follows the base packet is reflected as it came. Stamps are the kernel's and software; none
-//! comes from the network card. Nothing here decides which path a packet takes, nor what its delay means.
+//! No authentication and no TLVs: what follows the base packet is reflected as it came. Stamps are software; over AF_XDP the card's are
+//! counted, and become B2 where its clock can be told in UTC ([`datapath::NicClock`]). Nothing here decides which path a packet takes, nor what its delay means.
 
 pub mod clock;
 pub mod datapath;

@@ -63,6 +63,7 @@ struct Desk {
     tally: Tally,
     kernel_stamped: u64,
     app_stamped: u64,
+    departed: u64,
     clock_steps: u64,
     residence: Spans,
     departure: Spans,
@@ -87,6 +88,7 @@ impl Reflector {
             tally: Tally::default(),
             kernel_stamped: 0,
             app_stamped: 0,
+            departed: 0,
             clock_steps: 0,
             residence: Spans::new(),
             departure: Spans::new(),
@@ -142,11 +144,15 @@ impl Reflector {
             refused: desk.tally.by_reason(),
             kernel_drops,
             received_on: [(Plane::Kernel, desk.kernel_stamped), (Plane::App, desk.app_stamped)].into(),
+            sent_on: [(Plane::Kernel, desk.departed)].into(),
+            nic_received: 0,
             clock_steps: desk.clock_steps,
             undelivered: self.ports.iter().map(|port| port.socket.undelivered_total()).sum(),
             residence: desk.residence.quantiles(),
             departure: desk.departure.quantiles(),
             clock: desk.clock,
+            queues: Vec::new(),
+            handed_to_stack: 0,
         }
     }
 }
@@ -167,6 +173,7 @@ impl Port {
             sender
                 .sent_stamps(|id, plane, left| {
                     if let (SentPlane::Kernel, Some(sent)) = (plane, departing.take(id)) {
+                        desk.departed += 1;
                         desk.departure.record(left - sent);
                     }
                 })

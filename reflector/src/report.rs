@@ -13,7 +13,7 @@ use crate::clock::ClockQuality;
 /// `received = replied + Σ refused + kernel_drops`, exactly, at any moment between two batches.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReflectorReport {
-    /// `socket` or `xdp`.
+    /// `socket`, `afxdp` or `xdp`.
     pub datapath: &'static str,
     /// Where it listens: `192.0.2.1:862`, or interface and port of the reflector in the driver, `eth1:862`.
     pub listen: Vec<String>,
@@ -29,6 +29,11 @@ pub struct ReflectorReport {
     pub received_on: BTreeMap<Plane, u64>,
     /// Replies whose B3 was before their B2: the clock was stepped. They are in no histogram.
     pub clock_steps: u64,
+    /// Replies by the plane of the stamp that came back of their departure: `kernel` is software, also where AF_XDP gave it in copy
+    /// mode. Replies without one are missing here.
+    pub sent_on: BTreeMap<Plane, u64>,
+    /// Datagrams whose arrival the card stamped, whether or not its clock could be told in UTC and so become B2.
+    pub nic_received: u64,
     /// Replies that an ICMP message reported as not delivered.
     pub undelivered: u64,
     /// B3 - B2: what the sender takes for this host's share.
@@ -37,6 +42,40 @@ pub struct ReflectorReport {
     pub departure: Option<Quantiles>,
     /// The kernel's word on its clock, where it gave one.
     pub clock: Option<ClockQuality>,
+    /// The AF_XDP sockets, one a queue; none on other datapaths.
+    pub queues: Vec<QueueReport>,
+    /// Requests to the reflector's port and addresses that the driver left to the stack, for want of an AF_XDP socket on their
+    /// queue. They are counted by whatever socket takes them, and not here.
+    pub handed_to_stack: u64,
+}
+
+/// The account of one AF_XDP socket.
+#[derive(Clone, Debug, Serialize)]
+pub struct QueueReport {
+    /// The receive queue.
+    pub queue: u32,
+    /// The CPU that its worker is pinned to; absent where it is not.
+    pub cpu: Option<u32>,
+    /// `copy` or `zero_copy`.
+    pub bind_mode: &'static str,
+    /// Datagrams that came through the socket.
+    pub received: u64,
+    /// Replies sent.
+    pub replied: u64,
+    /// `XDP_STATISTICS`: dropped for want of a frame, or because longer than one.
+    pub rx_dropped: u64,
+    /// `XDP_STATISTICS`: dropped because the rx ring was full.
+    pub rx_ring_full: u64,
+    /// `XDP_STATISTICS`: how often the fill ring was empty. In copy mode these are among `rx_dropped`.
+    pub rx_fill_ring_empty: u64,
+    /// `XDP_STATISTICS`: entries of the fill and tx rings that the kernel did not take. Not 0: a fault of ours.
+    pub invalid_descriptors: u64,
+    /// Ring entries from the kernel that named no frame it had. Not 0: a fault, of the driver or ours.
+    pub strays: u64,
+    /// B3 - B2 on this queue.
+    pub residence: Option<Quantiles>,
+    /// From B3 to the transmit stamp on this queue.
+    pub departure: Option<Quantiles>,
 }
 
 /// The shape of a distribution, in nanoseconds.
@@ -63,6 +102,11 @@ impl Spans {
     /// Records a span; false, and nothing recorded, where it points backwards.
     pub(crate) fn record(&mut self, span: Interval) -> bool {
         u64::try_from(span.as_nanos()).map(|nanos| self.0.saturating_record(nanos)).is_ok()
+    }
+
+    /// Adds what another recorded.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("histograms of the same bounds");
     }
 
     pub(crate) fn quantiles(&self) -> Option<Quantiles> {

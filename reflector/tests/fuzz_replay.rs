@@ -27,4 +27,21 @@ proptest! {
     fn respond(data in any_bytes()) {
         bodies::respond(&data);
     }
+
+    #[test]
+    fn frame(data in any_bytes(), v6: bool, length in 8..120_u8) {
+        // Random octets are hardly ever a frame: give most of them the headers of one, and lengths that may agree.
+        let mut bytes = data;
+        if bytes.len() >= 62 && length % 4 != 0 {
+            let headers: &[(usize, &[u8])] = if v6 {
+                &[(12, &[0x86, 0xdd, 0x60]), (18, &[0, length, 17]), (58, &[0, length])]
+            } else {
+                &[(12, &[8, 0, 0x45]), (16, &[0, length + 20]), (20, &[0x40, 0]), (23, &[17]), (38, &[0, length])]
+            };
+            for (at, octets) in headers {
+                bytes[*at..][..octets.len()].copy_from_slice(octets);
+            }
+        }
+        bodies::frame(&bytes);
+    }
 }

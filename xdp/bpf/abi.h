@@ -14,6 +14,8 @@
  */
 enum reflector_counter {
 	REFLECTOR_PASSED,		/* not ours: left to the stack as it was */
+	REFLECTOR_HANDED_TO_XSK,	/* ours, for the AF_XDP socket of its queue */
+	REFLECTOR_HANDED_TO_STACK,	/* ours, for a UDP socket */
 	REFLECTOR_RECEIVED,		/* to one of our addresses and our port */
 	REFLECTOR_REPLIED,
 	REFLECTOR_SHORT,		/* under 44 octets: no STAMP test packet */
@@ -31,7 +33,7 @@ enum reflector_counter {
 struct reflector_counters {
 	u64 count[REFLECTOR_COUNTERS];
 };
-_Static_assert(sizeof(struct reflector_counters) == 96, "abi.rs: COUNTERS");
+_Static_assert(sizeof(struct reflector_counters) == 112, "abi.rs: COUNTERS");
 
 /* The one entry of map CLOCK: what changes while the reflector runs. */
 struct reflector_clock {
@@ -53,6 +55,28 @@ enum address_role {
 	ADDRESS_BROADCAST = 2,	/* of one of the interface's IPv4 networks */
 };
 #define ADDRESSES_MAX 256
+
+/*
+ * Value of map SLOTS, at the place that an address's hash names: the same role
+ * without a hash table's cost. Room for the one address that has the place; where
+ * several have it, ADDRESSES alone knows.
+ */
+struct address_slot {
+	struct address address;
+	u32 role;
+	u32 pad[3];
+};
+_Static_assert(sizeof(struct address_slot) == 32, "abi.rs: SlotRecord");
+#define ADDRESS_SLOTS 256
+#define ADDRESS_HASH 0x9e3779b1
+#define ADDRESS_CROWDED 3
+
+/* Which requests to our port and addresses the driver does not answer itself. */
+enum hand_over {
+	HAND_OVER_NOTHING = 0,
+	HAND_OVER_LONGER = 1,	/* what is more than a base packet */
+	HAND_OVER_ALL = 2,
+};
 
 /* Every packet bumps exactly one. */
 enum redirect_counter {

@@ -15,45 +15,61 @@ struct {
 	__type(value, u32);
 } ADDRESSES SEC(".maps");
 
-/* The address_role of an address, 0 for one that we do not know. */
-static INLINE u32 role(const struct address *address)
-{
-	u32 *role = bpf_map_lookup_elem(&ADDRESSES, address);
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ADDRESS_SLOTS);
+	__type(key, u32);
+	__type(value, struct address_slot);
+} SLOTS SEC(".maps");
 
+/* The address_role of an address, 0 for one that we do not know. */
+static INLINE u32 role(be32 a, be32 b, be32 c, be32 d)
+{
+	u32 at = ((a ^ b ^ c ^ d) * ADDRESS_HASH) >> 24;
+	struct address address;
+	struct address_slot *slot;
+	u32 *role, known;
+
+	slot = bpf_map_lookup_elem(&SLOTS, &at);
+	if (!slot)
+		return 0; /* cannot be: 256 places, 8 bits */
+	known = *(volatile u32 *)&slot->role; /* once: user space may change it */
+	if (known != ADDRESS_CROWDED) {
+		u32 differs = (slot->address.word[0] ^ a) | (slot->address.word[1] ^ b) |
+			      (slot->address.word[2] ^ c) | (slot->address.word[3] ^ d);
+
+		return differs ? 0 : known;
+	}
+	address = (struct address){ { a, b, c, d } };
+	role = bpf_map_lookup_elem(&ADDRESSES, &address);
 	return role ? *role : 0;
+}
+
+static INLINE u32 role_v4(be32 address)
+{
+	return role(0, 0, cpu_to_be32(0xffff), address);
+}
+
+static INLINE u32 role_v6(const struct address *address)
+{
+	return role(address->word[0], address->word[1], address->word[2], address->word[3]);
 }
 
 /*
  * d->v4 or d->v6 is NULL, never both. The verifier does not know that, so each is
  * tested where it is used.
  */
-static INLINE struct address source_of(const struct datagram *d)
-{
-	struct address address = { { 0, 0, cpu_to_be32(0xffff), 0 } };
-
-	if (d->v4)
-		address.word[3] = d->v4->source;
-	else if (d->v6)
-		address = d->v6->source;
-	return address;
-}
-
-static INLINE struct address destination_of(const struct datagram *d)
-{
-	struct address address = { { 0, 0, cpu_to_be32(0xffff), 0 } };
-
-	if (d->v4)
-		address.word[3] = d->v4->destination;
-	else if (d->v6)
-		address = d->v6->destination;
-	return address;
-}
-
 static INLINE bool addressed_to_us(const struct datagram *d)
 {
-	struct address destination = destination_of(d);
+	u32 role = 0;
 
-	return !(d->ethernet->destination[0] & MAC_GROUP) && role(&destination) == ADDRESS_OURS;
+	if (d->ethernet->destination[0] & MAC_GROUP)
+		return false;
+	if (d->v4)
+		role = role_v4(d->v4->destination);
+	else if (d->v6)
+		role = role_v6(&d->v6->destination);
+	return role == ADDRESS_OURS;
 }
 
 #endif

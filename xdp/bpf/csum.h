@@ -20,15 +20,6 @@ static INLINE u16 csum_fold(u64 sum)
 	return sum;
 }
 
-/* `sum` with `words` 32-bit words `old` replaced by `new`; begin with ~HC. */
-static INLINE u64 csum_replace(u64 sum, const u32 *old, const u32 *new, int words)
-{
-#pragma unroll
-	for (int i = 0; i < words; i++)
-		sum += (u64)(u32)~old[i] + new[i];
-	return sum;
-}
-
 /* For UDP, where zero says "no checksum": a computed zero is sent as 0xffff. */
 static INLINE u16 csum_finish_udp(u64 sum)
 {

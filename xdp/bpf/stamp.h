@@ -42,14 +42,30 @@ _Static_assert(sizeof(struct stamp_reply) == STAMP_WORDS * 4, "RFC 8762, figure 
 #define NANOSECONDS 1000000000ULL
 #define NTP_OF_1970 2208988800ULL		/* seconds, RFC 5905, section 6 */
 
-/* Rounds down. Era 1 begins in 2036: the seconds wrap, as RFC 5905 has it. */
+/* The upper 64 bits of a product: BPF multiplies 64 bits by 64 bits to 64 bits. */
+static INLINE u64 multiply_high(u64 a, u64 b)
+{
+	u64 a0 = (u32)a, a1 = a >> 32, b0 = (u32)b, b1 = b >> 32;
+	u64 middle = a1 * b0 + (a0 * b0 >> 32);
+
+	return a1 * b1 + (middle >> 32) + (((u32)middle + a0 * b1) >> 32);
+}
+
+/*
+ * Rounds down, to one unit of 2^-32 s below at most. Era 1 begins in 2036: the
+ * seconds wrap, as RFC 5905 has it. A division costs as much as all the rest of a
+ * reply, so both are multiplications by an inverse:
+ *
+ *   seconds  = utc / 10^9           exact for every utc (Granlund, Montgomery 1994)
+ *   fraction = rest * 2^32 / 10^9   2^63 / 10^9 rounded down, rest under 2^30
+ */
 static INLINE struct ntp_time ntp_time(u64 utc)
 {
-	u64 seconds = utc / NANOSECONDS;
+	u64 seconds = multiply_high(utc >> 9, 0x44b82fa09b5a53) >> 11;
 	u64 rest = utc - seconds * NANOSECONDS;
 	struct ntp_time time = {
 		.seconds = cpu_to_be32((u32)(seconds + NTP_OF_1970)),
-		.fraction = cpu_to_be32((u32)((rest << 32) / NANOSECONDS)),
+		.fraction = cpu_to_be32((u32)(rest * 9223372036ULL >> 31)),
 	};
 
 	return time;

@@ -10,7 +10,8 @@ use pathlab_record::Interval;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// What became of a packet. Every packet bumps exactly one of these besides [`Counter::Received`].
+        /// What became of a packet. Every packet bumps exactly one of these besides [`Counter::Received`], which counts those that
+        /// the driver decided itself: answered, or refused by one reason.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
         pub enum Counter {
@@ -32,12 +33,16 @@ macro_rules! counters {
 }
 
 /// `REFLECTOR_COUNTERS`.
-pub(crate) const COUNTERS: usize = 12;
+pub(crate) const COUNTERS: usize = 14;
 
 counters! {
     /// Not ours: left to the stack as it was.
     Passed = "passed",
-    /// To one of our addresses and our port.
+    /// Ours, and given to the AF_XDP socket of its queue ([`crate::HandOver`]).
+    HandedToXsk = "handed_to_xsk",
+    /// Ours, and left to the stack's UDP sockets for want of an AF_XDP socket.
+    HandedToStack = "handed_to_stack",
+    /// To one of our addresses and our port, and not handed over.
     Received = "received",
     /// Answered.
     Replied = "replied",
@@ -64,7 +69,7 @@ counters! {
 impl Counter {
     /// Whether this is a reason for no reply to a packet that was received.
     pub const fn is_reason(self) -> bool {
-        !matches!(self, Self::Passed | Self::Received | Self::Replied)
+        !matches!(self, Self::Passed | Self::HandedToXsk | Self::HandedToStack | Self::Received | Self::Replied)
     }
 }
 
@@ -140,6 +145,29 @@ pub(crate) fn address_key(address: IpAddr) -> AddressKey {
     }
 }
 
+/// `struct address_slot`.
+pub(crate) type SlotRecord = [u8; 32];
+
+pub(crate) fn slot_record(address: AddressKey, role: u32) -> SlotRecord {
+    let mut record = [0; 32];
+    record[..16].copy_from_slice(&address);
+    record[16..20].copy_from_slice(&role.to_ne_bytes());
+    record
+}
+
+/// The place of an address in the map `SLOTS`: `role()` in `bpf/addresses.h`.
+pub(crate) fn slot_of(address: AddressKey) -> usize {
+    let word = |at: usize| u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
+    ((word(0) ^ word(4) ^ word(8) ^ word(12)).wrapping_mul(ADDRESS_HASH) >> 24) as usize
+}
+
+/// `ADDRESS_SLOTS`.
+pub(crate) const ADDRESS_SLOTS: usize = 256;
+/// `ADDRESS_HASH`.
+const ADDRESS_HASH: u32 = 0x9e37_79b1;
+/// `ADDRESS_CROWDED`.
+pub(crate) const ADDRESS_CROWDED: u32 = 3;
+
 /// `ADDRESS_OURS`.
 pub(crate) const ADDRESS_OURS: u32 = 1;
 /// `ADDRESS_BROADCAST`.
@@ -176,6 +204,11 @@ mod tests {
         assert!(ABI_H.contains(&format!("ADDRESS_OURS = {ADDRESS_OURS},")));
         assert!(ABI_H.contains(&format!("ADDRESS_BROADCAST = {ADDRESS_BROADCAST},")));
         assert!(ABI_H.contains(&format!("#define ADDRESSES_MAX {ADDRESSES_MAX}\n")));
+        assert!(ABI_H.contains(&format!("sizeof(struct address_slot) == {}", size_of::<SlotRecord>())));
+        assert!(ABI_H.contains(&format!("#define ADDRESS_SLOTS {ADDRESS_SLOTS}\n")));
+        assert!(ABI_H.contains(&format!("#define ADDRESS_HASH {ADDRESS_HASH:#x}\n")));
+        assert!(ABI_H.contains(&format!("#define ADDRESS_CROWDED {ADDRESS_CROWDED}\n")));
+        assert_eq!(ADDRESS_SLOTS, 1 << 8, "the hash's upper 8 bits");
     }
 
     #[test]

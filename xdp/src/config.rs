@@ -2,7 +2,34 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::{Error, XdpMode};
+use crate::{Error, XdpMode, xsk::NicStamps};
+
+/// Which of the requests that deserve a reply the driver leaves to others: to the AF_XDP socket of their queue
+/// ([`crate::XdpReflector::add`]), or, where there is none, to the stack and so to a UDP socket.
+///
+/// What deserves none (too short, from our own port, from an address that no reply may go to) is dropped in the driver in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandOver {
+    /// It answers all of them itself. What follows the base packet is reflected as it came; frames that go on after the datagram
+    /// (a card's own stamp) pass.
+    #[default]
+    Nothing,
+    /// It answers base packets of 44 octets; longer ones, which carry TLVs, and frames that go on after the datagram are handed over.
+    Longer,
+    /// It answers none: what an authenticated or stateful reflector, or one with limits, needs.
+    All,
+}
+
+impl HandOver {
+    /// `enum hand_over`.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Longer => 1,
+            Self::All => 2,
+        }
+    }
+}
 
 /// How the reflector is to behave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +45,10 @@ pub struct XdpReflectorConfig {
     /// The Error Estimate of every reply until [`crate::XdpReflector::update_clock`] says another: S, Z, Scale, Multiplier
     /// (RFC 8762, section 4.2.1) in host order. Z must be 0 and Multiplier must not.
     pub error_estimate: u16,
+    /// What is not answered in the driver.
+    pub hand_over: HandOver,
+    /// Whether to ask the card when a packet that is handed to AF_XDP came. Nothing else is stamped by the card here.
+    pub nic_stamps: NicStamps,
 }
 
 impl XdpReflectorConfig {
@@ -26,7 +57,14 @@ impl XdpReflectorConfig {
 
     /// Answers on `port` for all addresses of the interface.
     pub fn new(port: u16) -> Self {
-        Self { port, local: Vec::new(), mode: XdpMode::Auto, error_estimate: Self::UNSYNCHRONISED }
+        Self {
+            port,
+            local: Vec::new(),
+            mode: XdpMode::Auto,
+            error_estimate: Self::UNSYNCHRONISED,
+            hand_over: HandOver::Nothing,
+            nic_stamps: NicStamps::Auto,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -64,6 +102,15 @@ mod tests {
         for bad in [0x0000, 0x4001, 0x8b00, 0xffff] {
             let error = check_error_estimate(bad).expect_err("refused").to_string();
             assert!(error.starts_with(&format!("error estimate {bad:#06x}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn hand_over_is_that_of_the_header() {
+        let header = include_str!("../bpf/abi.h");
+        for (hand_over, name) in [(HandOver::Nothing, "NOTHING"), (HandOver::Longer, "LONGER"), (HandOver::All, "ALL")]
+        {
+            assert!(header.contains(&format!("HAND_OVER_{name} = {},", hand_over.number())));
         }
     }
 

@@ -157,6 +157,14 @@ pub enum Error {
         /// What the driver has.
         queues: u32,
     },
+    /// The driver does not say how many queues it has.
+    #[error("{interface}: the driver does not tell its queues; name them, see `ethtool -l {interface}`")]
+    Queues {
+        /// As given.
+        interface: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Another AF_XDP socket is bound to the queue.
     #[error("{interface} queue {queue}: another AF_XDP socket has it; see `ss --xdp -p`")]
     QueueTaken {

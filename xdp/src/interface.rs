@@ -1,6 +1,7 @@
 //! What an interface is and has, asked over rtnetlink in the caller's network namespace, before anything is attached to it.
 
 use std::{
+    ffi::CString,
     io,
     net::{IpAddr, Ipv4Addr},
 };
@@ -13,7 +14,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::{AttachedMode, Error};
+use crate::{AttachedMode, Error, xsk::sys};
 
 /// One interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,14 @@ impl Interface {
                 _ => None,
             }),
         }
+    }
+
+    /// Its receive queues.
+    pub(crate) fn queues(&self) -> Result<u32, Error> {
+        CString::new(self.name.as_str())
+            .map_err(io::Error::from)
+            .and_then(|name| sys::queues(&name))
+            .map_err(|source| Error::Queues { interface: self.name.clone(), source })
     }
 
     /// The addresses of the interface, and the broadcast addresses of its IPv4 networks.

@@ -34,16 +34,19 @@
 //! - Both ends of a veth need an XDP program for native XDP_TX: [`XdpPass`] is one.
 //! - VLAN tags that the card strips (`ethtool -k`: `rx-vlan-offload`) are not seen. Answering for the addresses of the interface
 //!   itself, as is the default, keeps a VLAN's traffic out of it; to answer inside a VLAN, turn that offload off.
-//! - T2 and T3 are software stamps of `CLOCK_TAI` less the offset that the kernel knows; T3 is taken before the packet is handed
-//!   to the card. [`XdpReflector::update_clock`] follows the offset.
+//! - T2 and T3 are one software reading of `CLOCK_TAI`, less the offset that the kernel knows: a residence of zero says that it is
+//!   below what this plane can resolve. What the driver takes until it sends, microseconds, comes after any reading that a program
+//!   can make. [`XdpReflector::update_clock`] follows the offset.
 //!
-//! It does no authentication, no TLVs (they are reflected as they came), and no rate limits.
+//! It does no authentication, no TLVs (they are reflected as they came), and no rate limits: [`HandOver`] leaves such requests to
+//! AF_XDP sockets ([`XdpReflector::add`]) or to the stack.
 
 mod abi;
 mod attach;
 mod clock;
 mod config;
 mod device_bound;
+mod entry;
 mod error;
 mod interface;
 mod maps;
@@ -57,7 +60,7 @@ pub mod xsk;
 pub use abi::{Counter, Counters};
 pub use attach::{AttachedMode, XdpMode};
 pub use clock::tai_minus_utc;
-pub use config::XdpReflectorConfig;
+pub use config::{HandOver, XdpReflectorConfig};
 pub use error::Error;
 pub use object::{Action, TestRunOutcome};
 pub use program::{ReflectorProgram, XdpPass, XdpReflector};

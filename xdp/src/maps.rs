@@ -1,25 +1,32 @@
-//! The reflector's maps by what they mean: counters out, clock and addresses in.
+//! The maps of the programs by what they mean: counters out, clock, addresses and sockets in.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
+    os::fd::AsFd,
 };
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
 };
 use pathlab_record::Interval;
 
 use crate::{
     Counters, Error,
-    abi::{self, ADDRESS_BROADCAST, ADDRESS_OURS, ADDRESSES_MAX, AddressKey, COUNTERS, ClockRecord},
+    abi::{
+        self, ADDRESS_BROADCAST, ADDRESS_CROWDED, ADDRESS_OURS, ADDRESS_SLOTS, ADDRESSES_MAX, AddressKey, COUNTERS,
+        ClockRecord, SlotRecord,
+    },
+    interface::Interface,
+    xsk::XskSocket,
 };
 
 pub(crate) struct Maps {
     counters: PerCpuArray<MapData, [u64; COUNTERS]>,
     clock: Array<MapData, ClockRecord>,
     addresses: Addresses,
+    sockets: Sockets,
 }
 
 impl fmt::Debug for Maps {
@@ -31,7 +38,12 @@ impl fmt::Debug for Maps {
 impl Maps {
     /// Takes them out of a loaded reflector.
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self { counters: typed(ebpf, "COUNTERS")?, clock: typed(ebpf, "CLOCK")?, addresses: Addresses::take(ebpf)? })
+        Ok(Self {
+            counters: typed(ebpf, "COUNTERS")?,
+            clock: typed(ebpf, "CLOCK")?,
+            addresses: Addresses::take(ebpf)?,
+            sockets: Sockets::take(ebpf)?,
+        })
     }
 
     pub(crate) fn counters(&self) -> Result<Counters, Error> {
@@ -44,13 +56,22 @@ impl Maps {
         self.clock.set(0, record, 0).map_err(|source| failed("CLOCK", source))
     }
 
+    pub(crate) fn add_socket(&mut self, socket: &XskSocket, interface: &Interface) -> Result<(), Error> {
+        self.sockets.add(socket, interface)
+    }
+
     pub(crate) fn set_addresses(&mut self, ours: &[IpAddr], broadcast: &[Ipv4Addr]) -> Result<(), Error> {
         self.addresses.set(ours, broadcast)
     }
 }
 
 /// `bpf/addresses.h`: whose datagrams a program takes.
-pub(crate) struct Addresses(HashMap<MapData, AddressKey, u32>);
+pub(crate) struct Addresses {
+    table: HashMap<MapData, AddressKey, u32>,
+    slots: Array<MapData, SlotRecord>,
+    /// What `slots` holds.
+    filled: Box<[Slot]>,
+}
 
 impl fmt::Debug for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,7 +81,11 @@ impl fmt::Debug for Addresses {
 
 impl Addresses {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        typed(ebpf, "ADDRESSES").map(Self)
+        Ok(Self {
+            table: typed(ebpf, "ADDRESSES")?,
+            slots: typed(ebpf, "SLOTS")?,
+            filled: slots(&std::collections::HashMap::new()),
+        })
     }
 
     /// Answers for `ours` from now on. Old addresses go first: the table may be full. One that stays is answered throughout.
@@ -73,14 +98,70 @@ impl Addresses {
         if roles.len() > ADDRESSES_MAX {
             return Err(Error::TooManyAddresses { wanted: roles.len(), limit: ADDRESSES_MAX });
         }
-        let known: Vec<AddressKey> = self.0.keys().collect::<Result<_, _>>().map_err(failed)?;
+        let wanted = slots(&roles);
+        let changing: Vec<usize> = (0..ADDRESS_SLOTS).filter(|at| self.filled[*at] != wanted[*at]).collect();
+        // An array is written while programs read it. So a place that changes is closed first, which changes one word of it
+        // and sends readers to the table, and opened again when all else is there.
+        for at in &changing {
+            self.write(*at, Slot { role: ADDRESS_CROWDED, ..self.filled[*at] })?;
+        }
+        let known: Vec<AddressKey> = self.table.keys().collect::<Result<_, _>>().map_err(failed)?;
         for gone in known.iter().filter(|key| !roles.contains_key(*key)) {
-            self.0.remove(gone).map_err(failed)?;
+            self.table.remove(gone).map_err(failed)?;
         }
         for (key, role) in roles {
-            self.0.insert(key, role, 0).map_err(failed)?;
+            self.table.insert(key, role, 0).map_err(failed)?;
+        }
+        for at in &changing {
+            self.write(*at, Slot { role: ADDRESS_CROWDED, ..wanted[*at] })?;
+            self.write(*at, wanted[*at])?;
         }
         Ok(())
+    }
+
+    fn write(&mut self, at: usize, slot: Slot) -> Result<(), Error> {
+        let record = abi::slot_record(slot.address, slot.role);
+        self.slots.set(at as u32, record, 0).map_err(|source| failed("SLOTS", source))?;
+        self.filled[at] = slot;
+        Ok(())
+    }
+}
+
+/// `struct address_slot`: an address with its role, or `ADDRESS_CROWDED` where several have this place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Slot {
+    address: AddressKey,
+    role: u32,
+}
+
+fn slots(roles: &std::collections::HashMap<AddressKey, u32>) -> Box<[Slot]> {
+    let mut slots = vec![Slot::default(); ADDRESS_SLOTS];
+    for (address, role) in roles {
+        let slot = &mut slots[abi::slot_of(*address)];
+        *slot = match slot.role {
+            0 => Slot { address: *address, role: *role },
+            // no address of its own: which of them came last is chance
+            _ => Slot { address: AddressKey::default(), role: ADDRESS_CROWDED },
+        };
+    }
+    slots.into()
+}
+
+/// `bpf/redirect.h`: the AF_XDP sockets by their queue.
+pub(crate) struct Sockets(XskMap<MapData>);
+
+impl Sockets {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        typed(ebpf, "XSKS").map(Self)
+    }
+
+    /// Lets a socket on the interface `interface` receive what comes on its queue from now on.
+    pub(crate) fn add(&mut self, socket: &XskSocket, interface: &Interface) -> Result<(), Error> {
+        if socket.ifindex() != interface.index {
+            let (socket, interface) = (socket.interface().to_owned(), interface.name.clone());
+            return Err(Error::OtherInterface { socket, interface });
+        }
+        self.0.set(socket.queue(), socket.as_fd(), 0).map_err(|source| failed("XSKS", source))
     }
 }
 
@@ -92,4 +173,32 @@ pub(crate) fn failed(map: &'static str, source: MapError) -> Error {
 pub(crate) fn typed<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or(MapError::InvalidName { name: name.to_owned() });
     map.and_then(M::try_from).map_err(|source| failed(name, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_place_alone_or_the_place_is_crowded() {
+        let addresses = |count: u32| (0..count).map(|host| Ipv4Addr::from(0x0a00_0001 + host).into());
+        let roles = |count| addresses(count).map(|address| (abi::address_key(address), ADDRESS_OURS)).collect();
+        for count in [0, 1, 10, 256] {
+            let slots = slots(&roles(count));
+            let (mut alone, mut crowded) = (0, 0);
+            for address in addresses(count).map(abi::address_key) {
+                let slot = slots[abi::slot_of(address)];
+                if slot.role == ADDRESS_CROWDED {
+                    crowded += 1;
+                } else {
+                    assert_eq!(slot, Slot { address, role: ADDRESS_OURS });
+                    alone += 1;
+                }
+            }
+            assert_eq!(alone + crowded, count);
+            assert!(count < 256 || alone > 0 && crowded > 0, "both kinds are met: {alone}, {crowded}");
+            let empty = slots.iter().filter(|slot| slot.role == 0).count();
+            assert!(empty + alone as usize <= ADDRESS_SLOTS);
+        }
+    }
 }

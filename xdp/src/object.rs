@@ -7,7 +7,10 @@ use aya::{
     programs::{ProgramError, TestRun, TestRunOptions, Xdp},
 };
 
-use crate::Error;
+use crate::{Error, entry::refused};
+
+/// Room for the metadata of any program here.
+const METADATA_MAX: usize = 256;
 
 /// A program in the kernel, with its maps.
 #[derive(Debug)]
@@ -34,7 +37,8 @@ impl Object {
 
     /// `BPF_PROG_TEST_RUN`, once.
     pub(crate) fn test_run(&self, frame: &[u8]) -> Result<TestRunOutcome, Error> {
-        let mut out = vec![0; frame.len()];
+        // the kernel gives back what a program has put before the packet, too
+        let mut out = vec![0; METADATA_MAX + frame.len()];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
@@ -43,7 +47,8 @@ impl Object {
             .and_then(|program| program.test_run(options))
             .map_err(|source| Error::TestRun { length: frame.len(), source: Box::new(source) })?;
         out.truncate(result.data_size_out as usize);
-        Ok(TestRunOutcome { action: result.return_value.into(), frame: out })
+        let frame = out.split_off(out.len().saturating_sub(frame.len()));
+        Ok(TestRunOutcome { action: result.return_value.into(), metadata: out, frame })
     }
 
     fn program(&self) -> Result<&Xdp, ProgramError> {
@@ -51,16 +56,14 @@ impl Object {
     }
 }
 
-fn refused<E: std::error::Error + Send + Sync + 'static>(program: &'static str, error: E) -> Error {
-    Error::loading("load a BPF program", error, |source| Error::Load { program, source })
-}
-
 /// What the program did with one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRunOutcome {
     /// What the driver would do now.
     pub action: Action,
-    /// The frame as the program left it.
+    /// What the program has put before the frame: the record of a packet that is redirected to an AF_XDP socket.
+    pub metadata: Vec<u8>,
+    /// The frame as the program left it; no program here changes its length.
     pub frame: Vec<u8>,
 }
 

@@ -1,6 +1,9 @@
 //! The Session-Reflector in the driver: loaded, told whom to answer for, attached, read, and gone when dropped.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    os::fd::OwnedFd,
+};
 
 use aya::EbpfLoader;
 
@@ -8,13 +11,16 @@ use crate::{
     AttachedMode, Counters, Error, TestRunOutcome, XdpMode, XdpReflectorConfig,
     attach::{self, Attachment},
     clock::tai_minus_utc,
-    config,
+    config::{self, HandOver},
+    entry::{self, Entries, Put},
     interface::Interface,
     maps::Maps,
     object::Object,
+    xsk::{NicStamps, XskSocket},
 };
 
 const REFLECTOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/reflector.bpf.o"));
+const ENTRIES: Entries = Entries { object: REFLECTOR, plain: "reflector", bound: "reflector_bound" };
 const PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.bpf.o"));
 
 /// The reflector in the kernel, on no interface yet. Good for test runs: a frame in, a verdict and a frame out.
@@ -43,13 +49,23 @@ impl ReflectorProgram {
     }
 
     fn load_with(config: &XdpReflectorConfig, t2: u64, t3: u64) -> Result<Self, Error> {
+        Self::with_maps(Self::object(config, t2, t3)?, config)
+    }
+
+    fn object(config: &XdpReflectorConfig, t2: u64, t3: u64) -> Result<Object, Error> {
         config.check()?;
         let mut loader = EbpfLoader::new();
+        let hand_over = config.hand_over.number();
         loader
             .override_global("PORT", &config.port, true)
+            .override_global("HAND_OVER", &hand_over, true)
             .override_global("FIXED_T2", &t2, true)
             .override_global("FIXED_T3", &t3, true);
-        let mut object = Object::load(&mut loader, REFLECTOR, "reflector")?;
+        Object::load(&mut loader, REFLECTOR, ENTRIES.plain)
+    }
+
+    /// Takes the maps out of the object: from here on no other entry of it can be loaded.
+    fn with_maps(mut object: Object, config: &XdpReflectorConfig) -> Result<Self, Error> {
         let mut maps = Maps::take(&mut object.ebpf)?;
         maps.set_clock(tai_minus_utc()?, config.error_estimate)?;
         maps.set_addresses(&config.local, &[])?;
@@ -81,6 +97,14 @@ impl ReflectorProgram {
         self.maps.set_addresses(local, broadcast)
     }
 
+    /// [`XdpReflector::add`], for test runs, which take place on the loopback interface.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add(&mut self, socket: &XskSocket) -> Result<(), Error> {
+        self.maps.add_socket(socket, &Interface::find("lo")?)
+    }
+
     /// Takes over the system's present TAI offset and a new Error Estimate.
     ///
     /// # Errors
@@ -98,9 +122,11 @@ impl ReflectorProgram {
 pub struct XdpReflector {
     // Fields drop in order: off the interface first, then out of the kernel.
     attachment: Attachment,
+    _entry: OwnedFd,
     program: ReflectorProgram,
     interface: Interface,
     config: XdpReflectorConfig,
+    nic_stamps: Result<(), Option<Error>>,
 }
 
 impl XdpReflector {
@@ -109,7 +135,7 @@ impl XdpReflector {
     /// # Errors
     /// What [`ReflectorProgram::load`] gives; [`Error::NoInterface`], [`Error::NotEthernet`] and [`Error::NoAddress`] for the
     /// interface; [`Error::AlreadyAttached`] when it runs another program, which is left alone; [`Error::NativeRefused`] when
-    /// native mode was asked for and is not to be had; [`Error::Attach`].
+    /// native mode was asked for and is not to be had; [`Error::DeviceBoundRefused`] when the card's stamps were; [`Error::Attach`].
     pub fn attach(interface: &str, config: &XdpReflectorConfig) -> Result<Self, Error> {
         config.check()?;
         let interface = Interface::find(interface)?;
@@ -117,9 +143,14 @@ impl XdpReflector {
             return Err(Error::NotEthernet { interface: interface.name });
         }
         attach::refuse_occupied(&interface)?;
-        let mut program = ReflectorProgram::load(config)?;
+        let mut object = ReflectorProgram::object(config, 0, 0)?;
+        // only what is handed over can carry a stamp of the card's
+        let nic_stamps = if config.hand_over == HandOver::Nothing { NicStamps::Off } else { config.nic_stamps };
+        // It passes everything until it has addresses.
+        let Put { program: entry, attachment, nic_stamps } =
+            entry::put(&mut object.ebpf, &ENTRIES, &interface, config.mode, nic_stamps)?;
+        let mut program = ReflectorProgram::with_maps(object, config)?;
         apply_addresses(&mut program, &interface, config)?;
-        let attachment = Attachment::new(&interface, program.object.fd()?, config.mode)?;
         announce(&interface, &attachment, "STAMP reflector");
         if interface.veth && attachment.mode == AttachedMode::Native {
             tracing::info!(
@@ -127,7 +158,29 @@ impl XdpReflector {
                 "a veth: replies are lost unless its peer runs an XDP program too"
             );
         }
-        Ok(Self { attachment, program, interface, config: config.clone() })
+        Ok(Self { attachment, _entry: entry, program, interface, config: config.clone(), nic_stamps })
+    }
+
+    /// Lets an AF_XDP socket receive what is handed over on its queue ([`XdpReflectorConfig::hand_over`]) from now on, each packet
+    /// with a [`crate::xsk::Record`]. The kernel takes a socket that is closed out again.
+    ///
+    /// # Errors
+    /// [`Error::OtherInterface`]; [`Error::Map`] when the queue is 1024 or above.
+    pub fn add(&mut self, socket: &XskSocket) -> Result<(), Error> {
+        self.program.maps.add_socket(socket, &self.interface)
+    }
+
+    /// How many queues the interface has, as far as its driver tells: those that want a socket when packets are handed over.
+    ///
+    /// # Errors
+    /// [`Error::Queues`].
+    pub fn queues(&self) -> Result<u32, Error> {
+        self.interface.queues()
+    }
+
+    /// Why [`NicStamps::Auto`] does not ask the card; `None` where it does, and where nothing is handed over.
+    pub fn nic_stamps_refused(&self) -> Option<&Error> {
+        self.nic_stamps.as_ref().err().and_then(Option::as_ref)
     }
 
     /// The mode that it runs in.

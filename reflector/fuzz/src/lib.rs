@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use pathlab_record::Time;
 use pathlab_reflector::{
     session::{Reason, Request, Rules, SessionReflector, Verdict, write_send_time},
-    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket},
+    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, UdpFrame},
 };
 use zerocopy::IntoBytes;
 
@@ -76,4 +76,17 @@ pub fn respond(data: &[u8]) {
             assert!(reply.iter().all(|octet| *octet == 0xee));
         }
     }
+}
+
+/// An Ethernet frame: parsing never panics, and a frame that is turned round is one that parses, with the ends changed.
+pub fn frame(data: &[u8]) {
+    let Ok(parsed) = UdpFrame::parse(data) else { return };
+    let payload = parsed.payload(data).to_vec();
+    assert!(payload.len() + 42 <= data.len());
+    let (mut bytes, mut answer) = (data.to_vec(), parsed);
+    let length = answer.turn_round(&mut bytes, &payload).expect("no longer than itself");
+    assert!(length <= data.len());
+    let read = UdpFrame::parse(&bytes[..length]).expect("a datagram still");
+    assert_eq!((read.peer, read.local, read.ttl), (parsed.local, parsed.peer, 255));
+    assert_eq!((read, read.payload(&bytes[..length])), (answer, &payload[..]));
 }

@@ -1,11 +1,13 @@
 //! How test packets get in and out: loops and system calls, no rules.
 
+mod af_xdp;
 mod name;
 mod receiver;
 mod sender;
 mod socket;
 mod xdp;
 
+pub use af_xdp::{AfXdpConfig, AfXdpReflector, NicClock};
 pub use receiver::{Datagram, Receiver};
 pub use sender::{SendId, Sender, SentPlane, Undelivered};
 pub use socket::{SocketOptions, StampedSocket};

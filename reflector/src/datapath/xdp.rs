@@ -14,8 +14,8 @@ const REFRESH: libc::c_int = 1000;
 /// A stateless Session-Reflector by XDP_TX, without allowlist or rates. It answers from the moment it is attached until it is
 /// dropped; [`run`](Self::run) keeps it true.
 ///
-/// Both of its stamps are of the XDP plane, software in the driver. T3 is written before the frame goes to the card's ring: what the
-/// ring takes is part of the sender's `wire` and of no residence.
+/// Both of its stamps are one reading on the XDP plane, software in the driver: a residence of zero says that it is below what this
+/// plane can resolve. What driver and card take after it is part of the sender's `wire` and of no residence.
 pub struct DriverReflector {
     reflector: XdpReflector,
     listen: String,
@@ -86,11 +86,15 @@ impl DriverReflector {
             refused,
             kernel_drops: 0,
             received_on: [(Plane::Xdp, counters[Counter::Replied])].into(),
+            sent_on: BTreeMap::new(),
+            nic_received: 0,
             clock_steps: 0,
             undelivered: 0,
             residence: None,
             departure: None,
             clock: self.clock,
+            queues: Vec::new(),
+            handed_to_stack: counters[Counter::HandedToStack],
         })
     }
 }

@@ -52,6 +52,8 @@ reasons! {
     RateLimited = "rate_limited",
     /// A new session, and the table of sessions is full.
     SessionsFull = "sessions_full",
+    /// From the driver: no UDP datagram that can be answered.
+    Malformed = "malformed",
     /// The kernel would not send the reply: no route, refused by a filter, send buffer full.
     SendFailed = "send_failed",
 }
@@ -76,6 +78,15 @@ impl Tally {
     /// One more under `reason`.
     pub fn refuse(&mut self, reason: Reason) {
         self.refused[reason as usize] += 1;
+    }
+
+    /// Adds what another counted.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.replied += other.replied;
+        for (mine, theirs) in self.refused.iter_mut().zip(other.refused) {
+            *mine += theirs;
+        }
     }
 
     /// The count of one reason.

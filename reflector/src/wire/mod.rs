@@ -2,8 +2,14 @@
 //!
 //! Panic contract: no function of this module panics for any input.
 
+mod checksum;
+pub mod ethernet;
+mod frame;
+pub mod ip;
 mod stamp;
 mod time;
+pub mod udp;
 
+pub use frame::{MalformedFrame, UdpFrame};
 pub use stamp::{BASE_LEN, MalformedPacket, ReflectedPacket, STAMP_PORT, SenderPacket};
 pub use time::{ErrorEstimate, NtpTimestamp, PtpTimestamp, WireTime};

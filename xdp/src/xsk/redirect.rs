@@ -1,15 +1,10 @@
 //! The XDP program that feeds the sockets: it picks our datagrams out of a queue and writes before each when it came.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{fmt, net::IpAddr, os::fd::OwnedFd};
 
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{MapData, PerCpuArray, XskMap},
-    programs::{ProgramError, Xdp},
+    EbpfLoader, include_bytes_aligned,
+    maps::{MapData, PerCpuArray},
 };
 
 use super::XskSocket;
@@ -17,9 +12,9 @@ use crate::{
     AttachedMode, Error, XdpMode,
     attach::{self, Attachment},
     config::check_unicast,
-    device_bound,
+    entry::{self, Entries, Put},
     interface::Interface,
-    maps::{self, Addresses},
+    maps::{self, Addresses, Sockets},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/afxdp.bpf.o"));
@@ -90,7 +85,7 @@ pub struct Redirect {
     // Fields drop in order: off the interface first, then out of the kernel.
     attachment: Attachment,
     _program: OwnedFd,
-    sockets: XskMap<MapData>,
+    sockets: Sockets,
     counters: PerCpuArray<MapData, [u64; COUNTERS]>,
     addresses: Addresses,
     interface: Interface,
@@ -120,12 +115,14 @@ impl Redirect {
         let mut ebpf = EbpfLoader::new()
             .override_global("PORT", &config.port, true)
             .load(OBJECT)
-            .map_err(|error| refused("afxdp", error))?;
-        let (program, attachment, nic_stamps) = put(&mut ebpf, &interface, config)?;
+            .map_err(|error| entry::refused("afxdp", error))?;
+        let entries = Entries { object: OBJECT, plain: "afxdp", bound: "afxdp_bound" };
+        let Put { program, attachment, nic_stamps } =
+            entry::put(&mut ebpf, &entries, &interface, config.mode, config.nic_stamps)?;
         let mut redirect = Self {
             attachment,
             _program: program,
-            sockets: maps::typed(&mut ebpf, "XSKS")?,
+            sockets: Sockets::take(&mut ebpf)?,
             counters: maps::typed(&mut ebpf, "COUNTERS")?,
             addresses: Addresses::take(&mut ebpf)?,
             interface,
@@ -142,12 +139,7 @@ impl Redirect {
     /// # Errors
     /// [`Error::OtherInterface`]; [`Error::Map`] when the queue is 1024 or above.
     pub fn add(&mut self, socket: &XskSocket) -> Result<(), Error> {
-        if socket.ifindex() != self.interface.index {
-            let (socket, interface) = (socket.interface().to_owned(), self.interface.name.clone());
-            return Err(Error::OtherInterface { socket, interface });
-        }
-        let queue = socket.queue();
-        self.sockets.set(queue, socket.as_fd(), 0).map_err(|source| maps::failed("XSKS", source))
+        self.sockets.add(socket, &self.interface)
     }
 
     /// The mode that it runs in.
@@ -213,58 +205,6 @@ impl fmt::Debug for Redirect {
             .field("nic_stamps", &self.nic_stamps)
             .finish_non_exhaustive() // aya's maps have no Debug
     }
-}
-
-type Put = (OwnedFd, Attachment, Result<(), Option<Error>>);
-
-/// Attaches the bound program where it is wanted and to be had, else the plain one.
-fn put(ebpf: &mut Ebpf, interface: &Interface, config: &RedirectConfig) -> Result<Put, Error> {
-    let not_asked =
-        match put_bound(ebpf, interface, config) {
-            Some(Ok((program, attachment))) => return Ok((program, attachment, Ok(()))),
-            // A fault of the bound program's own costs the card's stamps, not the datapath.
-            Some(Err(
-                error @ (Error::DeviceBoundRefused { .. } | Error::NativeRefused { .. } | Error::Load { .. }),
-            )) if config.nic_stamps == NicStamps::Auto => Some(error),
-            Some(Err(error)) => return Err(error),
-            None => None,
-        };
-    let program = plain(ebpf)?;
-    let attachment = Attachment::new(interface, program.as_fd(), config.mode)?;
-    Ok((program, attachment, Err(not_asked)))
-}
-
-/// `None` where nobody wants it.
-fn put_bound(
-    ebpf: &Ebpf,
-    interface: &Interface,
-    config: &RedirectConfig,
-) -> Option<Result<(OwnedFd, Attachment), Error>> {
-    if config.nic_stamps == NicStamps::Off {
-        return None;
-    }
-    if config.mode == XdpMode::Generic {
-        let why = "generic XDP sees no card";
-        return Some(Err(Error::DeviceBoundRefused { interface: interface.name.clone(), why, source: None }));
-    }
-    Some(device_bound::load(ebpf, OBJECT, "afxdp_bound", interface).and_then(|program| {
-        // The kernel refuses a bound program in generic mode.
-        let attachment = Attachment::new(interface, program.as_fd(), XdpMode::Native)?;
-        Ok((program, attachment))
-    }))
-}
-
-fn plain(ebpf: &mut Ebpf) -> Result<OwnedFd, Error> {
-    let program: Result<&mut Xdp, ProgramError> =
-        ebpf.program_mut("afxdp").ok_or(ProgramError::NotLoaded).and_then(TryInto::try_into);
-    let program = program.map_err(|error| refused("afxdp", error))?;
-    program.load().map_err(|error| refused("afxdp", error))?;
-    let fd = program.fd().map_err(|error| refused("afxdp", error))?;
-    fd.as_fd().try_clone_to_owned().map_err(|error| refused("afxdp", error))
-}
-
-fn refused<E: std::error::Error + Send + Sync + 'static>(program: &'static str, error: E) -> Error {
-    Error::loading("load a BPF program", error, |source| Error::Load { program, source })
 }
 
 #[cfg(test)]

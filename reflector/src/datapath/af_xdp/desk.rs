@@ -1,0 +1,276 @@
+//! One worker's rules and account: a frame in, the frame turned round or a reason out, without a socket.
+
+use std::sync::Arc;
+
+use pathlab_record::{Interval, Monotonic, Plane, Realtime, Tai, Time};
+use pathlab_xdp::xsk::{Record, TransmitStamp};
+
+use super::NicClock;
+use crate::{
+    report::Spans,
+    session::{Reason, Request, SessionReflector, Tally, Verdict, write_send_time},
+    wire::UdpFrame,
+};
+
+/// The longest packet that a frame of one page can hold.
+const LONGEST: usize = 4096;
+
+pub(super) struct Desk {
+    pub(super) session: SessionReflector,
+    pub(super) account: Account,
+    /// What to take off `CLOCK_TAI` to have UTC.
+    pub(super) tai_minus_utc: Interval,
+    pub(super) nic_clock: Option<Arc<dyn NicClock>>,
+    reply: Box<[u8]>,
+}
+
+/// What came of the packets of one worker, or of all.
+pub(super) struct Account {
+    pub(super) tally: Tally,
+    pub(super) received_on: [u64; PLANES.len()],
+    pub(super) sent_on: [u64; PLANES.len()],
+    pub(super) nic_received: u64,
+    pub(super) clock_steps: u64,
+    pub(super) residence: Spans,
+    pub(super) departure: Spans,
+}
+
+/// The planes that a stamp can be of here.
+pub(super) const PLANES: [Plane; 4] = [Plane::App, Plane::Kernel, Plane::Xdp, Plane::Nic];
+
+fn place(plane: Plane) -> usize {
+    PLANES.iter().position(|known| *known == plane).unwrap_or(0)
+}
+
+/// A frame that holds a reply, all but B3.
+pub(super) struct Ready {
+    datagram: UdpFrame,
+    /// The frame's length.
+    pub(super) length: usize,
+    received: Time<Realtime>,
+    plane: Plane,
+}
+
+impl Desk {
+    pub(super) fn new(session: SessionReflector, nic_clock: Option<Arc<dyn NicClock>>) -> Self {
+        let reply = vec![0; LONGEST].into();
+        Self { session, account: Account::new(), tai_minus_utc: Interval::ZERO, nic_clock, reply }
+    }
+
+    /// Counts a frame that came to user space at `app`, and turns it round where it deserves a reply; else its reason is counted.
+    pub(super) fn judge(
+        &mut self,
+        frame: &mut [u8],
+        record: Option<Record>,
+        app: Time<Realtime>,
+        now: Time<Monotonic>,
+    ) -> Option<Ready> {
+        self.account.tally.received += 1;
+        match self.try_judge(frame, record, app, now) {
+            Ok(ready) => Some(ready),
+            Err(reason) => {
+                self.account.tally.refuse(reason);
+                None
+            }
+        }
+    }
+
+    fn try_judge(
+        &mut self,
+        frame: &mut [u8],
+        record: Option<Record>,
+        app: Time<Realtime>,
+        now: Time<Monotonic>,
+    ) -> Result<Ready, Reason> {
+        let mut datagram = UdpFrame::parse(frame).map_err(|_| Reason::Malformed)?;
+        let (received, plane) = self.received(record, app);
+        let request = Request {
+            peer: datagram.peer,
+            local: Some(datagram.local.ip()),
+            local_port: datagram.local.port(),
+            // the program in the driver takes no frame to a group's Ethernet address
+            unicast: true,
+            ttl: Some(datagram.ttl),
+            received,
+            payload: datagram.payload(frame),
+        };
+        let len = match self.session.respond(&request, now, &mut self.reply) {
+            Verdict::Reply { len } => len,
+            Verdict::Refused(reason) => return Err(reason),
+        };
+        let length = datagram.turn_round(frame, &self.reply[..len]).ok_or(Reason::TooLong)?;
+        Ok(Ready { datagram, length, received, plane })
+    }
+
+    /// B2 on the best plane that can be told in UTC.
+    fn received(&mut self, record: Option<Record>, app: Time<Realtime>) -> (Time<Realtime>, Plane) {
+        let nic = record.and_then(|record| record.nic);
+        self.account.nic_received += u64::from(nic.is_some());
+        if let Some(received) = nic.and_then(|nic| self.nic_clock.as_ref()?.utc(nic)) {
+            return (received, Plane::Nic);
+        }
+        match record.and_then(|record| record.xdp) {
+            Some(xdp) => (self.utc(xdp), Plane::Xdp),
+            None => (app, Plane::App),
+        }
+    }
+
+    fn utc(&self, tai: Time<Tai>) -> Time<Realtime> {
+        Time::from_nanos(tai.as_nanos() - self.tai_minus_utc.as_nanos())
+    }
+
+    /// Writes B3 into a reply: the last thing before it is given to the kernel.
+    pub(super) fn stamp(&self, ready: &Ready, frame: &mut [u8], sent: Time<Realtime>) {
+        ready.datagram.edit(frame, |reply| write_send_time(reply, sent));
+    }
+
+    /// Counts a reply that the kernel has taken, or not.
+    pub(super) fn sent(&mut self, ready: &Ready, sent: Time<Realtime>, taken: bool) {
+        if !taken {
+            return self.account.tally.refuse(Reason::SendFailed);
+        }
+        self.account.tally.replied += 1;
+        self.account.received_on[place(ready.plane)] += 1;
+        if !self.account.residence.record(sent - ready.received) {
+            self.account.clock_steps += 1;
+        }
+    }
+
+    /// A reply whose B3 was `sent` has left, with a stamp of that or without.
+    pub(super) fn departed(&mut self, sent: Time<Realtime>, stamp: Option<TransmitStamp>) {
+        let Some(stamp) = stamp else { return };
+        self.account.sent_on[place(stamp.plane())] += 1;
+        let left = match stamp {
+            TransmitStamp::Software(tai) => Some(self.utc(tai)),
+            TransmitStamp::Nic(nic) => self.nic_clock.as_ref().and_then(|clock| clock.utc(nic)),
+        };
+        if let Some(left) = left {
+            self.account.departure.record(left - sent);
+        }
+    }
+}
+
+impl Account {
+    pub(super) fn new() -> Self {
+        Self {
+            tally: Tally::default(),
+            received_on: [0; PLANES.len()],
+            sent_on: [0; PLANES.len()],
+            nic_received: 0,
+            clock_steps: 0,
+            residence: Spans::new(),
+            departure: Spans::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.tally.add(&other.tally);
+        for (mine, theirs) in self.received_on.iter_mut().zip(other.received_on) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.sent_on.iter_mut().zip(other.sent_on) {
+            *mine += theirs;
+        }
+        self.nic_received += other.nic_received;
+        self.clock_steps += other.clock_steps;
+        self.residence.add(&other.residence);
+        self.departure.add(&other.departure);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+    use crate::{
+        session::Rules,
+        wire::{ErrorEstimate, ReflectedPacket, WireTime},
+    };
+
+    const TAI: i64 = 37_000_000_000;
+    const UTC: i64 = 1_792_000_000_000_000_000;
+
+    struct CardAhead(i64);
+
+    impl NicClock for CardAhead {
+        fn utc(&self, nic: i64) -> Option<Time<Realtime>> {
+            Some(Time::from_nanos(nic - self.0))
+        }
+    }
+
+    fn desk(nic_clock: Option<Arc<dyn NicClock>>) -> Desk {
+        let session = SessionReflector::new(Rules::default(), ErrorEstimate::from_nanos(1000, false));
+        Desk { tai_minus_utc: Interval::from_nanos(TAI), ..Desk::new(session, nic_clock) }
+    }
+
+    fn frame(length: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([198, 51, 100, 7], [192, 0, 2, 1], 64);
+        builder.udp(40_000, 862).write(&mut bytes, &vec![7; length]).expect("a packet");
+        bytes
+    }
+
+    fn record(nic: Option<i64>, xdp: Option<i64>) -> Record {
+        Record { nic, nic_rc: 0, xdp: xdp.map(Time::from_nanos), hash: None, queue: 0 }
+    }
+
+    /// T2 of the reply and its plane.
+    fn received(desk: &mut Desk, record: Option<Record>) -> (Time<Realtime>, Plane) {
+        let mut frame = frame(44);
+        let app = Time::from_nanos(UTC + 3);
+        let ready = desk.judge(&mut frame, record, app, Time::from_nanos(1)).expect("a reply");
+        desk.stamp(&ready, &mut frame, Time::from_nanos(UTC + 9));
+        let (reply, _) = ReflectedPacket::parse(UdpFrame::parse(&frame).expect("a datagram").payload(&frame)).unwrap();
+        assert_eq!(reply.sent_at(), Some(WireTime::Ntp(Time::from_nanos(UTC + 9))));
+        let Some(WireTime::Ntp(received)) = reply.received_at() else { panic!("T2: {reply:?}") };
+        (received, ready.plane)
+    }
+
+    #[test]
+    fn b2_is_the_best_stamp_that_can_be_told_in_utc() {
+        let utc = |offset| Time::from_nanos(UTC + offset);
+        let both = Some(record(Some(UTC + 501), Some(UTC + TAI + 2)));
+        assert_eq!(received(&mut desk(Some(Arc::new(CardAhead(500)))), both), (utc(1), Plane::Nic));
+        let mut without_clock = desk(None);
+        assert_eq!(received(&mut without_clock, both), (utc(2), Plane::Xdp), "the card's own time is not UTC");
+        assert_eq!(without_clock.account.nic_received, 1, "but it has stamped");
+        assert_eq!(received(&mut desk(None), Some(record(None, None))), (utc(3), Plane::App));
+        assert_eq!(received(&mut desk(None), None), (utc(3), Plane::App));
+    }
+
+    #[test]
+    fn every_frame_is_counted_once() {
+        let mut desk = desk(None);
+        let now = (Time::from_nanos(UTC), Time::from_nanos(1));
+        let mut cut = frame(44);
+        cut.truncate(40);
+        for frame in [&mut frame(43), &mut cut, &mut [][..].to_vec()] {
+            assert!(desk.judge(frame, None, now.0, now.1).is_none());
+        }
+        let ready = desk.judge(&mut frame(44), None, now.0, now.1).expect("a reply");
+        desk.sent(&ready, now.0, true);
+        let ready = desk.judge(&mut frame(44), None, now.0, now.1).expect("a reply");
+        desk.sent(&ready, now.0, false);
+        let tally = desk.account.tally;
+        assert!(tally.adds_up());
+        assert_eq!((tally.received, tally.replied), (5, 1));
+        let refused = [Reason::Short, Reason::Malformed, Reason::SendFailed].map(|reason| tally.refused(reason));
+        assert_eq!(refused, [1, 2, 1]);
+    }
+
+    #[test]
+    fn departures_are_counted_by_plane_and_measured_where_they_can_be_told_in_utc() {
+        let mut desk = desk(None);
+        let sent = Time::from_nanos(UTC);
+        desk.departed(sent, None);
+        desk.departed(sent, Some(TransmitStamp::Software(Time::from_nanos(UTC + TAI + 700))));
+        desk.departed(sent, Some(TransmitStamp::Nic(5)));
+        let mut total = Account::new();
+        total.add(&desk.account);
+        total.add(&desk.account);
+        assert_eq!(total.sent_on, [0, 2, 0, 2], "app, kernel, xdp, nic");
+        let departure = total.departure.quantiles().expect("spans");
+        assert_eq!((departure.count, departure.max.as_nanos()), (2, 700));
+    }
+}

@@ -1,0 +1,302 @@
+//! The Session-Reflector over AF_XDP: past the stack, under the same rules as over sockets, one worker a receive queue.
+//!
+//! ```text
+//!  queue 0 ─► XDP program ─┬─ hostile: dropped, counted
+//!                          ├─ base packet (hybrid): answered in the driver
+//!                          └─ else ─► rx ring ─► worker 0, pinned: rules, turn round, B3 ─► tx ring ─► queue 0
+//!  queue 1 ─► …                                  worker 1                                            └► stamp
+//! ```
+//!
+//! A reply leaves by the port and queue on which the request came: it follows no route and cannot be steered. The card spreads flows
+//! over queues, so that a session stays with its worker; a source with several ports may meet several, each with the whole of its
+//! rate.
+
+mod desk;
+mod worker;
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use pathlab_record::{Plane, Realtime, Time};
+use pathlab_xdp::{
+    AttachedMode, Counter, HandOver, XdpMode, XdpReflector, XdpReflectorConfig, tai_minus_utc,
+    xsk::{BindMode, NicStamps, XskOptions, XskSocket},
+};
+
+use self::{
+    desk::{Account, Desk, PLANES},
+    worker::{Shared, Worker},
+};
+use crate::{
+    Error, ReflectorReport, Stop,
+    clock::ClockQuality,
+    session::{Rules, SessionReflector},
+    sys,
+    wire::ErrorEstimate,
+};
+
+/// Milliseconds between two looks at the clock and at the interface's addresses.
+const REFRESH: libc::c_int = 1000;
+
+/// Tells a card's stamps in UTC: a fit of its clock against this host's.
+pub trait NicClock: Send + Sync {
+    /// The instant of a card's stamp, in nanoseconds of its own clock; `None` while that cannot be told.
+    fn utc(&self, nic: i64) -> Option<Time<Realtime>>;
+}
+
+/// How an [`AfXdpReflector`] is to be made.
+#[derive(Clone)]
+pub struct AfXdpConfig {
+    /// UDP port to answer on.
+    pub port: u16,
+    /// Addresses to answer for; empty: those of the interface, followed while it runs.
+    pub local: Vec<IpAddr>,
+    /// Native or generic XDP.
+    pub mode: XdpMode,
+    /// Let the driver answer base packets itself, without rules: workers get what is longer.
+    pub hybrid: bool,
+    /// Receive queues to serve; empty: all.
+    pub queues: Vec<u32>,
+    /// Rings, frames, copy mode and busy polling of each socket.
+    pub xsk: XskOptions,
+    /// Pin each worker to a CPU of its own, where there are enough.
+    pub pin: bool,
+    /// Whether to ask the card when packets came.
+    pub nic_stamps: NicStamps,
+    /// Makes the card's stamps B2; without it they are counted and the XDP program's are.
+    pub nic_clock: Option<Arc<dyn NicClock>>,
+    /// Who gets replies, at each worker.
+    pub rules: Rules,
+    /// Fault for tests of the ledger: wait so long before B3 is taken and the reply sent.
+    pub delay_before_send: Option<Duration>,
+}
+
+impl AfXdpConfig {
+    /// Every queue and address of the interface, in the best mode with the best stamps.
+    pub fn new(port: u16) -> Self {
+        Self {
+            port,
+            local: Vec::new(),
+            mode: XdpMode::Auto,
+            hybrid: false,
+            queues: Vec::new(),
+            xsk: XskOptions::default(),
+            pin: true,
+            nic_stamps: NicStamps::Auto,
+            nic_clock: None,
+            rules: Rules::default(),
+            delay_before_send: None,
+        }
+    }
+}
+
+/// A Session-Reflector on the receive queues of one interface, ready to [`run`](Self::run). The kernel takes program and sockets
+/// back when it is dropped, or when the process ends in whatever way.
+pub struct AfXdpReflector {
+    // Dropped first: after that nothing is redirected any more.
+    program: XdpReflector,
+    workers: Vec<Worker>,
+    listen: String,
+    hybrid: bool,
+    clock: Option<ClockQuality>,
+}
+
+impl AfXdpReflector {
+    /// Attaches the program and binds a socket to each queue. From here on requests are taken off the wire; they are answered once
+    /// it [runs](Self::run).
+    ///
+    /// # Errors
+    /// Those of [`XdpReflector::attach`], [`XdpReflector::queues`] and [`XskSocket::bind`], for the first queue that cannot be had.
+    /// Nothing is left behind then.
+    pub fn attach(interface: &str, config: &AfXdpConfig) -> Result<Self, Error> {
+        let clock = ClockQuality::measure().ok();
+        let error_estimate = clock.map_or(ErrorEstimate::from_nanos(u64::MAX, false), ClockQuality::error_estimate);
+        let mut program = XdpReflector::attach(
+            interface,
+            &XdpReflectorConfig {
+                local: config.local.clone(),
+                mode: config.mode,
+                error_estimate: error_estimate.bits(),
+                hand_over: if config.hybrid { HandOver::Longer } else { HandOver::All },
+                nic_stamps: config.nic_stamps,
+                ..XdpReflectorConfig::new(config.port)
+            },
+        )?;
+        let queues = if config.queues.is_empty() { (0..program.queues()?).collect() } else { config.queues.clone() };
+        let mut workers = Vec::new();
+        for queue in queues {
+            let socket = XskSocket::bind(interface, queue, &config.xsk)?;
+            program.add(&socket)?;
+            let session = SessionReflector::new(config.rules.clone(), error_estimate);
+            let desk = Desk::new(session, config.nic_clock.clone());
+            workers.push(Worker::new(socket, desk, config.xsk.busy_poll.is_some(), config.delay_before_send));
+        }
+        if config.pin {
+            let cpus = sys::allowed_cpus().unwrap_or_default();
+            if cpus.len() >= workers.len() {
+                workers.iter_mut().zip(cpus).for_each(|(worker, cpu)| worker.cpu = Some(cpu));
+            } else {
+                tracing::info!(
+                    interface,
+                    workers = workers.len(),
+                    cpus = cpus.len(),
+                    "workers not pinned: too few CPUs"
+                );
+            }
+        }
+        Ok(Self { program, workers, listen: format!("{interface}:{}", config.port), hybrid: config.hybrid, clock })
+    }
+
+    /// Whether the driver itself runs the program, or the stack on its behalf.
+    pub fn mode(&self) -> AttachedMode {
+        self.program.mode()
+    }
+
+    /// Why native mode is not to be had; `None` in native mode, and where generic was asked for.
+    pub fn native_refused(&self) -> Option<&pathlab_xdp::Error> {
+        self.program.native_refused()
+    }
+
+    /// Why the card is not asked for its stamps; `None` where it is.
+    pub fn nic_stamps_refused(&self) -> Option<&pathlab_xdp::Error> {
+        self.program.nic_stamps_refused()
+    }
+
+    /// The queues that are served, and how each socket is bound.
+    pub fn queues(&self) -> impl Iterator<Item = (u32, BindMode)> + '_ {
+        self.workers.iter().map(|worker| (worker.queue(), worker.mode()))
+    }
+
+    /// Answers until `stop` is raised; may be called again. What has arrived by then is answered before it returns.
+    ///
+    /// # Errors
+    /// The interface is gone; nothing that a peer sends makes it fail. One that is down is waited for.
+    pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
+        let (halt, ended) = (Stop::new().map_err(Error::Wait)?, Stop::new().map_err(Error::Wait)?);
+        let Self { program, workers, clock, .. } = self;
+        let shared = Shared {
+            halting: false.into(),
+            tai_minus_utc: tai_minus_utc()?.as_nanos().into(),
+            error_estimate: clock
+                .map_or(ErrorEstimate::from_nanos(u64::MAX, false), ClockQuality::error_estimate)
+                .bits()
+                .into(),
+        };
+        thread::scope(|scope| {
+            let (shared, halt, ended) = (&shared, &halt, &ended);
+            let threads: Vec<_> = workers
+                .iter_mut()
+                .map(|worker| {
+                    let queue = worker.queue();
+                    let work = move || {
+                        let _ended = RaiseWhenDropped(ended);
+                        worker.cpu = worker.cpu.filter(|cpu| sys::pin_to(*cpu).is_ok());
+                        worker.run(shared, halt)
+                    };
+                    let name = format!("queue-{queue}");
+                    (queue, thread::Builder::new().name(name).spawn_scoped(scope, work))
+                })
+                .collect();
+            let watched = watch(program, clock, shared, [stop, ended]);
+            shared.halting.store(true, Ordering::Release);
+            halt.request();
+            let joined = threads.into_iter().map(|(queue, thread)| match thread {
+                Ok(thread) => thread.join().unwrap_or(Err(Error::Panicked { queue })),
+                Err(source) => Err(Error::Thread { queue, source }),
+            });
+            // every thread is joined, whichever failed first
+            joined.fold(watched, |result, ended| result.and(ended))
+        })
+    }
+
+    /// The account so far: what the driver counted and what the workers did, as one.
+    ///
+    /// # Errors
+    /// [`pathlab_xdp::Error::Map`], [`pathlab_xdp::Error::Xsk`].
+    pub fn report(&self) -> Result<ReflectorReport, Error> {
+        let counters = self.program.counters()?;
+        let queues = self.workers.iter().map(Worker::report).collect::<Result<Vec<_>, _>>()?;
+        let mut account = Account::new();
+        self.workers.iter().for_each(|worker| account.add(&worker.desk.account));
+        let kernel_drops = queues.iter().map(|queue| queue.rx_dropped + queue.rx_ring_full).sum();
+        let mut refused = account.tally.by_reason();
+        for (counter, count) in counters.iter().filter(|(counter, _)| counter.is_reason()) {
+            *refused.entry(counter.name()).or_default() += count;
+        }
+        let in_driver = counters[Counter::Replied];
+        let mut received_on = by_plane(account.received_on);
+        if in_driver > 0 {
+            *received_on.entry(Plane::Xdp).or_default() += in_driver;
+        }
+        Ok(ReflectorReport {
+            datapath: if self.hybrid { "xdp" } else { "afxdp" },
+            listen: vec![self.listen.clone()],
+            received: counters[Counter::Received] + account.tally.received + kernel_drops,
+            replied: in_driver + account.tally.replied,
+            refused,
+            kernel_drops,
+            received_on,
+            sent_on: by_plane(account.sent_on),
+            nic_received: account.nic_received,
+            clock_steps: account.clock_steps,
+            undelivered: 0,
+            residence: account.residence.quantiles(),
+            departure: account.departure.quantiles(),
+            clock: self.clock,
+            queues,
+            handed_to_stack: counters[Counter::HandedToStack],
+        })
+    }
+
+    /// What the program in the driver counted.
+    ///
+    /// # Errors
+    /// [`pathlab_xdp::Error::Map`].
+    pub fn counters(&self) -> Result<pathlab_xdp::Counters, Error> {
+        Ok(self.program.counters()?)
+    }
+}
+
+fn by_plane(counts: [u64; PLANES.len()]) -> std::collections::BTreeMap<Plane, u64> {
+    PLANES.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
+}
+
+/// Once a second, until one of `ends` is raised: measures the clock, and follows the interface's addresses.
+fn watch(
+    program: &mut XdpReflector,
+    clock: &mut Option<ClockQuality>,
+    shared: &Shared,
+    ends: [&Stop; 2],
+) -> Result<(), Error> {
+    loop {
+        let mut polled = ends.map(sys::Polled::readable);
+        sys::poll(&mut polled, REFRESH).map_err(Error::Wait)?;
+        if polled.iter().any(sys::Polled::is_ready) {
+            return Ok(());
+        }
+        shared.tai_minus_utc.store(tai_minus_utc()?.as_nanos(), Ordering::Relaxed);
+        if let Ok(quality) = ClockQuality::measure() {
+            *clock = Some(quality);
+            shared.error_estimate.store(quality.error_estimate().bits(), Ordering::Relaxed);
+            program.update_clock(quality.error_estimate().bits())?;
+        }
+        match program.update_addresses() {
+            // Gone for a while; what it had is still answered, and no frame comes for it.
+            Err(pathlab_xdp::Error::NoAddress { .. }) => {}
+            other => other?,
+        }
+    }
+}
+
+/// Tells the thread in charge that a worker is gone, also when it panics.
+struct RaiseWhenDropped<'a>(&'a Stop);
+
+impl Drop for RaiseWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.request();
+    }
+}
