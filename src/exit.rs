@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_cause_is_said_once() {
-        let missing = || std::io::Error::from_raw_os_error(libc::ENOENT);
+        let missing = || std::io::Error::from_raw_os_error(2);
         let told = pathlab_canary::Error::Input { path: "x".into(), source: missing() };
         assert_eq!(sentence(&told), "x: cannot be read: No such file or directory (os error 2)");
         let untold = anyhow::Error::from(missing()).context("y");
