@@ -37,13 +37,13 @@
 //! It measures nothing but its own queues and load, and it adds no delay, loss or reordering other than what its queues make: a link without a
 //! rate is as fast as the machine. Rates count Ethernet frames.
 
+pub mod cidr;
 pub mod error;
 pub mod lab;
 pub mod link;
 pub mod load;
 pub mod netlink;
 pub mod netns;
-pub mod prefix;
 pub mod qdisc;
 pub mod queue;
 pub mod scenario;

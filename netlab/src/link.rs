@@ -15,10 +15,10 @@ use netlink_packet_route::{
 };
 
 use crate::{
+    cidr::IpCidr,
     error::{Error, Result},
     netlink::Netlink,
     netns::Namespace,
-    prefix::Prefix,
     sys, sysctl,
 };
 
@@ -111,7 +111,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destination.
-    pub to: Prefix,
+    pub to: IpCidr,
     /// What happens there.
     pub action: Action,
     /// Gateway.
@@ -124,19 +124,19 @@ pub struct Route {
 
 impl Route {
     /// A route to `to` by way of `via` on `dev`.
-    pub fn via(to: Prefix, via: IpAddr, dev: &str) -> Self {
+    pub fn via(to: IpCidr, via: IpAddr, dev: &str) -> Self {
         Self { to, action: Action::Forward, via: Some(via), dev: Some(dev.to_owned()), source: None }
     }
 
     /// All of `to` is this host: one route instead of as many addresses.
     ///
     /// IPv6 sockets may use such an address as source only with `net.ipv6.ip_nonlocal_bind` set.
-    pub fn local(to: Prefix) -> Self {
+    pub fn local(to: IpCidr) -> Self {
         Self { to, action: Action::Local, via: None, dev: Some("lo".to_owned()), source: None }
     }
 
     /// `to` vanishes.
-    pub fn black_hole(to: Prefix) -> Self {
+    pub fn black_hole(to: IpCidr) -> Self {
         // IPv6 hangs even a route to nowhere on an interface.
         let dev = to.is_ipv6().then(|| "lo".to_owned());
         Self { to, action: Action::BlackHole, via: None, dev, source: None }
@@ -198,7 +198,7 @@ impl Netlink {
     ///
     /// # Errors
     /// An address that is there already, no such interface, or missing privilege.
-    pub fn add_address(&mut self, interface: &str, address: Prefix) -> Result<()> {
+    pub fn add_address(&mut self, interface: &str, address: IpCidr) -> Result<()> {
         let mut message = AddressMessage::default();
         message.header.family = family(address.address());
         message.header.prefix_len = address.length();

@@ -17,9 +17,9 @@ use std::{
 pub use sessions::Session;
 
 use crate::{
+    cidr::IpCidr,
     error::{Error, Result},
     link::Route,
-    prefix::Prefix,
     qdisc::{Limit, TokenBucket},
 };
 
@@ -67,11 +67,11 @@ pub struct Node {
     /// Its name in the scenario.
     pub name: String,
     /// Addresses on its `lo`.
-    pub addresses: Vec<Prefix>,
+    pub addresses: Vec<IpCidr>,
     /// Prefixes of which each address is its own.
-    pub any_address: Vec<Prefix>,
+    pub any_address: Vec<IpCidr>,
     /// Prefixes that vanish here.
-    pub black_hole: Vec<Prefix>,
+    pub black_hole: Vec<IpCidr>,
     /// Whether it forwards.
     pub forward: bool,
     /// Routes, beyond those that addresses bring along.
@@ -95,7 +95,7 @@ pub struct LinkEnd {
     /// Interface name there.
     pub dev: String,
     /// Addresses of the interface.
-    pub addresses: Vec<Prefix>,
+    pub addresses: Vec<IpCidr>,
     /// What this end sends with; as fast as the machine can when absent.
     pub egress: Option<Bottleneck>,
 }
@@ -126,7 +126,7 @@ pub struct Isp {
     /// Its autonomous system.
     pub asn: u32,
     /// Where its clients live.
-    pub prefixes: Vec<Prefix>,
+    pub prefixes: Vec<IpCidr>,
 }
 
 /// Who asks whom, and how often.

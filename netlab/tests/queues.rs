@@ -203,7 +203,7 @@ fn evening(variant: Option<&str>) {
     for (_, session) in sessions.iter().enumerate().filter(|(index, _)| by_b(*index)) {
         let (hop, length) = if session.family() == 6 { (&canary.v6, 128) } else { (&canary.v4, 32) };
         let hop = hop.as_ref().expect("both families");
-        let only = pathlab_netlab::prefix::Prefix::new(session.source.ip(), length).expect("in range");
+        let only = pathlab_netlab::cidr::IpCidr::new(session.source.ip(), length).expect("in range");
         netlink.add_route(&Route::via(only, hop.via, &hop.dev)).expect("route");
     }
     let clients = lab.namespace("clients").expect("node");

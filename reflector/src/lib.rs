@@ -67,7 +67,6 @@
 pub mod clock;
 pub mod datapath;
 mod error;
-mod prefix;
 pub mod prober;
 mod reflect;
 mod report;
@@ -77,7 +76,7 @@ mod sys;
 pub mod wire;
 
 pub use error::Error;
-pub use prefix::{Prefix, PrefixError};
+pub use pathlab_record::{Prefix, PrefixError};
 pub use reflect::{Reflector, ReflectorConfig};
 pub use report::{Quantiles, ReflectorReport};
 pub use stop::Stop;

@@ -4,8 +4,9 @@
 use std::{fmt, fs, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, path::Path as FilePath, time::Duration};
 
 use pathlab_guard::{Family, Object, Route, Rule};
+use pathlab_record::Prefix;
 
-use super::{Error, Result, prefix::Prefix, ruleset};
+use super::{Error, Result, ruleset};
 use crate::{Experiment, Hop, Key, KeyFrom, Mode, Share, assignment::MAX_KEY};
 
 /// The routing table of the canary path.
@@ -217,6 +218,6 @@ fn config(key: &'static str, value: impl ToString, reason: &'static str) -> Erro
 
 fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<Prefix>> {
     let parse =
-        |text: &String| text.parse().map_err(|()| config(key, text, "write a prefix with no bits past its length"));
+        |text: &String| text.parse().map_err(|_| config(key, text, "write a prefix with no bits past its length"));
     texts.iter().map(parse).collect()
 }

@@ -17,12 +17,12 @@
 //! element each.
 
 use pathlab_guard::Family;
-use pathlab_record::Arm;
+use pathlab_record::{Arm, Prefix};
 
 use super::{
     nfnetlink::{BaseChain, Batch, Data, Element, Set, Type, Verdict},
     plan::{Path, Plan},
-    prefix::{self, Prefix},
+    prefix,
     rules::{Chain, chains, nfproto, proto_name},
 };
 use crate::Share;
@@ -215,7 +215,7 @@ fn sets(plan: &Plan) -> Vec<Filled> {
 
 fn prefix_set(name: &str, key: Type, prefixes: &[Prefix]) -> Filled {
     let list = joined(prefixes.iter().map(Prefix::to_string));
-    let family = prefixes[0].family();
+    let family = Family::of(prefixes[0].address());
     Filled {
         set: Set { name: name.to_owned(), key, data: None, interval: true, timeout: false, learns: None },
         text: format!("type {}; flags interval; elements = {{ {list} }}", type_name(family)),

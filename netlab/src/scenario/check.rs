@@ -10,8 +10,8 @@ use super::{
     play, topology,
 };
 use crate::{
+    cidr::{IpCidr, NotACidr},
     error::{Error, Result},
-    prefix::{NotAPrefix, Prefix},
 };
 
 /// The file, for the line in an error.
@@ -25,11 +25,11 @@ impl Source<'_> {
         scenario_error(self.file, self.text, at.span().start, problem.into())
     }
 
-    pub(super) fn prefix(&self, text: &Text) -> Result<Prefix> {
-        text.get_ref().parse().map_err(|wrong: NotAPrefix| self.error(text, wrong.to_string()))
+    pub(super) fn prefix(&self, text: &Text) -> Result<IpCidr> {
+        text.get_ref().parse().map_err(|wrong: NotACidr| self.error(text, wrong.to_string()))
     }
 
-    pub(super) fn prefixes(&self, texts: &[Text]) -> Result<Vec<Prefix>> {
+    pub(super) fn prefixes(&self, texts: &[Text]) -> Result<Vec<IpCidr>> {
         texts.iter().map(|text| self.prefix(text)).collect()
     }
 

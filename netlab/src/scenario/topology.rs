@@ -10,7 +10,7 @@ use super::{
     file,
     units::{Queue, Rate},
 };
-use crate::{error::Result, link::Route, prefix::Prefix};
+use crate::{cidr::IpCidr, error::Result, link::Route};
 
 pub(super) fn names(source: &Source<'_>, nodes: &[file::Node]) -> Result<()> {
     let mut seen = HashSet::new();
@@ -138,7 +138,7 @@ fn route(source: &Source<'_>, node: &str, wanted: &file::Route, links: &[Link]) 
 
 /// No address belongs to two interfaces, nor to an interface and to a prefix of clients.
 pub(super) fn no_clash(source: &Source<'_>, links: &[file::Link], nodes: &[file::Node]) -> Result<()> {
-    let mut singles: Vec<Prefix> = Vec::new();
+    let mut singles: Vec<IpCidr> = Vec::new();
     let of_links = links.iter().flat_map(|link| &link.ends).flat_map(|end| &end.addresses);
     for text in of_links.chain(nodes.iter().flat_map(|node| &node.addresses)) {
         let own = source.prefix(text)?;
@@ -147,7 +147,7 @@ pub(super) fn no_clash(source: &Source<'_>, links: &[file::Link], nodes: &[file:
         }
         singles.push(own);
     }
-    let mut prefixes: Vec<Prefix> = Vec::new();
+    let mut prefixes: Vec<IpCidr> = Vec::new();
     for text in nodes.iter().flat_map(|node| &node.any_address) {
         let own = source.prefix(text)?;
         let inside = singles.iter().find(|single| own.contains(single.address()));

@@ -10,16 +10,13 @@ mod table;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use pathlab_record::{Monotonic, Realtime, Time};
+use pathlab_record::{Monotonic, Prefix, Realtime, Time};
 use zerocopy::{FromBytes, IntoBytes};
 
 pub use limit::RateLimit;
 pub use reason::{Reason, Tally};
 
-use crate::{
-    prefix::Prefix,
-    wire::{BASE_LEN, ErrorEstimate, ReflectedPacket, SenderPacket},
-};
+use crate::wire::{BASE_LEN, ErrorEstimate, ReflectedPacket, SenderPacket};
 use limit::RateLimiter;
 use table::{Key, Sessions};
 

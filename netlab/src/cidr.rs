@@ -4,12 +4,12 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 /// `192.0.2.1/30` or `2001:db8::1/64`; the host bits are kept, so that it can also be an interface address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Prefix {
+pub struct IpCidr {
     address: IpAddr,
     length: u8,
 }
 
-impl Prefix {
+impl IpCidr {
     /// The prefix of `length` bits around `address`; `None` when `length` exceeds the family's 32 or 128.
     pub fn new(address: IpAddr, length: u8) -> Option<Self> {
         (length <= bits(address)).then_some(Self { address, length })
@@ -80,7 +80,7 @@ fn mask(length: u8, width: u8) -> u128 {
     }
 }
 
-impl fmt::Display for Prefix {
+impl fmt::Display for IpCidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.length)
     }
@@ -88,14 +88,14 @@ impl fmt::Display for Prefix {
 
 /// Why a text is no prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address with prefix length, such as 192.0.2.1/30 or 2001:db8::1/64")]
-pub struct NotAPrefix(String);
+#[error("{0:?} is no address with a prefix length, such as 192.0.2.1/30 or 2001:db8::1/64")]
+pub struct NotACidr(String);
 
-impl FromStr for Prefix {
-    type Err = NotAPrefix;
+impl FromStr for IpCidr {
+    type Err = NotACidr;
 
-    fn from_str(text: &str) -> Result<Self, NotAPrefix> {
-        let wrong = || NotAPrefix(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, NotACidr> {
+        let wrong = || NotACidr(text.to_owned());
         let (address, length) = text.split_once('/').ok_or_else(wrong)?;
         let address = address.parse().map_err(|_| wrong())?;
         let length = length.parse().map_err(|_| wrong())?;
@@ -109,14 +109,14 @@ mod tests {
 
     use super::*;
 
-    fn prefix(text: &str) -> Prefix {
+    fn prefix(text: &str) -> IpCidr {
         text.parse().expect("a prefix")
     }
 
     #[test]
     fn a_text_with_too_many_bits_or_none_is_refused() {
         for text in ["192.0.2.1", "192.0.2.1/33", "2001:db8::/129", "x/8", "192.0.2.1/-1", "192.0.2.1/8/8"] {
-            assert_eq!(text.parse::<Prefix>(), Err(NotAPrefix(text.to_owned())));
+            assert_eq!(text.parse::<IpCidr>(), Err(NotACidr(text.to_owned())));
         }
     }
 
@@ -140,7 +140,7 @@ mod tests {
     proptest! {
         #[test]
         fn text_round_trips(address: std::net::Ipv6Addr, length in 0u8..=128) {
-            let made = Prefix::new(address.into(), length).expect("in range");
+            let made = IpCidr::new(address.into(), length).expect("in range");
             prop_assert_eq!(made.to_string().parse(), Ok(made));
             prop_assert!(made.contains(made.network().address()));
         }

@@ -1,9 +1,9 @@
-//! Address prefixes for allowlists, written as everybody writes them.
+//! Address prefixes as operators write them, in allowlists, source ranges and the lists of who is steered.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 /// An IPv4 or IPv6 prefix such as `192.0.2.0/24`; a bare address is a prefix of full length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     address: IpAddr,
     length: u8,
@@ -22,8 +22,17 @@ impl Prefix {
 
     /// Whether `address` is inside; never for the other family.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4()
-            && network(address, self.length) == network(self.address, self.length)
+        self.address.is_ipv4() == address.is_ipv4() && network(address, self.length) == self.bits()
+    }
+
+    /// Whether every address of `other` is inside.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.length <= other.length && self.contains(other.address)
+    }
+
+    /// Its first address as a number, in the upper bits.
+    pub fn bits(&self) -> u128 {
+        network(self.address, self.length)
     }
 }
 
@@ -37,9 +46,12 @@ fn network(address: IpAddr, length: u8) -> u128 {
     bits & mask
 }
 
+/// As nft and iproute2 write it: a single address without a length.
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
+        self.address.fmt(f)?;
+        let width = if self.address.is_ipv4() { 32 } else { 128 };
+        if self.length < width { write!(f, "/{}", self.length) } else { Ok(()) }
     }
 }
 
@@ -98,6 +110,18 @@ mod tests {
         assert!(contains("::/0", "2001:db8::1") && !contains("::/0", "192.0.2.1"));
         assert!(contains("2001:db8::/32", "2001:db8:ffff::1") && !contains("2001:db8::/32", "2001:db9::"));
         assert!(contains("192.0.2.7", "192.0.2.7") && !contains("192.0.2.7", "192.0.2.6"));
+    }
+
+    #[test]
+    fn shown_as_read_and_nested_by_length() {
+        for text in ["10.0.0.0/8", "192.0.2.1", "::/0", "2001:db8::1"] {
+            assert_eq!(text.parse::<Prefix>().expect("a prefix").to_string(), text);
+        }
+        let covers = |outer: &str, inner: &str| {
+            outer.parse::<Prefix>().expect("a prefix").covers(&inner.parse().expect("a prefix"))
+        };
+        assert!(covers("10.0.0.0/8", "10.1.0.0/16") && covers("10.0.0.0/8", "10.0.0.0/8"));
+        assert!(!covers("10.0.0.0/16", "10.0.0.0/8") && !covers("::/0", "10.0.0.0/8"));
     }
 
     #[test]
