@@ -6,10 +6,14 @@ use std::time::Duration;
 
 mod codel;
 mod droptail;
+mod fq_codel;
+mod ring;
 mod token_bucket;
 
 pub use codel::{Codel, CodelParameters, Flavour};
 pub use droptail::DropTail;
+pub use fq_codel::{FqCodel, FqCodelParameters};
+pub use ring::{Burst, Ring, RingOutcome};
 pub use token_bucket::TokenBucket;
 
 /// A packet as a queue sees it.
@@ -19,6 +23,8 @@ pub struct Packet {
     pub id: u64,
     /// Bytes that it takes on the link.
     pub bytes: u32,
+    /// Hash of the flow that it belongs to.
+    pub flow: u32,
     /// Its ECN field allows a mark instead of a drop (RFC 3168, section 5).
     pub ecn_capable: bool,
 }
@@ -98,7 +104,7 @@ mod vectors {
                 }
                 continue;
             }
-            let packet = Packet { id: run.offered, bytes, ecn_capable: false };
+            let packet = Packet { id: run.offered, bytes, flow: 0, ecn_capable: false };
             run.offered += 1;
             queue.enqueue(arrival, packet, &mut run.signals);
             free_at = free_at.max(arrival);

@@ -3,7 +3,11 @@
 //! Linux counts time in units of 1,024 ns, holds 1/√count in 16 bits and improves it by one Newton step a drop, which is far off for small
 //! counts (include/net/codel_impl.h). Its third interval is 49 ms where the RFC's is 70.7 ms.
 
+mod law;
+
 use std::{collections::VecDeque, time::Duration};
+
+use law::{Instant, Law};
 
 use super::{Observer, Packet, Queue, Signal};
 
@@ -47,9 +51,79 @@ impl Default for CodelParameters {
 /// A queue under CoDel.
 #[derive(Clone, Debug)]
 pub struct Codel {
+    limit: usize,
+    controller: Controller,
+    waiting: Waiting,
+}
+
+impl Codel {
+    /// An empty queue.
+    pub fn new(flavour: Flavour, parameters: CodelParameters) -> Self {
+        let controller = Controller::new(flavour, parameters);
+        Self { limit: parameters.limit, controller, waiting: Waiting::default() }
+    }
+}
+
+impl Queue for Codel {
+    fn enqueue(&mut self, now: Duration, packet: Packet, observer: &mut dyn Observer) {
+        if self.waiting.packets.len() >= self.limit {
+            return observer.signal(now, packet, Signal::Overflow);
+        }
+        self.waiting.push(now, packet);
+    }
+
+    fn dequeue(&mut self, now: Duration, observer: &mut dyn Observer) -> Option<Packet> {
+        self.controller.dequeue(now, &mut self.waiting, observer)
+    }
+
+    fn packets(&self) -> usize {
+        self.waiting.packets.len()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.waiting.bytes
+    }
+}
+
+/// Packets with the time at which each came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waiting {
+    pub(super) packets: VecDeque<(Duration, Packet)>,
+    pub(super) bytes: u64,
+}
+
+impl Waiting {
+    pub(super) fn push(&mut self, now: Duration, packet: Packet) {
+        self.bytes += u64::from(packet.bytes);
+        self.packets.push_back((now, packet));
+    }
+}
+
+/// Where a [`Controller`] takes its packets from.
+pub(super) trait Source {
+    /// The packet at the head, and when it came.
+    fn pop(&mut self) -> Option<(Duration, Packet)>;
+
+    /// Bytes that wait: no more than one packet's worth is never too long a queue.
+    fn backlog(&self) -> u64;
+}
+
+impl Source for Waiting {
+    fn pop(&mut self) -> Option<(Duration, Packet)> {
+        let (since, packet) = self.packets.pop_front()?;
+        self.bytes -= u64::from(packet.bytes);
+        Some((since, packet))
+    }
+
+    fn backlog(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The control law: which packets of a source are dropped or marked on their way out.
+#[derive(Clone, Debug)]
+pub(super) struct Controller {
     parameters: CodelParameters,
-    waiting: VecDeque<(Duration, Packet)>,
-    bytes: u64,
     law: Law,
     dropping: bool,
     /// When the wait will have been too long for an interval; absent while it is not too long.
@@ -59,21 +133,11 @@ pub struct Codel {
     last_count: u32,
 }
 
-/// An instant in the units of the law: nanoseconds for the RFC, 32 bits of 1,024 ns that wrap for Linux.
-type Instant = u64;
-
-impl Codel {
-    /// An empty queue.
-    pub fn new(flavour: Flavour, parameters: CodelParameters) -> Self {
-        let law = match flavour {
-            Flavour::Rfc8289 => Law::Rfc8289,
-            Flavour::Linux => Law::Linux { reciprocal_root: 0 },
-        };
+impl Controller {
+    pub(super) fn new(flavour: Flavour, parameters: CodelParameters) -> Self {
         Self {
             parameters,
-            waiting: VecDeque::new(),
-            bytes: 0,
-            law,
+            law: Law::of(flavour),
             dropping: false,
             first_above: None,
             drop_next: 0,
@@ -82,15 +146,42 @@ impl Codel {
         }
     }
 
+    /// The next packet that is delivered; what is dropped or marked before it is told to `observer`.
+    pub(super) fn dequeue(
+        &mut self,
+        now: Duration,
+        source: &mut impl Source,
+        observer: &mut dyn Observer,
+    ) -> Option<Packet> {
+        let (head, too_long) = self.take(now, source);
+        let Some(packet) = head else {
+            self.dropping = false;
+            return None;
+        };
+        match (self.dropping, too_long) {
+            (true, true) => self.keep_dropping(now, source, head, observer),
+            (false, true) => self.start_dropping(now, source, packet, observer),
+            (_, false) => {
+                self.dropping = false;
+                head
+            }
+        }
+    }
+
+    /// `drops` packets were taken from the source because there was no room: a stronger signal next time (sch_fq_codel.c,
+    /// fq_codel_drop).
+    pub(super) fn overflowed(&mut self, drops: u32) {
+        self.count = self.count.wrapping_add(drops);
+    }
+
     /// The packet at the head, and whether it has waited so long that it may be dropped.
-    fn take(&mut self, now: Duration) -> (Option<Packet>, bool) {
-        let Some((since, packet)) = self.waiting.pop_front() else {
+    fn take(&mut self, now: Duration, source: &mut impl Source) -> (Option<Packet>, bool) {
+        let Some((since, packet)) = source.pop() else {
             self.first_above = None;
             return (None, false);
         };
-        self.bytes -= u64::from(packet.bytes);
         let waited = self.law.span(self.law.instant(now), self.law.instant(since));
-        if waited < self.law.units(self.parameters.target) || self.bytes <= u64::from(self.parameters.mtu) {
+        if waited < self.law.units(self.parameters.target) || source.backlog() <= u64::from(self.parameters.mtu) {
             self.first_above = None;
             return (Some(packet), false);
         }
@@ -118,6 +209,7 @@ impl Codel {
     fn keep_dropping(
         &mut self,
         now: Duration,
+        source: &mut impl Source,
         mut head: Option<Packet>,
         observer: &mut dyn Observer,
     ) -> Option<Packet> {
@@ -132,7 +224,7 @@ impl Codel {
             }
             observer.signal(now, packet, Signal::Dropped);
             let still;
-            (head, still) = self.take(now);
+            (head, still) = self.take(now, source);
             self.dropping = still;
             if still {
                 self.schedule(self.drop_next);
@@ -142,13 +234,19 @@ impl Codel {
     }
 
     /// The first drop, at a spacing that remembers the last time if that is not long ago.
-    fn start_dropping(&mut self, now: Duration, packet: Packet, observer: &mut dyn Observer) -> Option<Packet> {
+    fn start_dropping(
+        &mut self,
+        now: Duration,
+        source: &mut impl Source,
+        packet: Packet,
+        observer: &mut dyn Observer,
+    ) -> Option<Packet> {
         let head = if self.may_mark(packet) {
             observer.signal(now, packet, Signal::Marked);
             Some(packet)
         } else {
             observer.signal(now, packet, Signal::Dropped);
-            self.take(now).0
+            self.take(now, source).0
         };
         self.dropping = true;
         let since = self.law.span(self.law.instant(now), self.drop_next);
@@ -163,122 +261,6 @@ impl Codel {
         self.last_count = self.count;
         self.schedule(self.law.instant(now));
         head
-    }
-}
-
-impl Queue for Codel {
-    fn enqueue(&mut self, now: Duration, packet: Packet, observer: &mut dyn Observer) {
-        if self.waiting.len() >= self.parameters.limit {
-            return observer.signal(now, packet, Signal::Overflow);
-        }
-        self.bytes += u64::from(packet.bytes);
-        self.waiting.push_back((now, packet));
-    }
-
-    fn dequeue(&mut self, now: Duration, observer: &mut dyn Observer) -> Option<Packet> {
-        let (head, too_long) = self.take(now);
-        let Some(packet) = head else {
-            self.dropping = false;
-            return None;
-        };
-        match (self.dropping, too_long) {
-            (true, true) => self.keep_dropping(now, head, observer),
-            (false, true) => self.start_dropping(now, packet, observer),
-            (_, false) => {
-                self.dropping = false;
-                head
-            }
-        }
-    }
-
-    fn packets(&self) -> usize {
-        self.waiting.len()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-/// The arithmetic in which the two versions differ.
-#[derive(Clone, Copy, Debug)]
-enum Law {
-    Rfc8289,
-    Linux {
-        /// 1/√count as a fraction of 2^16.
-        reciprocal_root: u16,
-    },
-}
-
-impl Law {
-    /// A length of time in the law's units.
-    fn units(self, time: Duration) -> u64 {
-        let nanoseconds = time.as_nanos() as u64;
-        match self {
-            Self::Rfc8289 => nanoseconds,
-            Self::Linux { .. } => nanoseconds >> 10,
-        }
-    }
-
-    fn instant(self, time: Duration) -> Instant {
-        match self {
-            Self::Rfc8289 => self.units(time),
-            Self::Linux { .. } => u64::from(self.units(time) as u32),
-        }
-    }
-
-    fn later(self, from: Instant, by: u64) -> Instant {
-        match self {
-            Self::Rfc8289 => from + by,
-            Self::Linux { .. } => u64::from((from as u32).wrapping_add(by as u32)),
-        }
-    }
-
-    /// From `then` to `now`; zero when `then` is still to come.
-    fn span(self, now: Instant, then: Instant) -> u64 {
-        match self {
-            Self::Rfc8289 => now.saturating_sub(then),
-            Self::Linux { .. } => (now as u32).wrapping_sub(then as u32).cast_signed().max(0) as u64,
-        }
-    }
-
-    /// Whether the interval that ends at `end` is over: reached for the RFC, passed for Linux.
-    fn is_over(self, now: Instant, end: Instant) -> bool {
-        match self {
-            Self::Rfc8289 => now >= end,
-            Self::Linux { .. } => (now as u32).wrapping_sub(end as u32).cast_signed() > 0,
-        }
-    }
-
-    fn is_due(self, now: Instant, due: Instant) -> bool {
-        match self {
-            Self::Rfc8289 => now >= due,
-            Self::Linux { .. } => (now as u32).wrapping_sub(due as u32).cast_signed() >= 0,
-        }
-    }
-
-    /// The count is 1 again.
-    fn reset(&mut self) {
-        if let Self::Linux { reciprocal_root } = self {
-            *reciprocal_root = u16::MAX;
-        }
-    }
-
-    /// The count has changed to `count`: one step of Newton's method for 1/√count, x(3 - count·x²)/2, in 32-bit fixed point.
-    fn step(&mut self, count: u32) {
-        let Self::Linux { reciprocal_root } = self else { return };
-        let root = u64::from(*reciprocal_root) << 16;
-        let square = (root * root) >> 32;
-        let factor = (3u64 << 32).wrapping_sub(u64::from(count) * square) >> 2;
-        *reciprocal_root = (factor.wrapping_mul(root) >> 31 >> 16) as u16;
-    }
-
-    /// interval / √count.
-    fn spacing(self, interval: u64, count: u32) -> u64 {
-        match self {
-            Self::Rfc8289 => (interval as f64 / f64::from(count).sqrt()) as u64,
-            Self::Linux { reciprocal_root } => (interval * (u64::from(reciprocal_root) << 16)) >> 32,
-        }
     }
 }
 
@@ -343,7 +325,7 @@ mod tests {
             let mut queue = Codel::new(flavour, CodelParameters { ecn: true, ..CodelParameters::default() });
             let mut signals = Vec::new();
             for id in 0..500 {
-                queue.enqueue(Duration::ZERO, Packet { id, bytes: 1500, ecn_capable: true }, &mut signals);
+                queue.enqueue(Duration::ZERO, Packet { id, bytes: 1500, flow: 0, ecn_capable: true }, &mut signals);
             }
             let delivered = (0..500).filter_map(|slot| queue.dequeue(MILLISECOND * slot, &mut signals)).count();
             assert_eq!(delivered, 500);
@@ -364,7 +346,7 @@ mod tests {
             for (wait, bytes, arrives) in steps {
                 now += Duration::from_nanos(wait);
                 if arrives {
-                    queue.enqueue(now, Packet { id: offered, bytes, ecn_capable: false }, &mut signals);
+                    queue.enqueue(now, Packet { id: offered, bytes, flow: 0, ecn_capable: false }, &mut signals);
                     offered += 1;
                 } else {
                     delivered.extend(queue.dequeue(now, &mut signals).map(|packet| packet.id));

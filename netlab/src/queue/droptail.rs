@@ -69,7 +69,7 @@ mod tests {
         let mut queue = DropTail::new(Limit::Bytes(3000));
         let mut signals = Vec::new();
         for (id, bytes) in [(0, 1500), (1, 1400), (2, 1500), (3, 100), (4, 1)] {
-            queue.enqueue(Duration::ZERO, Packet { id, bytes, ecn_capable: false }, &mut signals);
+            queue.enqueue(Duration::ZERO, Packet { id, bytes, flow: 0, ecn_capable: false }, &mut signals);
         }
         assert_eq!(signals.iter().map(|(_, packet, _)| packet.id).collect::<Vec<_>>(), [2, 4]);
         assert_eq!((queue.packets(), queue.bytes()), (3, 3000));
