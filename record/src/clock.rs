@@ -117,3 +117,22 @@ impl<C: Clock> Add<Interval> for Time<C> {
         Self::from_nanos(self.0.wrapping_add(span.0))
     }
 }
+
+/// What a clock showed at some event, and how surely: the event was at `time`, give or take `uncertainty`, *by this clock*.
+///
+/// How far the clock itself is from UTC is another matter, which cancels out of every difference within one host: it stands in the
+/// STAMP Error Estimate and belongs to one-way delay alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reading<C: Clock> {
+    /// The middle of the interval that holds the truth.
+    pub time: Time<C>,
+    /// Half its width, in nanoseconds.
+    pub uncertainty: u64,
+}
+
+impl<C: Clock> Reading<C> {
+    /// `time` give or take `uncertainty` nanoseconds.
+    pub const fn new(time: Time<C>, uncertainty: u64) -> Self {
+        Self { time, uncertainty }
+    }
+}

@@ -57,7 +57,7 @@ mod sample;
 mod session;
 mod stamp;
 
-pub use clock::{Clock, Interval, Monotonic, Realtime, Tai, Time};
+pub use clock::{Clock, Interval, Monotonic, Reading, Realtime, Tai, Time};
 pub use digest::Digest;
 pub use directory::RunDirectory;
 pub use error::Error;

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Clock, Interval, Monotonic, Realtime, Tai, Time};
+use crate::{Clock, Interval, Monotonic, Reading, Realtime, Tai, Time};
 
 /// Where in the host a stamp was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -113,6 +113,13 @@ impl<C: Clock> From<Time<C>> for Stamp {
             _ => ClockId::Monotonic,
         };
         Self(time.as_nanos(), clock, 0)
+    }
+}
+
+impl<C: Clock> From<Reading<C>> for Stamp {
+    fn from(reading: Reading<C>) -> Self {
+        let Self(nanoseconds, clock, _) = reading.time.into();
+        Self(nanoseconds, clock, reading.uncertainty)
     }
 }
 

@@ -59,7 +59,7 @@ pub mod xsk;
 
 pub use abi::{Counter, Counters};
 pub use attach::{AttachedMode, XdpMode};
-pub use clock::tai_minus_utc;
+pub use clock::{NicClock, tai_minus_utc};
 pub use config::{HandOver, XdpReflectorConfig};
 pub use error::Error;
 pub use object::{Action, TestRunOutcome};

@@ -7,7 +7,7 @@ mod sender;
 mod socket;
 mod xdp;
 
-pub use af_xdp::{AfXdpConfig, AfXdpReflector, NicClock};
+pub use af_xdp::{AfXdpConfig, AfXdpReflector};
 pub use receiver::{Datagram, Receiver};
 pub use sender::{SendId, Sender, SentPlane, Undelivered};
 pub use socket::{SocketOptions, StampedSocket};

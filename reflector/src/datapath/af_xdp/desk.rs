@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use pathlab_record::{Interval, Monotonic, Plane, Realtime, Tai, Time};
-use pathlab_xdp::xsk::{Record, TransmitStamp};
+use pathlab_xdp::{
+    NicClock,
+    xsk::{Record, TransmitStamp},
+};
 
-use super::NicClock;
 use crate::{
     report::Spans,
     session::{Reason, Request, SessionReflector, Tally, Verdict, write_send_time},
@@ -107,7 +109,7 @@ impl Desk {
         let nic = record.and_then(|record| record.nic);
         self.account.nic_received += u64::from(nic.is_some());
         if let Some(received) = nic.and_then(|nic| self.nic_clock.as_ref()?.utc(nic)) {
-            return (received, Plane::Nic);
+            return (received.time, Plane::Nic);
         }
         match record.and_then(|record| record.xdp) {
             Some(xdp) => (self.utc(xdp), Plane::Xdp),
@@ -142,7 +144,7 @@ impl Desk {
         self.account.sent_on[place(stamp.plane())] += 1;
         let left = match stamp {
             TransmitStamp::Software(tai) => Some(self.utc(tai)),
-            TransmitStamp::Nic(nic) => self.nic_clock.as_ref().and_then(|clock| clock.utc(nic)),
+            TransmitStamp::Nic(nic) => self.nic_clock.as_ref().and_then(|clock| clock.utc(nic)).map(|left| left.time),
         };
         if let Some(left) = left {
             self.account.departure.record(left - sent);
@@ -181,6 +183,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use etherparse::PacketBuilder;
+    use pathlab_record::Reading;
 
     use super::*;
     use crate::{
@@ -194,8 +197,16 @@ mod tests {
     struct CardAhead(i64);
 
     impl NicClock for CardAhead {
-        fn utc(&self, nic: i64) -> Option<Time<Realtime>> {
-            Some(Time::from_nanos(nic - self.0))
+        fn phc(&self) -> u32 {
+            0
+        }
+
+        fn utc(&self, nic: i64) -> Option<Reading<Realtime>> {
+            Some(Reading::new(Time::from_nanos(nic - self.0), 50))
+        }
+
+        fn uncertainty(&self) -> Option<u64> {
+            Some(50)
         }
     }
 

@@ -21,9 +21,9 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::{Plane, Realtime, Time};
+use pathlab_record::Plane;
 use pathlab_xdp::{
-    AttachedMode, Counter, HandOver, XdpMode, XdpReflector, XdpReflectorConfig, tai_minus_utc,
+    AttachedMode, Counter, HandOver, NicClock, XdpMode, XdpReflector, XdpReflectorConfig, tai_minus_utc,
     xsk::{BindMode, NicStamps, XskOptions, XskSocket},
 };
 
@@ -41,12 +41,6 @@ use crate::{
 
 /// Milliseconds between two looks at the clock and at the interface's addresses.
 const REFRESH: libc::c_int = 1000;
-
-/// Tells a card's stamps in UTC: a fit of its clock against this host's.
-pub trait NicClock: Send + Sync {
-    /// The instant of a card's stamp, in nanoseconds of its own clock; `None` while that cannot be told.
-    fn utc(&self, nic: i64) -> Option<Time<Realtime>>;
-}
 
 /// How an [`AfXdpReflector`] is to be made.
 #[derive(Clone)]
