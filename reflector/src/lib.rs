@@ -78,5 +78,5 @@ pub mod wire;
 pub use error::Error;
 pub use pathlab_record::{Prefix, PrefixError};
 pub use reflect::{Reflector, ReflectorConfig};
-pub use report::{Quantiles, ReflectorReport};
+pub use report::{HwCoverage, Quantiles, ReflectorReport};
 pub use stop::Stop;

@@ -1,14 +1,14 @@
 //! The Session-Reflector over UDP sockets: moves datagrams and stamps between the kernel and the rules, and keeps the account.
 
-use std::{io, net::SocketAddr, thread, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, thread, time::Duration};
 
 use pathlab_record::{Interval, Monotonic, Plane, Realtime, Time};
 
 use crate::{
     Error,
     clock::{ClockQuality, monotonic_now, realtime_now},
-    datapath::{Datagram, SendId, Sender, SentPlane, SocketOptions, StampedSocket},
-    report::{ReflectorReport, Spans},
+    datapath::{Datagram, SendId, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
+    report::{HwCoverage, ReflectorReport, Spans},
     session::{Reason, Request, Rules, SessionReflector, Tally, Verdict, write_send_time},
     stop::Stop,
     sys,
@@ -47,6 +47,8 @@ pub struct ReflectorConfig {
 pub struct Reflector {
     ports: Vec<Port>,
     desk: Desk,
+    nic_receive_stamps: bool,
+    nic_transmit_stamps: Option<TransmitSlots>,
 }
 
 struct Port {
@@ -64,6 +66,8 @@ struct Desk {
     kernel_stamped: u64,
     app_stamped: u64,
     departed: u64,
+    nic_received: u64,
+    nic_departed: u64,
     clock_steps: u64,
     residence: Spans,
     departure: Spans,
@@ -89,11 +93,14 @@ impl Reflector {
             kernel_stamped: 0,
             app_stamped: 0,
             departed: 0,
+            nic_received: 0,
+            nic_departed: 0,
             clock_steps: 0,
             residence: Spans::new(),
             departure: Spans::new(),
         };
-        Ok(Self { ports, desk })
+        let SocketOptions { nic_receive_stamps, nic_transmit_stamps, .. } = config.socket;
+        Ok(Self { ports, desk, nic_receive_stamps, nic_transmit_stamps })
     }
 
     /// The addresses it is bound to, with the ports that the kernel chose where 0 was asked.
@@ -144,8 +151,9 @@ impl Reflector {
             refused: desk.tally.by_reason(),
             kernel_drops,
             received_on: [(Plane::Kernel, desk.kernel_stamped), (Plane::App, desk.app_stamped)].into(),
-            sent_on: [(Plane::Kernel, desk.departed)].into(),
-            nic_received: 0,
+            sent_on: [(Plane::Kernel, desk.departed), (Plane::Nic, desk.nic_departed)].into(),
+            nic_received: desk.nic_received,
+            hw_coverage: self.hw_coverage(),
             clock_steps: desk.clock_steps,
             undelivered: self.ports.iter().map(|port| port.socket.undelivered_total()).sum(),
             residence: desk.residence.quantiles(),
@@ -154,6 +162,18 @@ impl Reflector {
             queues: Vec::new(),
             handed_to_stack: 0,
         }
+    }
+}
+
+impl Reflector {
+    fn hw_coverage(&self) -> BTreeMap<&'static str, HwCoverage> {
+        let desk = &self.desk;
+        let received = self.nic_receive_stamps.then(|| {
+            let packets = desk.tally.received;
+            ("B2", HwCoverage { packets, asked: packets, stamped: desk.nic_received })
+        });
+        let sent = self.nic_transmit_stamps.as_ref().map(|slots| ("B3", slots.counts().into()));
+        received.into_iter().chain(sent).collect()
     }
 }
 
@@ -171,11 +191,15 @@ impl Port {
                 .map_err(failed("recvmmsg"))?;
             desk.tally.received += received as u64;
             sender
-                .sent_stamps(|id, plane, left| {
-                    if let (SentPlane::Kernel, Some(sent)) = (plane, departing.take(id)) {
-                        desk.departed += 1;
-                        desk.departure.record(left - sent);
+                .sent_stamps(|id, stamp| match stamp {
+                    SentStamp::Kernel(left) => {
+                        if let Some(sent) = departing.take(id) {
+                            desk.departed += 1;
+                            desk.departure.record(left - sent);
+                        }
                     }
+                    SentStamp::Nic(_) => desk.nic_departed += 1,
+                    SentStamp::Sched(_) => {}
                 })
                 .map_err(failed("recvmmsg(MSG_ERRQUEUE)"))?;
             sender.undelivered().for_each(drop);
@@ -205,6 +229,7 @@ impl Desk {
         departing: &mut Departing,
     ) {
         let received = datagram.kernel.unwrap_or(datagram.app);
+        self.nic_received += u64::from(datagram.nic.is_some());
         let request = Request {
             peer: datagram.peer,
             local: datagram.local,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use pathlab_record::{Interval, Plane};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::clock::ClockQuality;
+use crate::{clock::ClockQuality, datapath::SlotCounts};
 
 /// The account of a reflector, whichever datapath answered.
 ///
@@ -34,6 +34,9 @@ pub struct ReflectorReport {
     pub sent_on: BTreeMap<Plane, u64>,
     /// Datagrams whose arrival the card stamped, whether or not its clock could be told in UTC and so become B2.
     pub nic_received: u64,
+    /// Where the card was asked for stamps, by point (`B2`, `B3`): how many packets got theirs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hw_coverage: BTreeMap<&'static str, HwCoverage>,
     /// Replies that an ICMP message reported as not delivered.
     pub undelivered: u64,
     /// B3 - B2: what the sender takes for this host's share.
@@ -47,6 +50,31 @@ pub struct ReflectorReport {
     /// Requests to the reflector's port and addresses that the driver left to the stack, for want of an AF_XDP socket on their
     /// queue. They are counted by whatever socket takes them, and not here.
     pub handed_to_stack: u64,
+}
+
+/// How many packets the card stamped at one point of the path. A card with few registers for transmit stamps cannot stamp all of them, and
+/// then the others are not asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HwCoverage {
+    /// Packets that passed.
+    pub packets: u64,
+    /// Those that the card was asked to stamp.
+    pub asked: u64,
+    /// Those whose stamp came.
+    pub stamped: u64,
+}
+
+impl HwCoverage {
+    /// The share of the packets that were stamped, 0 to 1; `None` where none passed.
+    pub fn share(self) -> Option<f64> {
+        (self.packets > 0).then(|| self.stamped as f64 / self.packets as f64)
+    }
+}
+
+impl From<SlotCounts> for HwCoverage {
+    fn from(counts: SlotCounts) -> Self {
+        Self { packets: counts.sends, asked: counts.asked, stamped: counts.stamped }
+    }
 }
 
 /// The account of one AF_XDP socket.

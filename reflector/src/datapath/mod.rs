@@ -4,11 +4,13 @@ mod af_xdp;
 mod name;
 mod receiver;
 mod sender;
+mod slots;
 mod socket;
 mod xdp;
 
 pub use af_xdp::{AfXdpConfig, AfXdpReflector};
 pub use receiver::{Datagram, Receiver};
-pub use sender::{SendId, Sender, SentPlane, Undelivered};
+pub use sender::{SendId, Sender, SentStamp, Undelivered};
+pub use slots::{SlotCounts, TransmitSlots};
 pub use socket::{SocketOptions, StampedSocket};
 pub use xdp::DriverReflector;

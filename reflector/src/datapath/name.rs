@@ -66,9 +66,9 @@ const SCM_TS_OPT_ID: libc::c_int = 81;
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 8;
 
-/// The control messages of one send: at most a packet info and a stamp number.
+/// The control messages of one send: at most a packet info, a stamp number and a wish for stamps.
 pub(super) struct SendControl {
-    bytes: [u8; 2 * HEADER + 24 + 8],
+    bytes: [u8; 3 * HEADER + 24 + 8 + 8],
     len: usize,
 }
 
@@ -97,6 +97,11 @@ impl SendControl {
     /// `SCM_TS_OPT_ID`.
     pub(super) fn stamp_id(&mut self, id: u32) {
         self.push(libc::SOL_SOCKET, SCM_TS_OPT_ID, &id.to_ne_bytes());
+    }
+
+    /// `SO_TIMESTAMPING`: the stamps that this send asks for, instead of what its socket does.
+    pub(super) fn stamps(&mut self, request: u32) {
+        self.push(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &request.to_ne_bytes());
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {

@@ -37,6 +37,8 @@ pub struct Datagram<'a> {
     pub traffic_class: Option<u8>,
     /// When the stack took it from the driver; absent where stamping is off or has only just been turned on.
     pub kernel: Option<Time<Realtime>>,
+    /// When the card took it off the wire, in nanoseconds of the card's own clock; absent where the card did not stamp it.
+    pub nic: Option<i64>,
     /// When the system call that brought it returned; the same for every datagram of that call.
     pub app: Time<Realtime>,
     /// UDP payload, whole.
@@ -77,6 +79,7 @@ impl Receiver {
                 ttl: control.hop_limit,
                 traffic_class: control.traffic_class,
                 kernel: control.software,
+                nic: control.hardware,
                 app,
                 payload: message.payload,
             });

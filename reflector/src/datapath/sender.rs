@@ -4,15 +4,18 @@ use std::{
     collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
 use pathlab_record::{Realtime, Time};
-use pathlab_xdp::timestamping::{Control, TransmitKind};
+use pathlab_xdp::timestamping::{self, Control, TransmitKind};
 
-use super::name::{SendControl, SocketName, socket_address};
-use crate::sys;
+use super::{
+    name::{SendControl, SocketName, socket_address},
+    slots::TransmitSlots,
+};
+use crate::{clock::monotonic_now, sys};
 
 /// Messages of one read of the error queue.
 const BATCH: usize = 64;
@@ -24,13 +27,15 @@ const MOST_UNDELIVERED: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SendId(pub u32);
 
-/// Where on the way out a transmit stamp was taken.
+/// A transmit stamp, by where on the way out it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SentPlane {
+pub enum SentStamp {
     /// Entry into the queueing discipline.
-    Sched,
+    Sched(Time<Realtime>),
     /// Hand-over to the driver.
-    Kernel,
+    Kernel(Time<Realtime>),
+    /// The wire, in nanoseconds of the card's own clock.
+    Nic(i64),
 }
 
 /// A datagram that could not be delivered, as an ICMP message or this host's own stack said.
@@ -61,17 +66,24 @@ pub struct Sender {
     next: u32,
     /// `None` where transmit stamps are off.
     numbering: Option<Numbering>,
+    /// Where the card is to stamp: what to ask for with each send, and the card's registers.
+    nic: Option<(timestamping::Options, TransmitSlots)>,
     reports: sys::Batch,
     undelivered: VecDeque<Undelivered>,
     undelivered_total: u64,
 }
 
 impl Sender {
-    pub(super) fn new(fd: Arc<OwnedFd>, numbering: Option<Numbering>) -> Self {
+    pub(super) fn new(
+        fd: Arc<OwnedFd>,
+        numbering: Option<Numbering>,
+        nic: Option<(timestamping::Options, TransmitSlots)>,
+    ) -> Self {
         Self {
             fd,
             next: 0,
             numbering,
+            nic,
             reports: sys::Batch::new(BATCH, 0),
             undelivered: VecDeque::with_capacity(MOST_UNDELIVERED),
             undelivered_total: 0,
@@ -92,6 +104,12 @@ impl Sender {
         if self.numbering == Some(Numbering::Ours) {
             control.stamp_id(id.0);
         }
+        let slot = self.slot(id);
+        if let Some((options, slots)) = &self.nic
+            && slots.take(slot, monotonic_now())
+        {
+            control.stamps(timestamping::transmit_request(*options, true));
+        }
         let counting_along = self.numbering == Some(Numbering::Kernels);
         let flags = if counting_along { 0 } else { libc::MSG_DONTWAIT };
         let name = SocketName::from(to);
@@ -108,7 +126,15 @@ impl Sender {
         if built || !counting_along {
             self.next = self.next.wrapping_add(1);
         }
+        if let (Err(_), Some((_, slots))) = (&result, &self.nic) {
+            slots.give_back(slot);
+        }
         result.map(|()| id)
+    }
+
+    /// The name of a send among all sockets that share a card.
+    fn slot(&self, id: SendId) -> (i32, u32) {
+        (self.fd.as_raw_fd(), id.0)
     }
 
     /// Takes the transmit stamps that have arrived, in batches until the error queue is empty or `each` has had 4096; returns how
@@ -116,7 +142,7 @@ impl Sender {
     ///
     /// # Errors
     /// The kernel's answer to `recvmmsg(MSG_ERRQUEUE)`.
-    pub fn sent_stamps(&mut self, mut each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize> {
+    pub fn sent_stamps(&mut self, mut each: impl FnMut(SendId, SentStamp)) -> io::Result<usize> {
         let mut stamps = 0;
         for _ in 0..4096 / BATCH {
             let count = match self.reports.receive(self.fd.as_fd(), libc::MSG_ERRQUEUE) {
@@ -127,13 +153,19 @@ impl Sender {
             };
             for message in self.reports.messages(count) {
                 let control = Control::parse(message.control);
-                if let Some((report, stamp)) = control.transmit.zip(control.software) {
-                    let plane = match report.kind {
-                        TransmitKind::Sched => SentPlane::Sched,
-                        TransmitKind::Sent => SentPlane::Kernel,
-                    };
-                    each(SendId(report.id), plane, stamp);
-                    stamps += 1;
+                if let Some(report) = control.transmit {
+                    let id = SendId(report.id);
+                    let software = control.software.map(|time| match report.kind {
+                        TransmitKind::Sched => SentStamp::Sched(time),
+                        TransmitKind::Sent => SentStamp::Kernel(time),
+                    });
+                    if let (Some(_), Some((_, slots))) = (control.hardware, &self.nic) {
+                        slots.arrived((self.fd.as_raw_fd(), id.0));
+                    }
+                    for stamp in software.into_iter().chain(control.hardware.map(SentStamp::Nic)) {
+                        each(id, stamp);
+                        stamps += 1;
+                    }
                 } else if let Some((error, peer)) = control.error.zip(socket_address(message.name)) {
                     self.undelivered_total += 1;
                     if self.undelivered.len() < MOST_UNDELIVERED {

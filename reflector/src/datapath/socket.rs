@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::{Realtime, Time};
 use pathlab_xdp::timestamping;
 
 use super::{
     name::{SendControl, SocketName, domain, socket_address},
     receiver::{Datagram, Receiver},
-    sender::{Numbering, SendId, Sender, SentPlane},
+    sender::{Numbering, SendId, Sender, SentStamp},
+    slots::TransmitSlots,
 };
 use crate::{Error, sys};
 
@@ -31,6 +31,10 @@ pub struct SocketOptions {
     pub transmit_stamps: bool,
     /// Stamp what leaves at the entry into the queueing discipline as well.
     pub sched_stamps: bool,
+    /// Ask the card when datagrams came. Its receive filter is for somebody else to set; where it does not stamp, the stamp is absent.
+    pub nic_receive_stamps: bool,
+    /// Ask the card when datagrams left, as often as it has room. All sockets of one card share its slots: clone them.
+    pub nic_transmit_stamps: Option<TransmitSlots>,
     /// Receive buffer in bytes, beyond `net.core.rmem_max` where the process may; the kernel's default if absent.
     /// It holds transmit stamps, too.
     pub receive_buffer: Option<u32>,
@@ -50,6 +54,24 @@ impl SocketOptions {
     /// Receive and transmit stamps, without the queueing discipline's; everything else as the kernel has it.
     pub fn stamped() -> Self {
         Self { receive_stamps: true, transmit_stamps: true, ..Self::default() }
+    }
+
+    /// Whether anything is to be said of a send.
+    fn any_transmit_stamps(&self) -> bool {
+        self.transmit_stamps || self.sched_stamps || self.nic_transmit_stamps.is_some()
+    }
+
+    fn timestamping(&self) -> timestamping::Options {
+        timestamping::Options {
+            receive: self.receive_stamps,
+            // The kernel numbers the sends that ask for a stamp: beside the card's, which not every send asks for, every send has one.
+            transmit: self.transmit_stamps || self.nic_transmit_stamps.is_some(),
+            transmit_sched: self.sched_stamps,
+            receive_nic: self.nic_receive_stamps,
+            transmit_nic: self.nic_transmit_stamps.is_some(),
+            drops: false,
+            ..timestamping::Options::SOFTWARE
+        }
     }
 }
 
@@ -71,8 +93,11 @@ impl StampedSocket {
     /// The port is in use or privileged, the address or interface is not of this host, or the kernel refuses an option: never
     /// silently left out.
     pub fn bind(addr: SocketAddr, options: &SocketOptions) -> Result<Self, Error> {
-        let stamps = options.transmit_stamps || options.sched_stamps;
-        let numbering = if !stamps || kernel_takes_stamp_ids(addr)? { Numbering::Ours } else { Numbering::Kernels };
+        let numbering = if !options.any_transmit_stamps() || kernel_takes_stamp_ids(addr)? {
+            Numbering::Ours
+        } else {
+            Numbering::Kernels
+        };
         Self::bind_with(addr, options, numbering)
     }
 
@@ -87,10 +112,10 @@ impl StampedSocket {
             _ => failed("bind")(source),
         })?;
         let name = sys::socket_name(fd.as_fd()).map_err(failed("getsockname"))?;
-        let stamps = options.transmit_stamps || options.sched_stamps;
+        let nic = options.nic_transmit_stamps.clone().map(|slots| (options.timestamping(), slots));
         Ok(Self {
             receiver: Receiver::new(fd.clone()),
-            sender: Sender::new(fd, stamps.then_some(numbering)),
+            sender: Sender::new(fd, options.any_transmit_stamps().then_some(numbering), nic),
             local: socket_address(&name).unwrap_or(addr),
         })
     }
@@ -120,7 +145,7 @@ impl StampedSocket {
     ///
     /// # Errors
     /// As there.
-    pub fn sent_stamps(&mut self, each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize> {
+    pub fn sent_stamps(&mut self, each: impl FnMut(SendId, SentStamp)) -> io::Result<usize> {
         self.sender.sent_stamps(each)
     }
 
@@ -224,14 +249,7 @@ fn configure(
         set("IP_TTL", libc::IPPROTO_IP, libc::IP_TTL, TTL)?;
         set("IP_RECVERR", libc::IPPROTO_IP, libc::IP_RECVERR, report_errors.into())?;
     }
-    let stamping = timestamping::Options {
-        receive: options.receive_stamps,
-        transmit: options.transmit_stamps,
-        transmit_sched: options.sched_stamps,
-        drops: false,
-        ..timestamping::Options::SOFTWARE
-    };
-    timestamping::enable(socket, stamping).map_err(|source| Error::Option {
+    timestamping::enable(socket, options.timestamping()).map_err(|source| Error::Option {
         address,
         option: "SO_TIMESTAMPING",
         source,

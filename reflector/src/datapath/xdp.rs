@@ -88,6 +88,7 @@ impl DriverReflector {
             received_on: [(Plane::Xdp, counters[Counter::Replied])].into(),
             sent_on: BTreeMap::new(),
             nic_received: 0,
+            hw_coverage: Default::default(),
             clock_steps: 0,
             undelivered: 0,
             residence: None,

@@ -17,7 +17,7 @@ use super::{
     sessions::{SessionSpec, SocketPlan},
 };
 use crate::{
-    datapath::{Datagram, SendId, SentPlane},
+    datapath::{Datagram, SendId, SentStamp},
     wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, WireTime},
 };
 
@@ -63,7 +63,7 @@ pub trait World {
     ///
     /// # Errors
     /// As the kernel gave it.
-    fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize>;
+    fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentStamp)) -> io::Result<usize>;
 
     /// Sleeps until `until`, or until a socket has something: then puts it into `ready`, which comes empty.
     ///
@@ -267,12 +267,13 @@ impl<'a, W: World> Engine<'a, W> {
         let socket = ready.socket;
         if ready.stamps {
             let ids = &mut ids[socket];
-            let taken = world.sent_stamps(socket, |id, plane, time| {
-                let stamp = match plane {
-                    SentPlane::Sched => TransmitStamp::Sched(time),
-                    SentPlane::Kernel => TransmitStamp::Kernel(time),
+            let taken = world.sent_stamps(socket, |id, stamp| {
+                let stamp = match stamp {
+                    SentStamp::Sched(time) => TransmitStamp::Sched(time),
+                    SentStamp::Kernel(time) => TransmitStamp::Kernel(time),
+                    SentStamp::Nic(_) => return,
                 };
-                if let Some((session, seq)) = ids.find(id, plane) {
+                if let Some((session, seq)) = ids.find(id) {
                     matching.sent_stamp(session, seq, stamp, watch);
                 }
             });
@@ -333,9 +334,9 @@ fn blank_packet(size: usize) -> Vec<u8> {
     packet
 }
 
-/// Which packet a socket's send id stands for, until its kernel stamp has come. Bounded: the oldest gives way.
+/// Which packet a socket's send id stands for; a send may have several stamps, the card's last. Bounded: the oldest gives way.
 #[derive(Debug, Default)]
-struct Ids(VecDeque<(u32, usize, u32, bool)>);
+struct Ids(VecDeque<(u32, usize, u32)>);
 
 impl Ids {
     const MOST: usize = 4096;
@@ -344,10 +345,10 @@ impl Ids {
         if self.0.len() == Self::MOST {
             self.0.pop_front();
         }
-        self.0.push_back((id.0, session, seq, false));
+        self.0.push_back((id.0, session, seq));
     }
 
-    fn find(&mut self, id: SendId, plane: SentPlane) -> Option<(usize, u32)> {
+    fn find(&self, id: SendId) -> Option<(usize, u32)> {
         let first = self.0.front()?.0;
         // Ids only grow, modulo 2^32; where the kernel left none out, the place is the distance.
         let distance = id.0.wrapping_sub(first) as usize;
@@ -355,13 +356,7 @@ impl Ids {
             Some(entry) if entry.0 == id.0 => distance,
             _ => self.0.binary_search_by_key(&distance, |entry| entry.0.wrapping_sub(first) as usize).ok()?,
         };
-        let (_, session, seq, _) = self.0[place];
-        if matches!(plane, SentPlane::Kernel) {
-            self.0[place].3 = true;
-            while self.0.front().is_some_and(|entry| entry.3) {
-                self.0.pop_front();
-            }
-        }
+        let (_, session, seq) = self.0[place];
         Some((session, seq))
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::{Interval, Monotonic, Realtime, Time};
+use pathlab_record::{Interval, Monotonic, Time};
 
 use super::{
     engine::{Now, Ready, World},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::{monotonic_now, realtime_now},
-    datapath::{Datagram, SendId, SentPlane, StampedSocket, Undelivered},
+    datapath::{Datagram, SendId, SentStamp, StampedSocket, Undelivered},
 };
 
 /// Sockets that one wait can report; the others are reported by the next.
@@ -126,7 +126,7 @@ impl World for Host<'_> {
         self.sockets[socket].receive(each)
     }
 
-    fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize> {
+    fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentStamp)) -> io::Result<usize> {
         let taken = self.sockets[socket].sent_stamps(each)?;
         // Bounded: the kernel reports only addresses that we have sent to.
         let (_, sender) = self.sockets[socket].halves();

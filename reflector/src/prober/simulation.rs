@@ -23,7 +23,7 @@ use super::{
     summary::Row,
 };
 use crate::{
-    datapath::{Datagram, SendId, SentPlane},
+    datapath::{Datagram, SendId, SentStamp},
     wire::{ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket},
 };
 
@@ -208,6 +208,7 @@ impl World for Simulation {
                 ttl: None,
                 traffic_class: None,
                 kernel: Some(real(*kernel)),
+                nic: None,
                 app: real(self.now),
                 payload: packet.as_bytes(),
             });
@@ -215,11 +216,11 @@ impl World for Simulation {
         Ok(due.len())
     }
 
-    fn sent_stamps(&mut self, _: usize, mut each: impl FnMut(SendId, SentPlane, Time<Realtime>)) -> io::Result<usize> {
+    fn sent_stamps(&mut self, _: usize, mut each: impl FnMut(SendId, SentStamp)) -> io::Result<usize> {
         let due = self.due(|event| matches!(event, Event::Stamp { .. }));
         for event in &due {
             let Event::Stamp { id, kernel } = event else { continue };
-            each(SendId(*id), SentPlane::Kernel, real(*kernel));
+            each(SendId(*id), SentStamp::Kernel(real(*kernel)));
         }
         Ok(due.len())
     }

@@ -282,6 +282,17 @@ mod tests {
         }
     }
 
+    /// With `OPT_TX_SWHW` a send has two reports of the same place, each with its own stamp.
+    #[test]
+    fn the_cards_report_of_a_send_is_told_from_the_drivers() {
+        let report = extended_error(libc::ENOMSG, libc::SO_EE_ORIGIN_TIMESTAMPING, 0, 41);
+        let driver = Control::parse(&[stamps((5, 6), (0, 0)), report.clone()].concat());
+        assert_eq!((driver.software, driver.hardware), (Some(Time::from_nanos(5_000_000_006)), None));
+        let card = Control::parse(&[stamps((0, 0), (7, 8)), report].concat());
+        assert_eq!((card.software, card.hardware), (None, Some(7_000_000_008)));
+        assert_eq!((driver.transmit, card.transmit), (card.transmit, driver.transmit));
+    }
+
     #[test]
     fn real_errors_and_acknowledgements_are_no_transmit_reports() {
         let icmp = extended_error(libc::ECONNREFUSED, libc::SO_EE_ORIGIN_ICMP, 0, 0);

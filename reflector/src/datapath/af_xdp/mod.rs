@@ -236,6 +236,7 @@ impl AfXdpReflector {
             received_on,
             sent_on: by_plane(account.sent_on),
             nic_received: account.nic_received,
+            hw_coverage: Default::default(),
             clock_steps: account.clock_steps,
             undelivered: 0,
             residence: account.residence.quantiles(),

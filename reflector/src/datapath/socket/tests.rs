@@ -30,11 +30,11 @@ fn receive_all(socket: &mut StampedSocket, count: usize, mut each: impl FnMut(Da
     assert_eq!(seen, count);
 }
 
-fn stamps_of(socket: &mut StampedSocket, count: usize) -> Vec<(u32, SentPlane, Time<Realtime>)> {
+fn stamps_of(socket: &mut StampedSocket, count: usize) -> Vec<(u32, SentStamp)> {
     let mut stamps = Vec::new();
     while stamps.len() < count {
         wait(socket);
-        socket.sent_stamps(|id, plane, time| stamps.push((id.0, plane, time))).expect("error queue");
+        socket.sent_stamps(|id, stamp| stamps.push((id.0, stamp))).expect("error queue");
     }
     stamps
 }
@@ -54,7 +54,7 @@ fn every_datagram_is_stamped_on_every_plane_in_both_families() {
                     break;
                 }
             }
-            while a.sent_stamps(|_, _, _| {}).expect("error queue") > 0 {}
+            while a.sent_stamps(|_, _| {}).expect("error queue") > 0 {}
 
             let before = crate::clock::realtime_now();
             let sent: Vec<_> = (0..100)
@@ -72,11 +72,40 @@ fn every_datagram_is_stamped_on_every_plane_in_both_families() {
                 next += 1;
             });
             let stamps = stamps_of(&mut a, 200);
-            for plane in [SentPlane::Sched, SentPlane::Kernel] {
-                let ids: Vec<_> = stamps.iter().filter(|stamp| stamp.1 == plane).map(|stamp| stamp.0).collect();
-                assert_eq!(ids, sent, "{plane:?} {numbering:?} {address}");
+            for sched in [true, false] {
+                let of_plane = stamps.iter().filter_map(|(id, stamp)| match *stamp {
+                    SentStamp::Sched(time) if sched => Some((*id, time)),
+                    SentStamp::Kernel(time) if !sched => Some((*id, time)),
+                    _ => None,
+                });
+                let (ids, times): (Vec<_>, Vec<_>) = of_plane.unzip();
+                assert_eq!(ids, sent, "sched: {sched}, {numbering:?} {address}");
+                assert!(times.iter().all(|time| *time >= before));
             }
-            assert!(stamps.iter().all(|stamp| stamp.2 >= before));
+        }
+    }
+}
+
+/// The loopback interface has no card: what is asked of one is absent, costs no software stamp, and the one slot stays taken.
+#[test]
+fn asking_a_card_that_is_not_there_costs_no_other_stamp() {
+    for numbering in [Numbering::Ours, Numbering::Kernels] {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let slots = TransmitSlots::new(Some(1));
+            let options = SocketOptions {
+                nic_receive_stamps: true,
+                nic_transmit_stamps: Some(slots.clone()),
+                ..SocketOptions::stamped()
+            };
+            let (mut a, mut b) = pair(address, &options, numbering);
+            let sent: Vec<_> = (0..20).map(|_| a.send(b.local_addr(), None, b"now").expect("send").0).collect();
+            let stamps = stamps_of(&mut a, 20);
+            assert_eq!(stamps.iter().map(|stamp| stamp.0).collect::<Vec<_>>(), sent, "{numbering:?} {address}");
+            assert!(stamps.iter().all(|(_, stamp)| matches!(stamp, SentStamp::Kernel(_))), "{stamps:?}");
+            receive_all(&mut b, 20, |datagram| assert_eq!(datagram.nic, None));
+            let counts = slots.counts();
+            assert_eq!((counts.sends, counts.stamped), (20, 0));
+            assert!(counts.asked >= 1 && counts.asked == counts.overdue + 1, "{counts:?}");
         }
     }
 }
