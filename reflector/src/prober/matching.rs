@@ -11,7 +11,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use pathlab_record::{Interval, Ledger, Monotonic, Outcome, Realtime, Stamps, Time};
 
-use super::passage::{Departure, Ipdv, Passage, Reply};
+use super::{
+    legs::{Answered, Leg, Legs},
+    passage::{Departure, Ipdv, Passage, Reply},
+};
 
 /// Where settled packets go. The in-memory twin is `Vec<(usize, Settled)>`.
 pub trait Sink {
@@ -68,8 +71,12 @@ pub struct Counts {
     pub lost_forward: u64,
     /// Lost on the way back, as the reflector's sequence numbers show.
     pub lost_return: u64,
-    /// Lost, direction unknown.
+    /// Lost, and nobody knows where this very packet was.
     pub lost_unknown: u64,
+    /// Of `lost_unknown`: so many were lost on the way to the reflector, as its count shows, though not which.
+    pub unknown_forward: u64,
+    /// Of `lost_unknown`: so many were lost on the way back.
+    pub unknown_return: u64,
     /// Replies beyond the first.
     pub duplicates: u64,
     /// Replies in time that came after the reply to a later packet (RFC 4737, section 3).
@@ -98,6 +105,8 @@ impl Counts {
         self.lost_forward += other.lost_forward;
         self.lost_return += other.lost_return;
         self.lost_unknown += other.lost_unknown;
+        self.unknown_forward += other.unknown_forward;
+        self.unknown_return += other.unknown_return;
         self.duplicates += other.duplicates;
         self.reordered += other.reordered;
         self.stale += other.stale;
@@ -130,10 +139,8 @@ struct Session {
     predecessor: Option<Passage>,
     /// Highest sequence number answered in time, plus one: NextExp of RFC 4737.
     next_expected: u32,
-    /// Sequence numbers (ours, the reflector's) of the last answered packet to leave the window.
-    answered: Option<(u32, u32)>,
-    /// The reflector was seen to count by itself.
-    stateful: bool,
+    /// What the reflector's own numbers say of lost packets.
+    legs: Legs,
 }
 
 #[derive(Clone, Debug)]
@@ -216,12 +223,14 @@ impl Matching {
         let departure = flight.departure;
         match &mut flight.state {
             State::Waiting => {}
-            State::Answered(..) => {
+            State::Answered(first, _) => {
                 entry.counts.duplicates += 1;
+                entry.legs.heard_again(first.reflector_seq, reply.reflector_seq);
                 return true;
             }
-            State::Settled { duplicated, .. } => {
+            State::Settled { duplicated, reflector_seq, .. } => {
                 entry.counts.duplicates += 1;
+                entry.legs.heard_again(*reflector_seq, reply.reflector_seq);
                 // One sample a packet at most: a peer that repeats itself fills a counter, not a disk.
                 if !std::mem::replace(duplicated, true) {
                     let passage = Passage { departure, reply };
@@ -230,7 +239,7 @@ impl Matching {
                 return true;
             }
         }
-        entry.stateful |= reply.reflector_seq != reply.seq;
+        entry.legs.heard(Answered { ours: reply.seq, theirs: reply.reflector_seq });
         let arrived = reply.a4_kernel.unwrap_or(reply.a4_app);
         let outcome = if (arrived - departure.a1_app).as_nanos() > self.patience.timeout.as_nanos() as i64 {
             Outcome::Late
@@ -340,40 +349,29 @@ impl Session {
     fn retire(&mut self, session: usize, sink: &mut impl Sink) {
         self.settle_answered(session, 0, sink);
         let seq = self.seq(0);
-        if let State::Waiting = self.window[0].state {
-            let outcome = self.loss_direction(seq);
+        let Some(flight) = self.window.pop_front() else { return };
+        self.predecessor = flight.received().copied();
+        let first = seq.wrapping_add(1);
+        let later = self.window.iter().enumerate().filter_map(|(index, flight)| {
+            Some(Answered { ours: first.wrapping_add(index as u32), theirs: flight.reflector_seq()? })
+        });
+        let Some(theirs) = flight.reflector_seq() else {
+            let outcome = match self.legs.retire_lost(seq, self.next_seq, later) {
+                Leg::Forward => Outcome::LostForward,
+                Leg::Return => Outcome::LostReturn,
+                Leg::Unknown => Outcome::Lost,
+            };
             match outcome {
                 Outcome::LostForward => self.counts.lost_forward += 1,
                 Outcome::LostReturn => self.counts.lost_return += 1,
                 _ => self.counts.lost_unknown += 1,
             }
-            sink.settled(session, Settled::lost(seq, outcome, &self.window[0].departure));
-        }
-        let Some(flight) = self.window.pop_front() else { return };
-        self.predecessor = flight.received().copied();
-        if let Some(theirs) = flight.reflector_seq() {
-            self.answered = Some((seq, theirs));
-        }
-    }
-
-    /// Says on which leg the lost packet `seq`, the oldest in the window, went missing.
-    ///
-    /// A stateful reflector counts its replies. Between the answered packets around the gap it counted either all of the gap
-    /// (the replies were lost), or none of it (they never arrived). Anything between leaves this packet's direction open, and so
-    /// does a stateless reflector, whose numbers say nothing.
-    fn loss_direction(&self, seq: u32) -> Outcome {
-        let after = self.window.iter().enumerate().find_map(|(index, flight)| Some((index, flight.reflector_seq()?)));
-        let (Some((index, theirs_after)), Some((before, theirs_before)), true) = (after, self.answered, self.stateful)
-        else {
-            return Outcome::Lost;
+            sink.settled(session, Settled::lost(seq, outcome, &flight.departure));
+            return;
         };
-        let gap = self.seq(index).wrapping_sub(before).wrapping_sub(1);
-        debug_assert!(seq.wrapping_sub(before) <= gap);
-        match theirs_after.wrapping_sub(theirs_before).wrapping_sub(1) {
-            0 => Outcome::LostForward,
-            counted if counted == gap => Outcome::LostReturn,
-            _ => Outcome::Lost,
-        }
+        let (forward, back) = self.legs.retire_answered(Answered { ours: seq, theirs }, later);
+        self.counts.unknown_forward += forward;
+        self.counts.unknown_return += back;
     }
 }
 

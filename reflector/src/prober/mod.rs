@@ -38,6 +38,7 @@ mod engine;
 mod error;
 mod fan;
 mod host;
+mod legs;
 mod matching;
 mod output;
 mod passage;
