@@ -27,13 +27,14 @@ enum reflector_counter {
 	REFLECTOR_SOURCE_MULTICAST,
 	REFLECTOR_SOURCE_UNSPECIFIED,	/* 0.0.0.0/8, :: */
 	REFLECTOR_SOURCE_LOOPBACK,	/* 127.0.0.0/8, ::1 */
+	REFLECTOR_NOT_ALLOWED,		/* in no prefix of ALLOWED */
 	REFLECTOR_COUNTERS,
 };
 
 struct reflector_counters {
 	u64 count[REFLECTOR_COUNTERS];
 };
-_Static_assert(sizeof(struct reflector_counters) == 112, "abi.rs: COUNTERS");
+_Static_assert(sizeof(struct reflector_counters) == 120, "abi.rs: COUNTERS");
 
 /* The one entry of map CLOCK: what changes while the reflector runs. */
 struct reflector_clock {
@@ -71,6 +72,14 @@ _Static_assert(sizeof(struct address_slot) == 32, "abi.rs: SlotRecord");
 #define ADDRESS_HASH 0x9e3779b1
 #define ADDRESS_CROWDED 3
 
+/* Key of map ALLOWED; IPv4 prefixes are 96 longer, as part of ::ffff:0:0/96. */
+struct prefix {
+	u32 length;
+	struct address address;
+};
+_Static_assert(sizeof(struct prefix) == 20, "allow.rs: PrefixKey");
+#define PREFIXES_MAX 1024
+
 /* Which requests to our port and addresses the driver does not answer itself. */
 enum hand_over {
 	HAND_OVER_NOTHING = 0,
@@ -100,7 +109,8 @@ struct xsk_record {
 	u64 nic;		/* the card's stamp, ns of its own clock; 0 is absent */
 	u64 xdp;		/* CLOCK_TAI at entry, ns */
 	u32 hash;
-	u32 hash_type;		/* enum xdp_rss_hash_type */
+	u16 hash_type;		/* enum xdp_rss_hash_type: nine bits as of Linux 6.18 */
+	u16 cpu;		/* that ran the program: the one of the queue's interrupt */
 	s16 nic_rc;		/* of bpf_xdp_metadata_rx_timestamp */
 	s16 hash_rc;		/* of bpf_xdp_metadata_rx_hash */
 	u16 queue;

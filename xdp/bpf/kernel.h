@@ -32,6 +32,7 @@ enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_XSKMAP = 17,
 };
 
@@ -43,6 +44,9 @@ enum xdp_action {
 	XDP_REDIRECT,
 };
 
+/* map_flags: what a trie must be made with. */
+#define BPF_F_NO_PREALLOC 1
+
 struct xdp_md {
 	u32 data;
 	u32 data_end;
@@ -53,6 +57,7 @@ struct xdp_md {
 };
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static long (*const bpf_xdp_adjust_meta)(struct xdp_md *context, int delta) = (void *)54;
 static u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208; /* since 6.1 */

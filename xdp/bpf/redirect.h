@@ -26,9 +26,12 @@ static INLINE bool has_socket(u32 queue)
 /* What the driver knows of the packet; `bound` is whether it can be asked. */
 static INLINE void ask_the_card(struct xdp_md *context, struct xsk_record *record, bool bound)
 {
+	u32 hash_type = 0;
+
 	if (bound) {
 		record->nic_rc = bpf_xdp_metadata_rx_timestamp(context, &record->nic);
-		record->hash_rc = bpf_xdp_metadata_rx_hash(context, &record->hash, &record->hash_type);
+		record->hash_rc = bpf_xdp_metadata_rx_hash(context, &record->hash, &hash_type);
+		record->hash_type = hash_type;
 	} else {
 		record->nic_rc = -EOPNOTSUPP;
 		record->hash_rc = -EOPNOTSUPP;
@@ -40,6 +43,7 @@ static INLINE bool write_record(struct xdp_md *context, struct xsk_record *recor
 {
 	struct xsk_record *place;
 
+	record->cpu = bpf_get_smp_processor_id();
 	record->queue = context->rx_queue_index;
 	record->magic = XSK_RECORD_MAGIC;
 	if (bpf_xdp_adjust_meta(context, -(int)sizeof(*record)))

@@ -19,6 +19,7 @@
 
 #include "abi.h"
 #include "addresses.h"
+#include "allow.h"
 #include "csum.h"
 #include "parse.h"
 #include "redirect.h"
@@ -99,6 +100,8 @@ static INLINE enum reflector_counter judge(const struct datagram *d)
 		return REFLECTOR_SOURCE_OURS;
 	if (verdict == REFLECTOR_REPLIED && known == ADDRESS_BROADCAST)
 		return REFLECTOR_SOURCE_BROADCAST;
+	if (verdict == REFLECTOR_REPLIED && !allowed(d))
+		return REFLECTOR_NOT_ALLOWED;
 	return verdict;
 }
 

@@ -33,7 +33,7 @@ macro_rules! counters {
 }
 
 /// `REFLECTOR_COUNTERS`.
-pub(crate) const COUNTERS: usize = 14;
+pub(crate) const COUNTERS: usize = 15;
 
 counters! {
     /// Not ours: left to the stack as it was.
@@ -64,6 +64,8 @@ counters! {
     SourceUnspecified = "source_unspecified",
     /// From 127.0.0.0/8 or `::1`.
     SourceLoopback = "source_loopback",
+    /// In no prefix of the allowlist.
+    NotAllowed = "not_allowed",
 }
 
 impl Counter {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::{Error, XdpMode, xsk::NicStamps};
+use crate::{Error, XdpMode, allow, xsk::NicStamps};
 
 /// Which of the requests that deserve a reply the driver leaves to others: to the AF_XDP socket of their queue
 /// ([`crate::XdpReflector::add`]), or, where there is none, to the stack and so to a UDP socket.
@@ -40,6 +40,9 @@ pub struct XdpReflectorConfig {
     ///
     /// What is addressed elsewhere passes, also when it is routed through this host.
     pub local: Vec<IpAddr>,
+    /// The sources that are answered, as address and prefix length; empty: all. Others are dropped and counted
+    /// ([`crate::Counter::NotAllowed`]), whatever [`Self::hand_over`] says.
+    pub allow: Vec<(IpAddr, u8)>,
     /// Which mode to ask for.
     pub mode: XdpMode,
     /// The Error Estimate of every reply until [`crate::XdpReflector::update_clock`] says another: S, Z, Scale, Multiplier
@@ -60,6 +63,7 @@ impl XdpReflectorConfig {
         Self {
             port,
             local: Vec::new(),
+            allow: Vec::new(),
             mode: XdpMode::Auto,
             error_estimate: Self::UNSYNCHRONISED,
             hand_over: HandOver::Nothing,
@@ -72,6 +76,7 @@ impl XdpReflectorConfig {
             return Err(Error::PortZero);
         }
         check_error_estimate(self.error_estimate)?;
+        allow::check(&self.allow)?;
         self.local.iter().try_for_each(|address| check_unicast(*address))
     }
 }

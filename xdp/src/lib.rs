@@ -42,6 +42,7 @@
 //! AF_XDP sockets ([`XdpReflector::add`]) or to the stack.
 
 mod abi;
+mod allow;
 mod attach;
 mod clock;
 mod config;

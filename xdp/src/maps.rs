@@ -18,6 +18,7 @@ use crate::{
         self, ADDRESS_BROADCAST, ADDRESS_CROWDED, ADDRESS_OURS, ADDRESS_SLOTS, ADDRESSES_MAX, AddressKey, COUNTERS,
         ClockRecord, SlotRecord,
     },
+    allow::Allowed,
     interface::Interface,
     xsk::XskSocket,
 };
@@ -27,6 +28,7 @@ pub(crate) struct Maps {
     clock: Array<MapData, ClockRecord>,
     addresses: Addresses,
     sockets: Sockets,
+    allowed: Allowed,
 }
 
 impl fmt::Debug for Maps {
@@ -43,6 +45,7 @@ impl Maps {
             clock: typed(ebpf, "CLOCK")?,
             addresses: Addresses::take(ebpf)?,
             sockets: Sockets::take(ebpf)?,
+            allowed: Allowed::take(ebpf)?,
         })
     }
 
@@ -54,6 +57,10 @@ impl Maps {
     pub(crate) fn set_clock(&mut self, tai_minus_utc: Interval, error_estimate: u16) -> Result<(), Error> {
         let record = abi::clock_record(tai_minus_utc, error_estimate);
         self.clock.set(0, record, 0).map_err(|source| failed("CLOCK", source))
+    }
+
+    pub(crate) fn allow(&mut self, prefixes: &[(IpAddr, u8)]) -> Result<(), Error> {
+        self.allowed.add(prefixes)
     }
 
     pub(crate) fn add_socket(&mut self, socket: &XskSocket, interface: &Interface) -> Result<(), Error> {

@@ -55,10 +55,11 @@ impl ReflectorProgram {
     fn object(config: &XdpReflectorConfig, t2: u64, t3: u64) -> Result<Object, Error> {
         config.check()?;
         let mut loader = EbpfLoader::new();
-        let hand_over = config.hand_over.number();
+        let (hand_over, allowlist) = (config.hand_over.number(), u8::from(!config.allow.is_empty()));
         loader
             .override_global("PORT", &config.port, true)
             .override_global("HAND_OVER", &hand_over, true)
+            .override_global("ALLOWLIST", &allowlist, true)
             .override_global("FIXED_T2", &t2, true)
             .override_global("FIXED_T3", &t3, true);
         Object::load(&mut loader, REFLECTOR, ENTRIES.plain)
@@ -68,6 +69,7 @@ impl ReflectorProgram {
     fn with_maps(mut object: Object, config: &XdpReflectorConfig) -> Result<Self, Error> {
         let mut maps = Maps::take(&mut object.ebpf)?;
         maps.set_clock(tai_minus_utc()?, config.error_estimate)?;
+        maps.allow(&config.allow)?;
         maps.set_addresses(&config.local, &[])?;
         Ok(Self { object, maps })
     }

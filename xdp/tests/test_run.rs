@@ -287,6 +287,108 @@ fn what_the_parser_leaves_to_the_stack_passes() {
     expect(&program, &arp, Counter::Passed);
 }
 
+/// `headers` put between the IP header and the UDP header of a packet that is otherwise right.
+fn with_headers(frame: &Frame, headers: &[u8], next_header: u8) -> Vec<u8> {
+    let (mut bytes, ip, udp) = (frame.bytes(), frame.ip_offset(), frame.udp_offset());
+    bytes.splice(udp..udp, headers.iter().copied());
+    let length_at = if frame.source.is_ipv4() { ip + 2 } else { ip + 4 };
+    let length = u16::from_be_bytes([bytes[length_at], bytes[length_at + 1]]) + headers.len() as u16;
+    bytes[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+    if frame.source.is_ipv4() {
+        bytes[ip] += (headers.len() / 4) as u8;
+        bytes[ip + 10..ip + 12].fill(0);
+        let words = bytes[ip..udp + headers.len()].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+        let sum: u32 = words.sum();
+        let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+        bytes[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        bytes[ip + 6] = next_header;
+    }
+    bytes
+}
+
+/// Packets that are right in every octet and yet are the stack's: a reply would have to know what the options and headers want.
+#[test]
+fn options_and_extension_headers_pass_in_every_tagging_whoever_gets_the_rest() {
+    if !root_or_skip("options_and_extension_headers_pass_in_every_tagging_whoever_gets_the_rest") {
+        return;
+    }
+    let (router_alert, timestamps) = ([0x94, 4, 0, 0], [0x44, 8, 5, 0, 0, 0, 0, 0]);
+    let (padding, routing) = ([17, 0, 1, 4, 0, 0, 0, 0], [17, 0, 4, 0, 0, 0, 0, 0]);
+    let fragment = [17, 0, 0, 0, 0, 0, 0, 1];
+    for hand_over in [HandOver::Nothing, HandOver::Longer, HandOver::All] {
+        let config = XdpReflectorConfig { hand_over, ..config() };
+        let program = ReflectorProgram::load_with_fixed_clock(&config, T2, T3).expect("loads");
+        for vlans in [vec![], vec![7], vec![100, 7]] {
+            for length in [44, 200] {
+                let v4 = Frame { vlans: vlans.clone(), ..Frame::v4(request(length)) };
+                for options in [&[1, 1, 1, 0][..], &router_alert, &timestamps, &[1; 40]] {
+                    let bytes = with_headers(&v4, options, 0);
+                    let ip = etherparse::Ipv4HeaderSlice::from_slice(&bytes[v4.ip_offset()..]).expect("a header");
+                    assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum(), "a right packet");
+                    expect(&program, &bytes, Counter::Passed);
+                }
+                let v6 = Frame { vlans: vlans.clone(), ..Frame::v6(request(length)) };
+                for (kind, header) in [(0, padding), (60, padding), (43, routing), (44, fragment)] {
+                    expect(&program, &with_headers(&v6, &header, kind), Counter::Passed);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn with_an_allowlist_only_its_prefixes_are_answered_or_handed_over() {
+    if !root_or_skip("with_an_allowlist_only_its_prefixes_are_answered_or_handed_over") {
+        return;
+    }
+    let prefix = |address: &str, length| (address.parse::<IpAddr>().expect("an address"), length);
+    let allow = vec![prefix("198.51.100.0", 25), prefix("203.0.113.9", 32), prefix("2001:db8:1::", 48)];
+    let sources = [
+        ("198.51.100.7", true),
+        ("198.51.100.127", true),
+        ("198.51.100.128", false),
+        ("203.0.113.9", true),
+        ("203.0.113.8", false),
+        ("2001:db8:1::7", true),
+        ("2001:db8:1:ffff::1", true),
+        ("2001:db8:2::7", false),
+        // the mapped form of an allowed IPv4 address is another address when it comes in an IPv6 header, and never rightly there
+        ("::ffff:198.51.101.7", false),
+    ];
+    let frame = |address: &str, length| {
+        let source: IpAddr = address.parse().expect("an address");
+        Frame::between(source, if source.is_ipv4() { OUR_V4 } else { OUR_V6 }, request(length))
+    };
+    let config = XdpReflectorConfig { allow: allow.clone(), ..config() };
+    let program = ReflectorProgram::load_with_fixed_clock(&config, T2, T3).expect("loads");
+    for (address, answered) in sources {
+        if answered {
+            expect_reply(&program, &frame(address, 44));
+        } else {
+            expect(&program, &frame(address, 44).bytes(), Counter::NotAllowed);
+        }
+        expect(&program, &frame(address, 43).bytes(), Counter::Short);
+    }
+    for hand_over in [HandOver::Longer, HandOver::All] {
+        let config = XdpReflectorConfig { hand_over, ..config.clone() };
+        let program = ReflectorProgram::load_with_fixed_clock(&config, T2, T3).expect("loads");
+        for (address, answered) in sources {
+            let before = program.counters().expect("counters");
+            let outcome = program.test_run(&frame(address, 200).bytes()).expect("runs");
+            let after = program.counters().expect("counters");
+            let counter = if answered { Counter::HandedToStack } else { Counter::NotAllowed };
+            assert_eq!(outcome.action, if answered { Action::Pass } else { Action::Drop }, "{address}");
+            assert_eq!(after[counter] - before[counter], 1, "{address}, {hand_over:?}");
+        }
+    }
+    // a list of everybody is a list
+    let everybody = XdpReflectorConfig { allow: vec![prefix("0.0.0.0", 0)], ..config };
+    let program = ReflectorProgram::load_with_fixed_clock(&everybody, T2, T3).expect("loads");
+    expect_reply(&program, &frame("9.9.9.9", 44));
+    expect(&program, &frame("2001:db8:1::7", 44).bytes(), Counter::NotAllowed);
+}
+
 #[test]
 fn dont_fragment_is_no_fragment() {
     if !root_or_skip("dont_fragment_is_no_fragment") {

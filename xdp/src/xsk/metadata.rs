@@ -28,6 +28,8 @@ pub struct Record {
     pub hash: Option<Hash>,
     /// The receive queue, as the program saw it.
     pub queue: u16,
+    /// The CPU that ran the program: the one that the queue's interrupt goes to.
+    pub cpu: u16,
 }
 
 /// A receive-side scaling hash.
@@ -36,7 +38,7 @@ pub struct Hash {
     /// The hash.
     pub value: u32,
     /// Which headers went into it: `enum xdp_rss_hash_type`.
-    pub kind: u32,
+    pub kind: u16,
 }
 
 impl Record {
@@ -51,13 +53,14 @@ impl Record {
         }
         let (nic, xdp) = (u64::from_ne_bytes(field(bytes, 0)), u64::from_ne_bytes(field(bytes, 8)));
         let (nic_rc, hash_rc) = (i16::from_ne_bytes(field(bytes, 24)), i16::from_ne_bytes(field(bytes, 26)));
-        let hash = Hash { value: u32::from_ne_bytes(field(bytes, 16)), kind: u32::from_ne_bytes(field(bytes, 20)) };
+        let hash = Hash { value: u32::from_ne_bytes(field(bytes, 16)), kind: u16::from_ne_bytes(field(bytes, 20)) };
         Some(Self {
             nic: present(nic).filter(|_| nic_rc == 0),
             nic_rc,
             xdp: present(xdp).map(Time::from_nanos),
             hash: (hash_rc == 0).then_some(hash),
             queue: u16::from_ne_bytes(field(bytes, 28)),
+            cpu: u16::from_ne_bytes(field(bytes, 22)),
         })
     }
 
@@ -134,7 +137,8 @@ mod tests {
         bytes.extend(nic.to_ne_bytes());
         bytes.extend(xdp.to_ne_bytes());
         bytes.extend(0xfeed_beef_u32.to_ne_bytes());
-        bytes.extend(0x24_u32.to_ne_bytes());
+        bytes.extend(0x24_u16.to_ne_bytes());
+        bytes.extend(3_u16.to_ne_bytes());
         bytes.extend(nic_rc.to_ne_bytes());
         bytes.extend(hash_rc.to_ne_bytes());
         bytes.extend(7_u16.to_ne_bytes());
@@ -153,6 +157,7 @@ mod tests {
                 xdp: Some(Time::from_nanos(2_000)),
                 hash: Some(Hash { value: 0xfeed_beef, kind: 0x24 }),
                 queue: 7,
+                cpu: 3,
             })
         );
     }

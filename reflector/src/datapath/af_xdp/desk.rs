@@ -223,7 +223,7 @@ mod tests {
     }
 
     fn record(nic: Option<i64>, xdp: Option<i64>) -> Record {
-        Record { nic, nic_rc: 0, xdp: xdp.map(Time::from_nanos), hash: None, queue: 0 }
+        Record { nic, nic_rc: 0, xdp: xdp.map(Time::from_nanos), hash: None, queue: 0, cpu: 0 }
     }
 
     /// T2 of the reply and its plane.
