@@ -1,5 +1,7 @@
 //! `pathlab reflect`: a STAMP Session-Reflector on this host.
 
+mod rings;
+
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use anyhow::Result;
@@ -8,14 +10,12 @@ use pathlab_record::Plane;
 use pathlab_reflector::{
     Prefix, Reflector, ReflectorConfig, ReflectorReport,
     datapath::{AfXdpConfig, AfXdpReflector, SocketOptions},
-    session::{RateLimit, Rules},
+    session::{Limiter, Limits, RateLimit, Rules},
 };
-use pathlab_xdp::{
-    XdpMode,
-    xsk::{BindMode, BusyPoll, CopyMode, XskOptions},
-};
+use pathlab_xdp::{XdpMode, xsk::BindMode};
 use tracing::{info, warn};
 
+use self::rings::Rings;
 use crate::{
     Global, duration,
     exit::{Exit, Misuse},
@@ -38,33 +38,30 @@ pub(crate) struct Reflect {
     /// How the XDP program is attached: by the driver itself, or by the stack on its behalf
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     xdp_mode: Mode,
-    /// Whether the card itself reads and writes the packets' memory (afxdp and xdp datapaths)
-    #[arg(long, value_enum, default_value_t = Bind::Auto)]
-    copy: Bind,
     /// Receive queue to answer on, a worker each; may be given more than once; all if not given (afxdp and xdp datapaths)
     #[arg(long = "queue", value_name = "N")]
     queues: Vec<u32>,
-    /// Entries of each ring of an AF_XDP socket, a power of two
-    #[arg(long, value_name = "N", default_value_t = 2048)]
-    ring: u32,
-    /// Frames of an AF_XDP socket, of 2048 bytes each; twice the ring if not given
-    #[arg(long, value_name = "N")]
-    frames: Option<u32>,
-    /// Look for packets without pause instead of waiting for an interrupt: one CPU a queue (afxdp and xdp datapaths)
-    #[arg(long)]
-    busy_poll: bool,
-    /// Answer senders of this prefix alone; may be given more than once (socket and afxdp datapaths)
+    /// Answer senders of this prefix alone; may be given more than once
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<Prefix>,
-    /// At most so many replies a second to one source (socket and afxdp datapaths; with afxdp on each queue)
+    /// At most so many replies a second to one source, an IPv4 address or IPv6 /64 (socket and afxdp datapaths)
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
+    /// At most so many replies a second to one network, an IPv4 /24 or IPv6 /48 (socket and afxdp datapaths)
+    #[arg(long, value_name = "N")]
+    rate_prefix: Option<NonZeroU32>,
+    /// At most so many replies a second in all (socket and afxdp datapaths)
+    #[arg(long, value_name = "N")]
+    rate_total: Option<NonZeroU32>,
     /// Number replies by session instead of copying the sender's number, so that it can tell in which direction a packet was lost
     #[arg(long)]
     stateful: bool,
     /// Wait before each reply: for tests that ask in which term of the ledger a delay appears
     #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
     fault_delay_tx: Option<Duration>,
+    // Last: its heading would stand above all that follows.
+    #[command(flatten)]
+    rings: Rings,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,13 +73,6 @@ enum Datapath {
     Afxdp,
     /// Base packets in the driver, longer ones by AF_XDP
     Xdp,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Bind {
-    Auto,
-    Copy,
-    ZeroCopy,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -112,8 +102,14 @@ pub(crate) fn run(args: Reflect, global: &Global) -> Result<Exit> {
 
 impl Reflect {
     fn rules(&self) -> Rules {
-        let rate = self.rate.map(|per_second| RateLimit { per_second, burst: per_second });
-        Rules { allow: self.allow.clone(), rate, sessions: self.stateful.then_some(STATEFUL_SESSIONS) }
+        let [source, prefix, total] = self.rates().map(|rate| rate.map(RateLimit::per_second));
+        let limits = Limits { source, prefix, total };
+        let limiter = (limits != Limits::default()).then(|| Limiter::new(limits).into());
+        Rules { allow: self.allow.clone(), limiter, sessions: self.stateful.then_some(STATEFUL_SESSIONS) }
+    }
+
+    fn rates(&self) -> [Option<NonZeroU32>; 3] {
+        [self.rate, self.rate_prefix, self.rate_total]
     }
 }
 
@@ -139,9 +135,9 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let Some(interface) = &args.iface else {
         return Err(Misuse(format!("the {name} datapath works on an interface: say which with --iface")).into());
     };
-    let ruled = !args.allow.is_empty() || args.rate.is_some() || args.stateful || args.fault_delay_tx.is_some();
+    let ruled = args.rates().iter().any(Option::is_some) || args.stateful || args.fault_delay_tx.is_some();
     if hybrid && ruled {
-        return Err(Misuse("--allow, --rate and --stateful need the socket or afxdp datapath".into()).into());
+        return Err(Misuse("--rate and --stateful need the socket or afxdp datapath".into()).into());
     }
     let ports: std::collections::BTreeSet<u16> = args.listen.iter().map(SocketAddr::port).collect();
     let &[port] = ports.into_iter().collect::<Vec<_>>().as_slice() else {
@@ -157,7 +153,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         },
         hybrid,
         queues: args.queues.clone(),
-        xsk: xsk_options(&args),
+        xsk: args.rings.options(),
         rules: args.rules(),
         delay_before_send: args.fault_delay_tx,
         ..AfXdpConfig::new(port)
@@ -191,24 +187,6 @@ fn misuse_or_failure(error: pathlab_reflector::Error) -> anyhow::Error {
             | pathlab_xdp::Error::Option { .. },
         ) => Misuse::of(error),
         other => other.into(),
-    }
-}
-
-fn xsk_options(args: &Reflect) -> XskOptions {
-    let ring = args.ring;
-    XskOptions {
-        frames: args.frames.unwrap_or(ring.saturating_mul(2)),
-        fill_ring: ring,
-        completion_ring: ring,
-        rx_ring: ring,
-        tx_ring: ring,
-        copy: match args.copy {
-            Bind::Auto => CopyMode::Auto,
-            Bind::Copy => CopyMode::Copy,
-            Bind::ZeroCopy => CopyMode::ZeroCopy,
-        },
-        busy_poll: args.busy_poll.then(BusyPoll::default),
-        ..XskOptions::default()
     }
 }
 

@@ -46,11 +46,7 @@ const WRITTEN_WRONG: &[Row] = &[
     ("reflect --listen localhost", 2, "invalid value 'localhost' for '--listen <ADDR:PORT>'"),
     ("reflect --datapath magic", 2, "[possible values: auto, socket, afxdp, xdp]"),
     ("reflect --datapath xdp", 2, "the xdp datapath works on an interface: say which with --iface"),
-    (
-        "reflect --datapath xdp --iface lo --rate 9",
-        2,
-        "--allow, --rate and --stateful need the socket or afxdp datapath",
-    ),
+    ("reflect --datapath xdp --iface lo --rate 9", 2, "--rate and --stateful need the socket or afxdp datapath"),
     // canary
     ("canary plan", 2, "canary.toml: cannot be read: No such file"),
     ("canary plan -c unknown-key.toml", 2, "unknown-key.toml line 11: unknown field `leese`, expected one of"),

@@ -1,7 +1,5 @@
 //! The allowlist in the driver: the prefixes of `bpf/allow.h`, checked before the kernel is asked.
 
-use std::net::IpAddr;
-
 use aya::{
     Ebpf,
     maps::{
@@ -10,29 +8,24 @@ use aya::{
     },
 };
 
+use pathlab_record::Prefix;
+
 use crate::{Error, abi, maps};
 
 /// `PREFIXES_MAX`.
 const PREFIXES_MAX: usize = 1024;
 
 /// # Errors
-/// [`Error::NoPrefix`], [`Error::TooManyPrefixes`].
-pub(crate) fn check(prefixes: &[(IpAddr, u8)]) -> Result<(), Error> {
-    if prefixes.len() > PREFIXES_MAX {
-        return Err(Error::TooManyPrefixes { wanted: prefixes.len(), limit: PREFIXES_MAX });
-    }
-    let wrong = prefixes.iter().find(|(address, length)| *length > bits(*address));
-    wrong.map_or(Ok(()), |(address, length)| Err(Error::NoPrefix { address: *address, length: *length }))
+/// [`Error::TooManyPrefixes`].
+pub(crate) fn check(prefixes: &[Prefix]) -> Result<(), Error> {
+    let wanted = prefixes.len();
+    if wanted > PREFIXES_MAX { Err(Error::TooManyPrefixes { wanted, limit: PREFIXES_MAX }) } else { Ok(()) }
 }
 
-fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-/// `struct prefix`, the key of the trie. The kernel compares the first `length` bits alone, so that bits beyond do no harm.
-fn key((address, length): (IpAddr, u8)) -> Key<abi::AddressKey> {
-    let mapped = 128 - bits(address);
-    Key::new(u32::from(mapped + length), abi::address_key(address))
+/// `struct prefix`, the key of the trie.
+fn key(prefix: &Prefix) -> Key<abi::AddressKey> {
+    let mapped = if prefix.address().is_ipv4() { 96 } else { 0 };
+    Key::new(mapped + u32::from(prefix.length()), abi::address_key(prefix.address()))
 }
 
 /// The map `ALLOWED`.
@@ -43,9 +36,9 @@ impl Allowed {
         maps::typed(ebpf, "ALLOWED").map(Self)
     }
 
-    pub(crate) fn add(&mut self, prefixes: &[(IpAddr, u8)]) -> Result<(), Error> {
+    pub(crate) fn add(&mut self, prefixes: &[Prefix]) -> Result<(), Error> {
         let mut insert = |prefix| self.0.insert(&key(prefix), 1, 0).map_err(|source| maps::failed("ALLOWED", source));
-        prefixes.iter().copied().try_for_each(&mut insert)
+        prefixes.iter().try_for_each(&mut insert)
     }
 }
 
@@ -60,20 +53,22 @@ mod tests {
         assert!(header.contains(&format!("#define PREFIXES_MAX {PREFIXES_MAX}\n")));
     }
 
-    #[test]
-    fn an_ipv4_prefix_is_one_of_the_mapped_addresses() {
-        let v4 = key((IpAddr::from([192, 0, 2, 0]), 24));
-        assert_eq!((v4.prefix_len(), v4.data()[10..14].to_vec()), (120, vec![0xff, 0xff, 192, 0]));
-        assert_eq!(key(("::".parse().unwrap(), 0)).prefix_len(), 0);
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
     }
 
     #[test]
-    fn what_is_no_prefix_or_too_many_is_refused() {
-        let v4 = IpAddr::from([192, 0, 2, 0]);
-        let error = |prefixes: &[(IpAddr, u8)]| check(prefixes).unwrap_err().to_string();
-        assert_eq!(error(&[(v4, 33)]), "192.0.2.0/33 is no prefix: the length goes to 32");
+    fn an_ipv4_prefix_is_one_of_the_mapped_addresses() {
+        let v4 = key(&prefix("192.0.2.0/24"));
+        assert_eq!((v4.prefix_len(), v4.data()[10..14].to_vec()), (120, vec![0xff, 0xff, 192, 0]));
+        assert_eq!(key(&prefix("::/0")).prefix_len(), 0);
+        assert_eq!(key(&prefix("2001:db8::1")).prefix_len(), 128);
+    }
+
+    #[test]
+    fn too_many_are_refused() {
         assert_eq!(
-            error(&vec![(v4, 24); 1025]),
+            check(&vec![prefix("192.0.2.0/24"); 1025]).unwrap_err().to_string(),
             "1025 prefixes in the allowlist, and the XDP reflector takes 1024; name fewer, or wider ones"
         );
     }

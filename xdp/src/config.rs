@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use pathlab_record::Prefix;
+
 use crate::{Error, XdpMode, allow, xsk::NicStamps};
 
 /// Which of the requests that deserve a reply the driver leaves to others: to the AF_XDP socket of their queue
@@ -40,9 +42,9 @@ pub struct XdpReflectorConfig {
     ///
     /// What is addressed elsewhere passes, also when it is routed through this host.
     pub local: Vec<IpAddr>,
-    /// The sources that are answered, as address and prefix length; empty: all. Others are dropped and counted
+    /// The sources that are answered; empty: all. Others are dropped and counted
     /// ([`crate::Counter::NotAllowed`]), whatever [`Self::hand_over`] says.
-    pub allow: Vec<(IpAddr, u8)>,
+    pub allow: Vec<Prefix>,
     /// Which mode to ask for.
     pub mode: XdpMode,
     /// The Error Estimate of every reply until [`crate::XdpReflector::update_clock`] says another: S, Z, Scale, Multiplier

@@ -50,14 +50,6 @@ pub enum Error {
         /// What the map holds.
         limit: usize,
     },
-    /// A prefix of the allowlist that is longer than its address.
-    #[error("{address}/{length} is no prefix: the length goes to {}", if .address.is_ipv4() { 32 } else { 128 })]
-    NoPrefix {
-        /// Its address.
-        address: std::net::IpAddr,
-        /// Its length.
-        length: u8,
-    },
     /// Port 0 in the configuration.
     #[error("port 0 cannot be answered; STAMP's port is 862")]
     PortZero,

@@ -38,7 +38,7 @@
 //!   below what this plane can resolve. What the driver takes until it sends, microseconds, comes after any reading that a program
 //!   can make. [`XdpReflector::update_clock`] follows the offset.
 //!
-//! It does no authentication, no TLVs (they are reflected as they came), and no rate limits: [`HandOver`] leaves such requests to
+//! It keeps an allowlist, and does no authentication, no TLVs (they are reflected as they came) and no rate limits: [`HandOver`] leaves such requests to
 //! AF_XDP sockets ([`XdpReflector::add`]) or to the stack.
 
 mod abi;

@@ -10,7 +10,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
 };
-use pathlab_record::Interval;
+use pathlab_record::{Interval, Prefix};
 
 use crate::{
     Counters, Error,
@@ -59,7 +59,7 @@ impl Maps {
         self.clock.set(0, record, 0).map_err(|source| failed("CLOCK", source))
     }
 
-    pub(crate) fn allow(&mut self, prefixes: &[(IpAddr, u8)]) -> Result<(), Error> {
+    pub(crate) fn allow(&mut self, prefixes: &[Prefix]) -> Result<(), Error> {
         self.allowed.add(prefixes)
     }
 

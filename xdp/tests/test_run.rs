@@ -342,8 +342,8 @@ fn with_an_allowlist_only_its_prefixes_are_answered_or_handed_over() {
     if !root_or_skip("with_an_allowlist_only_its_prefixes_are_answered_or_handed_over") {
         return;
     }
-    let prefix = |address: &str, length| (address.parse::<IpAddr>().expect("an address"), length);
-    let allow = vec![prefix("198.51.100.0", 25), prefix("203.0.113.9", 32), prefix("2001:db8:1::", 48)];
+    let list = |prefixes: &[&str]| prefixes.iter().map(|prefix| prefix.parse().expect("a prefix")).collect();
+    let allow = list(&["198.51.100.0/25", "203.0.113.9", "2001:db8:1::/48"]);
     let sources = [
         ("198.51.100.7", true),
         ("198.51.100.127", true),
@@ -360,7 +360,7 @@ fn with_an_allowlist_only_its_prefixes_are_answered_or_handed_over() {
         let source: IpAddr = address.parse().expect("an address");
         Frame::between(source, if source.is_ipv4() { OUR_V4 } else { OUR_V6 }, request(length))
     };
-    let config = XdpReflectorConfig { allow: allow.clone(), ..config() };
+    let config = XdpReflectorConfig { allow, ..config() };
     let program = ReflectorProgram::load_with_fixed_clock(&config, T2, T3).expect("loads");
     for (address, answered) in sources {
         if answered {
@@ -383,7 +383,7 @@ fn with_an_allowlist_only_its_prefixes_are_answered_or_handed_over() {
         }
     }
     // a list of everybody is a list
-    let everybody = XdpReflectorConfig { allow: vec![prefix("0.0.0.0", 0)], ..config };
+    let everybody = XdpReflectorConfig { allow: list(&["0.0.0.0/0"]), ..config };
     let program = ReflectorProgram::load_with_fixed_clock(&everybody, T2, T3).expect("loads");
     expect_reply(&program, &frame("9.9.9.9", 44));
     expect(&program, &frame("2001:db8:1::7", 44).bytes(), Counter::NotAllowed);

@@ -8,16 +8,18 @@ mod limit;
 mod reason;
 mod table;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use pathlab_record::{Monotonic, Prefix, Realtime, Time};
 use zerocopy::{FromBytes, IntoBytes};
 
-pub use limit::RateLimit;
+pub use limit::{Limiter, Limits, RateLimit};
 pub use reason::{Reason, Tally};
 
 use crate::wire::{BASE_LEN, ErrorEstimate, ReflectedPacket, SenderPacket};
-use limit::RateLimiter;
 use table::{Key, Sessions};
 
 /// What the rules know of one datagram.
@@ -56,8 +58,8 @@ pub enum Verdict {
 pub struct Rules {
     /// Sources that get replies; empty: all.
     pub allow: Vec<Prefix>,
-    /// Replies per source; absent: no limit.
-    pub rate: Option<RateLimit>,
+    /// How many replies; absent: no limit. Clones of these rules share what it admits.
+    pub limiter: Option<Arc<Limiter>>,
     /// Stateful mode with at most so many sessions: replies carry their own sequence numbers, so that the sender can tell a lost
     /// request from a lost reply. Absent: stateless, replies carry the request's number.
     pub sessions: Option<usize>,
@@ -66,7 +68,7 @@ pub struct Rules {
 /// The Session-Reflector as a function from requests to replies.
 pub struct SessionReflector {
     allow: Vec<Prefix>,
-    limiter: Option<RateLimiter>,
+    limiter: Option<Arc<Limiter>>,
     sessions: Option<Sessions>,
     error_estimate: ErrorEstimate,
 }
@@ -74,12 +76,7 @@ pub struct SessionReflector {
 impl SessionReflector {
     /// A reflector by `rules` whose clock is as good as `error_estimate` says.
     pub fn new(rules: Rules, error_estimate: ErrorEstimate) -> Self {
-        Self {
-            allow: rules.allow,
-            limiter: rules.rate.map(RateLimiter::new),
-            sessions: rules.sessions.map(Sessions::new),
-            error_estimate,
-        }
+        Self { allow: rules.allow, limiter: rules.limiter, sessions: rules.sessions.map(Sessions::new), error_estimate }
     }
 
     /// The Error Estimate of replies from now on.
@@ -108,8 +105,8 @@ impl SessionReflector {
         }
         let len = request.payload.len();
         let reply = reply.get_mut(..len).ok_or(Reason::TooLong)?;
-        if self.limiter.as_mut().is_some_and(|limiter| !limiter.admits(source, now)) {
-            return Err(Reason::RateLimited);
+        if let Some(limiter) = &self.limiter {
+            limiter.admit(source, now)?;
         }
         let sequence = match &mut self.sessions {
             Some(sessions) => {

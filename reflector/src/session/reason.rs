@@ -50,6 +50,10 @@ reasons! {
     TooLong = "too_long",
     /// The source has had its share for now.
     RateLimited = "rate_limited",
+    /// Its network, an IPv4 /24 or IPv6 /48, has had its share for now.
+    PrefixRateLimited = "prefix_rate_limited",
+    /// All sources together have had what there is for now.
+    TotalRateLimited = "total_rate_limited",
     /// A new session, and the table of sessions is full.
     SessionsFull = "sessions_full",
     /// From the driver: no UDP datagram that can be answered.

@@ -65,7 +65,8 @@ fn the_allowlist_and_the_rate_hold() {
     assert_eq!(inside, Verdict::Reply { len: 60 });
 
     let two = NonZeroU32::new(2).expect("not zero");
-    let mut reflector = reflector(Rules { rate: Some(RateLimit { per_second: two, burst: two }), ..Rules::default() });
+    let limits = Limits { source: Some(RateLimit::per_second(two)), ..Limits::default() };
+    let mut reflector = reflector(Rules { limiter: Some(Limiter::new(limits).into()), ..Rules::default() });
     let verdicts = [(); 3].map(|()| reflector.respond(&request(&[7; 60]), NOW, &mut [0; 100]));
     assert_eq!(verdicts[2], Verdict::Refused(Reason::RateLimited));
     assert_eq!(verdicts[..2], [Verdict::Reply { len: 60 }; 2]);

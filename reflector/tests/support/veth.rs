@@ -21,9 +21,17 @@ pub(crate) fn serve_on_veth(queues: u32) {
     offload::set_tx_checksum("s0", false).expect("checksums computed by the stack");
 }
 
+/// [`with_peer`] with a program on `c0` that passes everything, which replies by XDP_TX need at the other end.
+pub(crate) fn with_client<T: Send>(server: &str, serve: impl FnOnce(&Stop), talk: impl FnOnce() -> T + Send) -> T {
+    with_peer(server, serve, || {
+        let _pass = XdpPass::attach("c0", XdpMode::Native).expect("native XDP on a veth");
+        talk()
+    })
+}
+
 /// Runs `serve` here and `talk` in a namespace that has `c0`; raises the stop when `talk` is over, also when it panics. The veth stays
 /// until `serve` has returned. `server` is this namespace's path.
-pub(crate) fn with_client<T: Send>(server: &str, serve: impl FnOnce(&Stop), talk: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn with_peer<T: Send>(server: &str, serve: impl FnOnce(&Stop), talk: impl FnOnce() -> T + Send) -> T {
     let stop = Stop::new().expect("eventfd");
     let (serving, served) = mpsc::channel::<()>();
     thread::scope(|scope| {
@@ -39,7 +47,6 @@ pub(crate) fn with_client<T: Send>(server: &str, serve: impl FnOnce(&Stop), talk
                 ip(&["address", "add", "192.0.2.2/24", "dev", "c0"]);
                 ip(&["address", "add", "2001:db8::2/64", "dev", "c0", "nodad"]);
                 offload::set_tx_checksum("c0", false).expect("checksums computed by the sender");
-                let _pass = XdpPass::attach("c0", XdpMode::Native).expect("native XDP on a veth");
                 let said = talk();
                 drop(stop);
                 // Nothing is sent: it ends when the other end is dropped.

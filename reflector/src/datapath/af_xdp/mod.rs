@@ -8,8 +8,7 @@
 //! ```
 //!
 //! A reply leaves by the port and queue on which the request came: it follows no route and cannot be steered. The card spreads flows
-//! over queues, so that a session stays with its worker; a source with several ports may meet several, each with the whole of its
-//! rate.
+//! over queues, so that a session stays with its worker. Workers share the limits of their rules; the allowlist is the driver's.
 
 mod desk;
 mod worker;
@@ -51,7 +50,7 @@ pub struct AfXdpConfig {
     pub local: Vec<IpAddr>,
     /// Native or generic XDP.
     pub mode: XdpMode,
-    /// Let the driver answer base packets itself, without rules: workers get what is longer.
+    /// Let the driver answer base packets itself, by the allowlist of the rules alone: workers get what is longer.
     pub hybrid: bool,
     /// Receive queues to serve; empty: all.
     pub queues: Vec<u32>,
@@ -113,6 +112,7 @@ impl AfXdpReflector {
             interface,
             &XdpReflectorConfig {
                 local: config.local.clone(),
+                allow: config.rules.allow.clone(),
                 mode: config.mode,
                 error_estimate: error_estimate.bits(),
                 hand_over: if config.hybrid { HandOver::Longer } else { HandOver::All },
