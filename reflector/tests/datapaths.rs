@@ -147,7 +147,7 @@ fn measure(reflector: SocketAddr) {
     for sample in &kept.samples {
         assert_eq!(sample.outcome, Outcome::Received);
         // no driver here has a card's stamp: the sample says absent, on both hosts, and never zero
-        let stamps = serde_json::to_value(&sample.stamps).expect("JSON");
+        let stamps = serde_json::to_value(sample.stamps).expect("JSON");
         let places = stamps.as_object().expect("stamps by place");
         assert!(places.len() == 5 && places.values().all(|planes| planes.get("nic").is_none()), "{stamps}");
         let ledger = sample.ledger.as_ref().expect("a reply, a ledger");
