@@ -87,6 +87,9 @@ pub struct Steer {
     /// More canary sessions than this halt the experiment.
     #[serde(default = "default_max_canary_sessions")]
     pub max_canary_sessions: u32,
+    /// More packets of the canary arm in a second than this halt the experiment.
+    #[serde(default)]
+    pub max_canary_pps: Option<u32>,
     /// UDP source port of the server whose replies are steered; all UDP when absent.
     #[serde(default)]
     pub server_port: Option<u16>,
@@ -96,6 +99,13 @@ pub struct Steer {
     /// Client prefixes that never take part.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// Length in bytes of the longest IP packet that the server sends, where the canary path carries less than the
+    /// control path, as a tunnel does.
+    #[serde(default)]
+    pub largest_packet: Option<u16>,
+    /// Prefixes that the canary path's provider accepts as sources beside its own addresses.
+    #[serde(default)]
+    pub accepted_sources: Vec<String>,
     /// The alternate path.
     pub canary: Paths,
 }
@@ -155,8 +165,9 @@ impl Steer {
         if *server_port == Some(0) {
             return Err("steer.server_port 0 is no port: leave it out to steer all UDP".into());
         }
-        let prefixes = [("include", &self.include), ("exclude", &self.exclude)];
-        for (list, prefix) in prefixes.iter().flat_map(|(list, all)| all.iter().map(move |prefix| (list, prefix))) {
+        let lists = [&self.include, &self.exclude, &self.accepted_sources];
+        let prefixes = ["include", "exclude", "accepted_sources"].into_iter().zip(lists);
+        for (list, prefix) in prefixes.flat_map(|(list, all)| all.iter().map(move |prefix| (list, prefix))) {
             if !is_prefix(prefix) {
                 return Err(format!(
                     "steer.{list} {prefix:?} is no prefix: write such as \"192.0.2.0/24\" or \"2001:db8::/32\""

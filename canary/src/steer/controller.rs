@@ -27,6 +27,8 @@ use crate::Experiment;
 const RENEWALS_A_LEASE: u32 = 5;
 /// How often path and caps are looked at.
 const CHECK: Duration = Duration::from_millis(500);
+/// How often others are looked at, who may have come to use our bits of the mark.
+const CHECK_OTHERS: Duration = Duration::from_secs(3);
 /// A request is one short line.
 const LONGEST_REQUEST: u64 = 4_096;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
@@ -82,6 +84,7 @@ impl Controller {
         let server = tokio::spawn(serve(listener, asked));
         let mut renewal = ticks(self.steering.lease() / RENEWALS_A_LEASE);
         let mut check = ticks(CHECK);
+        let mut check_others = ticks(CHECK_OTHERS);
         tokio::pin!(stop);
         let rollback = loop {
             tokio::select! {
@@ -99,6 +102,11 @@ impl Controller {
                 _ = check.tick() => {
                     if let Err(error) = self.steering.check() {
                         warn!(%error, "cannot tell whether the canary path is in place");
+                    }
+                }
+                _ = check_others.tick() => {
+                    if let Err(error) = self.steering.check_others() {
+                        warn!(%error, "cannot tell whether others use the mark");
                     }
                 }
             }

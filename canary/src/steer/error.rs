@@ -99,6 +99,80 @@ pub enum Error {
         /// Our mask.
         ours: Mask,
     },
+    /// A packet filter of somebody else that compares or changes our bits of the mark.
+    #[error(
+        "chain {chain} of table {table} uses the bits {bits:#010x} of the mark, which overlap mark_mask = {:#010x}: choose \
+         other bits, or have that rule keep to its own",
+        .ours.0
+    )]
+    FilterUsesMark {
+        /// Their table.
+        table: String,
+        /// Their chain.
+        chain: String,
+        /// The bits that they compare or change.
+        bits: u32,
+        /// Our mask.
+        ours: Mask,
+    },
+    /// Clients of a family are reached, but no canary path of that family was given.
+    #[error(
+        "this host has ip {family} routes to clients, but steer.canary has no path of that family: give it one, or leave \
+         those clients out with `exclude = [\"{}\"]`",
+        everything(*.family)
+    )]
+    NoPath {
+        /// `-4` or `-6`.
+        family: pathlab_guard::Family,
+    },
+    /// Packets that pass the control path are too long for the canary path.
+    #[error(
+        "the canary path carries {mtu} bytes (ip {family}, {dev}), the control path {control_mtu} ({control}): make them \
+         alike, or write steer.largest_packet if the server never sends that much"
+    )]
+    MtuDiffers {
+        /// `-4` or `-6`.
+        family: pathlab_guard::Family,
+        /// The canary device.
+        dev: String,
+        /// Its MTU in bytes.
+        mtu: u32,
+        /// The control device.
+        control: String,
+        /// The MTU of its route in bytes.
+        control_mtu: u32,
+    },
+    /// The server's packets would leave by the canary path with an address of the control path's provider.
+    #[error(
+        "packets from {source_address} (an address of {control}) would leave by {dev}, whose provider drops sources that \
+         are not its own (BCP 38): bind the server to an address that both accept, or name it in steer.accepted_sources"
+    )]
+    WrongSource {
+        /// The source address.
+        source_address: IpAddr,
+        /// The canary device.
+        dev: String,
+        /// The control device.
+        control: String,
+    },
+    /// Strict reverse path filtering on the canary device.
+    #[error(
+        "rp_filter is strict on {dev}: packets and ICMP errors that come in by the canary path would be dropped: \
+         `sysctl -w net.ipv4.conf.{dev}.rp_filter=2`"
+    )]
+    StrictReversePath {
+        /// The canary device.
+        dev: String,
+    },
+    /// Strict reverse path filtering that takes our mark into account.
+    #[error(
+        "rp_filter is strict on {dev} and src_valid_mark is set: what comes in there with the mark of the canary would be \
+         dropped: `sysctl -w net.ipv4.conf.{dev}.rp_filter=2`"
+    )]
+    MarkCountsForSource {
+        /// The device.
+        dev: String,
+    },
     /// Routes of somebody else in the table that we would use.
     #[error("ip {family} routing table {table} has routes already: `ip {family} route show table {table}` shows whose")]
     TableTaken {
@@ -146,6 +220,13 @@ pub enum Error {
     /// The steerer said no.
     #[error("{0}")]
     Refused(String),
+}
+
+fn everything(family: pathlab_guard::Family) -> &'static str {
+    match family {
+        pathlab_guard::Family::V4 => "0.0.0.0/0",
+        pathlab_guard::Family::V6 => "::/0",
+    }
 }
 
 impl From<super::nfnetlink::Refused> for Error {

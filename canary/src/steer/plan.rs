@@ -37,8 +37,11 @@ pub struct Plan {
     pub(crate) mask: u32,
     pub(crate) priority: u32,
     pub(crate) max_canary_sessions: u32,
+    pub(crate) max_canary_pps: Option<u32>,
     pub(crate) include: Vec<Prefix>,
     pub(crate) exclude: Vec<Prefix>,
+    pub(crate) largest_packet: Option<u16>,
+    pub(crate) accepted_sources: Vec<Prefix>,
     pub(crate) paths: Vec<Path>,
 }
 
@@ -82,8 +85,11 @@ impl Plan {
             mask: steer.mark_mask.0,
             priority: steer.priority,
             max_canary_sessions: steer.max_canary_sessions,
+            max_canary_pps: steer.max_canary_pps,
             include: prefixes("steer.include", &steer.include)?,
             exclude: prefixes("steer.exclude", &steer.exclude)?,
+            largest_packet: steer.largest_packet,
+            accepted_sources: prefixes("steer.accepted_sources", &steer.accepted_sources)?,
             paths,
         };
         plan.check()?;
@@ -108,6 +114,9 @@ impl Plan {
         }
         if self.max_canary_sessions == 0 {
             return Err(config("steer.max_canary_sessions", 0, "allow at least one session"));
+        }
+        if self.max_canary_pps == Some(0) {
+            return Err(config("steer.max_canary_pps", 0, "allow at least one packet a second, or leave it out"));
         }
         let Key { from, offset, length } = &self.key;
         match (from, offset, length) {
@@ -137,6 +146,13 @@ impl Plan {
             return Err(Error::AboveCap { share, cap: self.cap });
         }
         Ok(())
+    }
+
+    /// Whether clients of this family take part: not when all of them are excluded, or only others included.
+    pub(crate) fn takes_part(&self, family: Family) -> bool {
+        let of_family = |prefix: &&Prefix| Family::of(prefix.address()) == family;
+        let included = self.include.is_empty() || self.include.iter().any(|prefix| of_family(&prefix));
+        included && !self.exclude.iter().filter(of_family).any(|prefix| prefix.length() == 0)
     }
 
     /// The routes, then the rules that lead to them. The nf_tables table is not among them: it goes with the socket

@@ -13,7 +13,7 @@ use super::{
     nfnetlink::{BaseChain, Expression, Header, Meta, Register, Verdict},
     plan::Plan,
     prefix,
-    ruleset::{BUCKET_ARM, CANARY, CANARY_GATE, CONTROL, HELD, OVER, STEERED, with_family},
+    ruleset::{BUCKET_ARM, CANARY, CANARY_GATE, CONTROL, HELD, OVER, STEERED, TOO_FAST, with_family},
 };
 use crate::{KeyFrom, Mode, Share};
 
@@ -225,6 +225,7 @@ fn steered(plan: &Plan) -> Vec<Rule> {
         ],
     };
     let mut rules = vec![count(CANARY), mark];
+    rules.extend(plan.max_canary_pps.map(too_fast));
     for path in &plan.paths {
         let view = View::Own(path.family);
         let set = with_family("sessions", path.family);
@@ -239,6 +240,16 @@ fn steered(plan: &Plan) -> Vec<Rule> {
     }
     rules.push(count(OVER));
     rules
+}
+
+/// Counts packets above the cap. A tick of a game sends to all its clients at once: a tenth of a second's worth may come
+/// in a burst.
+fn too_fast(a_second: u32) -> Rule {
+    let burst = (a_second / 10).max(5);
+    Rule {
+        text: format!("limit rate over {a_second}/second burst {burst} packets counter name \"{TOO_FAST}\""),
+        expressions: vec![Expression::Over { a_second, burst }, Expression::Counter { name: TOO_FAST.to_owned() }],
+    }
 }
 
 /// Counts UDP packets, not the ICMP errors about them.

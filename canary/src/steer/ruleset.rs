@@ -43,6 +43,11 @@ pub(crate) const HELD: &str = "held";
 /// Packets of canary sessions for which the list of sessions had no room.
 pub(crate) const OVER: &str = "over";
 
+/// Packets of canary sessions above the cap of packets a second.
+pub(crate) const TOO_FAST: &str = "too_fast";
+
+const COUNTERS: [&str; 5] = [CONTROL, CANARY, HELD, OVER, TOO_FAST];
+
 /// Canary sessions that sent a packet lately, by family.
 pub(crate) const SESSIONS: [&str; 2] = ["sessions4", "sessions6"];
 
@@ -58,7 +63,7 @@ struct Filled {
 pub(crate) fn create(plan: &Plan) -> Batch {
     let mut batch = Batch::new(TABLE);
     batch.add_table(&comment(plan));
-    for counter in [CONTROL, CANARY, HELD, OVER] {
+    for counter in COUNTERS {
         batch.add_counter(counter);
     }
     let chains = chains(plan);
@@ -251,7 +256,7 @@ fn address_type(family: Family) -> Type {
 /// The table in nft's words.
 pub(crate) fn render(plan: &Plan) -> String {
     let mut out = format!("table inet {TABLE} {{\n\tcomment \"{}\"\n\tflags owner\n", comment(plan));
-    for counter in [CONTROL, CANARY, HELD, OVER] {
+    for counter in COUNTERS {
         out += &format!("\n\tcounter {counter} {{ }}");
     }
     out.push('\n');

@@ -64,9 +64,15 @@ pub enum Halt {
     /// A rule or route of the canary path is gone, perhaps with its device.
     #[error("a rule or route of the canary path is gone")]
     PathGone,
+    /// Somebody else has come to use our bits of the mark or our priority.
+    #[error("{0}")]
+    Overlap(String),
     /// More canary sessions than `max_canary_sessions`.
     #[error("more canary sessions than max_canary_sessions")]
     TooManySessions,
+    /// More packets of the canary arm in a second than `max_canary_pps`.
+    #[error("more canary packets a second than max_canary_pps")]
+    TooManyPackets,
 }
 
 /// How a rollback went.
@@ -194,10 +200,30 @@ impl Steering {
         if self.nft.counter(ruleset::TABLE, ruleset::OVER)? > 0 {
             return self.halt(Halt::TooManySessions);
         }
+        if self.nft.counter(ruleset::TABLE, ruleset::TOO_FAST)? > 0 {
+            return self.halt(Halt::TooManyPackets);
+        }
         if !preflight::in_place(&self.plan, &mut self.rtnetlink)? {
             return self.halt(Halt::PathGone);
         }
         Ok(())
+    }
+
+    /// Looks whether somebody else has come to use our bits of the mark; if so, sends every session to control and
+    /// halts. Reads every rule of the host: once in a few seconds will do.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`], [`Error::Nft`] when the kernel does not say.
+    pub fn check_others(&mut self) -> Result<()> {
+        if self.halted.is_some() {
+            return Ok(());
+        }
+        match preflight::undisturbed(&self.plan, &mut self.rtnetlink, &mut self.nft) {
+            Err(taken @ (Error::FilterUsesMark { .. } | Error::MarkTaken { .. } | Error::PriorityTaken { .. })) => {
+                self.halt(Halt::Overlap(taken.to_string()))
+            }
+            other => other,
+        }
     }
 
     fn halt(&mut self, reason: Halt) -> Result<()> {

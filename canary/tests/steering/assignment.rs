@@ -57,8 +57,13 @@ fn the_kernel_and_the_analysis_agree_on_100_000_keys_of_each_family() {
     let mut steering = start(&network, &experiment, &options(&dir));
     for v6 in [false, true] {
         let sessions = family(v6, 100_000);
-        steering.renew().unwrap();
-        let (_, b) = arms(&network, &network.server, &sessions, nothing);
+        let all: Vec<_> = sessions.iter().copied().collect();
+        for part in all.chunks(5_000) {
+            steering.renew().unwrap();
+            network.send(&network.server, part.iter().copied(), nothing);
+        }
+        let (a, b, packets) = network.take();
+        assert_eq!((packets, a.len() + b.len()), (all.len(), all.len()));
         assert!(b == canary(&experiment, share("15%"), &sessions), "v6: {v6}");
     }
     let observed = steering.observe().unwrap().unwrap();
@@ -151,6 +156,29 @@ fn in_router_mode_forwarded_replies_are_steered() {
 }
 
 #[test]
+fn no_connection_tracking_is_needed() {
+    if !root_or_skip("no_connection_tracking_is_needed") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    network.on_server(
+        "nft 'table inet untracked {
+            chain out { type filter hook output priority raw; notrack; };
+            chain through { type filter hook prerouting priority raw; notrack; };
+        }'",
+    );
+    let sessions = &family(false, 1_000) | &family(true, 1_000);
+    for (mode, from) in [(Mode::Host, &network.server), (Mode::Router, &network.game)] {
+        let mut experiment = unhurried("20%");
+        experiment.steer.mode = mode;
+        let steering = start(&network, &experiment, &options(&dir));
+        let (_, b) = arms(&network, from, &sessions, nothing);
+        assert!(b == canary(&experiment, share("20%"), &sessions));
+        steering.rollback().unwrap();
+    }
+}
+
+#[test]
 fn only_listed_clients_and_the_servers_port_take_part_and_other_marks_survive() {
     if !root_or_skip("only_listed_clients_and_the_servers_port_take_part_and_other_marks_survive") {
         return;
@@ -163,15 +191,19 @@ fn only_listed_clients_and_the_servers_port_take_part_and_other_marks_survive() 
     // Somebody else's mark, seen again after ours was set.
     network.on_server(
         "nft 'table inet other {
+            chain before { type filter hook output priority -200; meta mark set meta mark & 0xffff0000 | 0x7; };
+        }'",
+    );
+    let steering = start(&network, &experiment, &options(&dir));
+    network.on_server(
+        "nft 'table inet other {
             counter kept { };
-            chain before { type filter hook output priority -200; meta mark set 0x7; };
             chain after {
                 type filter hook output priority 0;
                 meta mark & 0x00ff00ff == 0x00010007 counter name kept;
             };
         }'",
     );
-    let steering = start(&network, &experiment, &options(&dir));
     let (_, b) = arms(&network, &network.server, &sessions, nothing);
     let listed = |session: &SocketAddr| match session.ip() {
         std::net::IpAddr::V4(address) => address.octets()[2] == 0,

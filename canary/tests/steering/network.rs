@@ -15,6 +15,10 @@ pub(crate) const PORT: u16 = 7777;
 /// Packets to client ports from here on are not noted but delivered.
 pub(crate) const DELIVERED: u16 = 60_000;
 
+/// The server's own addresses, which both transits accept.
+pub(crate) const OWN_V4: &str = "203.0.113.10";
+pub(crate) const OWN_V6: &str = "2001:db8:f::10";
+
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
 
 /// `server` with devices `eth0` (default route) and `eth1`, each to the namespace of a transit that plays all clients.
@@ -59,7 +63,8 @@ impl Network {
             // Without duplicate address detection: addresses must not still be changing when a test looks.
             sh(&format!(
                 "ip netns add {ns}; ip -n {ns} link set lo up; \
-                 nsenter --net=/run/netns/{ns} sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0"
+                 nsenter --net=/run/netns/{ns} sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
+                 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0"
             ));
         }
         for (dev, ns, n) in [("eth0", transit_a, 1), ("eth1", transit_b, 2)] {
@@ -92,10 +97,10 @@ END",
              ip -n {server} addr add 10.3.0.1/24 dev g; ip -n {server} addr add 2001:db8:3::1/64 dev g nodad
              ip -n {game} addr add 10.3.0.2/24 dev s; ip -n {game} addr add 2001:db8:3::2/64 dev s nodad
              ip -n {server} link set g up; ip -n {game} link set s up
-             for f in -4 -6; do [ $f = -4 ] && v4= || v4=6
-               ip -n {game} $f route add default via $([ $f = -4 ] && echo 10.3.0.1 || echo 2001:db8:3::1)
-               ip -n {server} $f route add default via $([ $f = -4 ] && echo 10.1.0.1 || echo 2001:db8:1::1)
-             done
+             ip -n {game} route add default via 10.3.0.1; ip -n {game} -6 route add default via 2001:db8:3::1
+             ip -n {server} addr add {OWN_V4}/32 dev lo; ip -n {server} addr add {OWN_V6}/128 dev lo nodad
+             ip -n {server} route add default via 10.1.0.1 src {OWN_V4}
+             ip -n {server} -6 route add default via 2001:db8:1::1 src {OWN_V6}
              nsenter --net=/run/netns/{server} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
         ));
         network.warm_up();
@@ -187,7 +192,7 @@ impl Drop for Network {
 /// A socket for IPv6 alone beside one for IPv4: bound to an address that is no wildcard, as std offers no
 /// `IPV6_V6ONLY`.
 fn v6_only(port: u16) -> UdpSocket {
-    let addresses = ["2001:db8:1::2", "2001:db8:3::2"];
+    let addresses = [OWN_V6, "2001:db8:3::2"];
     let mut bound = addresses.iter().filter_map(|address| UdpSocket::bind((*address, port)).ok());
     bound.next().expect("the server and the game host have one of them")
 }

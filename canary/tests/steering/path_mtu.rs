@@ -10,7 +10,7 @@ use pathlab_record::Arm;
 
 use crate::{
     assigned, experiment,
-    network::{DELIVERED, Network, PORT, session, sh},
+    network::{DELIVERED, Network, OWN_V4, OWN_V6, PORT, session, sh},
     options, share, start,
 };
 
@@ -23,7 +23,7 @@ fn narrow(network: &Network) {
          nsenter --net=/run/netns/{ns} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
          ip -n {ns} route del local 198.18.0.0/15 table local; ip -n {ns} route add 198.18.0.0/15 dev narrow
          ip -n {ns} -6 route del local 2001:db8:c::/48 table local; ip -n {ns} -6 route add 2001:db8:c::/48 dev narrow
-         ip -n {ns} route add 10.1.0.0/24 via 10.2.0.2; ip -n {ns} -6 route add 2001:db8:1::/64 via 2001:db8:2::2"
+         ip -n {ns} route add {OWN_V4} via 10.2.0.2; ip -n {ns} -6 route add {OWN_V6} via 2001:db8:2::2"
     ));
 }
 

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use pathlab_canary::{
-    Key, KeyFrom, Mode, Share,
+    Experiment, Key, KeyFrom, Mode, Share,
     steer::{Error, Halt, Plan},
 };
-use pathlab_guard::{in_netns, privilege::root_or_skip};
+use pathlab_guard::{Family, in_netns, privilege::root_or_skip};
 
 use crate::{
     SEED, experiment,
-    network::{Network, session, sh},
+    network::{Network, PORT, session, sh},
     options,
     process::within,
     share, start, try_start,
@@ -48,6 +48,7 @@ fn the_plan_is_what_nft_lists() {
         let mut experiment = experiment("15%");
         experiment.steer.mode = mode;
         experiment.steer.include = vec!["198.18.0.0/15".into()];
+        experiment.steer.max_canary_pps = Some(50_000);
         experiment.steer.exclude = vec!["198.18.9.0/24".into(), "2001:db8:c:9::/64".into()];
         let plan = Plan::new(&experiment, SEED).unwrap().to_string();
         let steering = start(&network, &experiment, &options(&dir));
@@ -104,6 +105,185 @@ fn a_canary_path_that_cannot_work_is_refused_and_nothing_is_left() {
     assert!(matches!(refused(|_| {}), Error::TableTaken { table: 222, .. }));
     sh(&format!("ip -n {server} route flush table 222; ip -n {} link set s down", network.transit_b));
     assert!(matches!(refused(|_| {}), Error::DeviceDown { .. }));
+}
+
+/// Builds a fault with a command on the server, has the start refused, undoes the fault, and has the start accepted.
+fn refused_while(network: &Network, experiment: &Experiment, fault: &str, cure: &str) -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    sh(&format!("nsenter --net=/run/netns/{} sh -ec '{fault}'", network.server));
+    let before = network.state();
+    let error = try_start(network, experiment, &options(&dir)).unwrap_err();
+    assert_eq!(network.state(), before, "{error}");
+    eprintln!("{error}");
+    sh(&format!("nsenter --net=/run/netns/{} sh -ec '{cure}'", network.server));
+    start(network, experiment, &options(&dir)).rollback().unwrap();
+    error
+}
+
+#[test]
+fn a_canary_path_of_one_family_alone_is_refused_unless_the_other_takes_no_part() {
+    if !root_or_skip("a_canary_path_of_one_family_alone_is_refused_unless_the_other_takes_no_part") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = experiment("15%");
+    experiment.steer.canary.v6 = None;
+    let error = try_start(&network, &experiment, &options(&dir)).unwrap_err();
+    assert!(matches!(error, Error::NoPath { family: Family::V6 }), "{error}");
+    assert!(error.to_string().contains("`exclude = [\"::/0\"]`"), "{error}");
+    experiment.steer.exclude = vec!["::/0".into()];
+    start(&network, &experiment, &options(&dir)).rollback().unwrap();
+    experiment.steer.exclude.clear();
+    let error = refused_while(&network, &experiment, "true", "ip -6 route del default");
+    assert!(matches!(error, Error::NoPath { family: Family::V6 }), "{error}");
+}
+
+#[test]
+fn a_canary_path_that_carries_less_is_refused_unless_nothing_longer_is_sent() {
+    if !root_or_skip("a_canary_path_that_carries_less_is_refused_unless_nothing_longer_is_sent") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = experiment("15%");
+    let narrow = "ip link set eth1 mtu 1400";
+    let error = refused_while(&network, &experiment, narrow, "ip link set eth1 mtu 1500");
+    let Error::MtuDiffers { mtu: 1_400, control_mtu: 1_500, dev, control, .. } = &error else { panic!("{error}") };
+    assert_eq!((dev.as_str(), control.as_str()), ("eth1", "eth0"));
+    network.on_server(narrow);
+    experiment.steer.largest_packet = Some(1_401);
+    assert!(matches!(try_start(&network, &experiment, &options(&dir)), Err(Error::MtuDiffers { .. })));
+    experiment.steer.largest_packet = Some(1_400);
+    start(&network, &experiment, &options(&dir)).rollback().unwrap();
+    // A control route that is narrower itself is no reason.
+    experiment.steer.largest_packet = None;
+    network.on_server("ip route change default via 10.1.0.1 src 203.0.113.10 mtu 1400");
+    network.on_server("ip -6 route change default via 2001:db8:1::1 src 2001:db8:f::10 mtu 1400");
+    start(&network, &experiment, &options(&dir)).rollback().unwrap();
+}
+
+#[test]
+fn a_source_of_the_other_provider_is_refused_unless_it_is_accepted() {
+    if !root_or_skip("a_source_of_the_other_provider_is_refused_unless_it_is_accepted") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = experiment("15%");
+    // What an unbound socket gets from the route.
+    let error = refused_while(
+        &network,
+        &experiment,
+        "ip route change default via 10.1.0.1",
+        "ip route change default via 10.1.0.1 src 203.0.113.10",
+    );
+    assert!(error.to_string().starts_with("packets from 10.1.0.2 (an address of eth0) would leave by eth1"), "{error}");
+    // What a socket is bound to, in either family; sockets of other ports do not count.
+    for (address, shown) in [("10.1.0.2", "10.1.0.2"), ("2001:db8:1::2", "2001:db8:1::2")] {
+        let bind = |port| {
+            let bound = in_netns(Some(&network.server), || Ok(std::net::UdpSocket::bind((address, port)).unwrap()));
+            bound.unwrap()
+        };
+        let _other = bind(PORT + 1);
+        let server = bind(PORT);
+        let error = try_start(&network, &experiment, &options(&dir)).unwrap_err();
+        let Error::WrongSource { source_address, .. } = &error else { panic!("{error}") };
+        assert_eq!(source_address.to_string(), shown);
+        experiment.steer.accepted_sources = vec!["10.1.0.0/24".into(), "2001:db8:1::/64".into()];
+        start(&network, &experiment, &options(&dir)).rollback().unwrap();
+        experiment.steer.accepted_sources.clear();
+        drop(server);
+        start(&network, &experiment, &options(&dir)).rollback().unwrap();
+    }
+}
+
+#[test]
+fn strict_reverse_path_filters_are_refused() {
+    if !root_or_skip("strict_reverse_path_filters_are_refused") {
+        return;
+    }
+    let network = Network::new();
+    let mut experiment = experiment("15%");
+    let conf = "sysctl -qw net.ipv4.conf";
+    for place in ["eth1", "all"] {
+        let (fault, cure) = (format!("{conf}.{place}.rp_filter=1"), format!("{conf}.{place}.rp_filter=0"));
+        let error = refused_while(&network, &experiment, &fault, &cure);
+        assert!(matches!(&error, Error::StrictReversePath { dev } if dev == "eth1"), "{error}");
+    }
+    // In front of the game host: harmless until the mark counts.
+    experiment.steer.mode = Mode::Router;
+    network.on_server(&format!("{conf}.g.rp_filter=1"));
+    let error = refused_while(
+        &network,
+        &experiment,
+        &format!("{conf}.g.src_valid_mark=1"),
+        &format!("{conf}.g.src_valid_mark=0"),
+    );
+    assert!(matches!(&error, Error::MarkCountsForSource { dev } if dev == "g"), "{error}");
+}
+
+#[test]
+fn what_src_valid_mark_would_do_is_so() {
+    if !root_or_skip("what_src_valid_mark_would_do_is_so") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = experiment("50%");
+    experiment.steer.mode = Mode::Router;
+    experiment.steer.lease = jiff::SignedDuration::from_secs(10);
+    let steering = start(&network, &experiment, &options(&dir));
+    let send = || {
+        network.send(&network.game, (0..400).map(|i| session(false, i)), |_| Vec::new());
+        let (a, b, _) = network.take();
+        (a.len(), b.len())
+    };
+    network.on_server("sysctl -qw net.ipv4.conf.g.rp_filter=1");
+    let (a, b) = send();
+    assert!(a + b == 400 && b > 100);
+    network.on_server("sysctl -qw net.ipv4.conf.g.src_valid_mark=1");
+    assert_eq!(send(), (a, 0));
+    drop(steering);
+}
+
+#[test]
+fn filters_of_others_that_use_our_bits_are_refused_and_halt_a_running_experiment() {
+    if !root_or_skip("filters_of_others_that_use_our_bits_are_refused_and_halt_a_running_experiment") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let experiment = experiment("50%");
+    let chain =
+        |rule: &str| format!("nft \"table ip vpn {{ chain out {{ type filter hook output priority 0; {rule}; }}; }}\"");
+    for (rule, bits) in [
+        ("meta mark & 0x00ff0000 == 0x00080000 drop", 0x00ff_0000),
+        ("meta mark set meta mark & 0xfff7ffff | 0x00080000", 0x0008_0000),
+        ("meta mark set ct mark", u32::MAX),
+    ] {
+        let error = refused_while(&network, &experiment, &chain(rule), "nft delete table ip vpn");
+        let Error::FilterUsesMark { table, chain, bits: found, .. } = &error else { panic!("{error}") };
+        assert_eq!((table.as_str(), chain.as_str(), *found), ("vpn", "out", bits));
+    }
+    // Bits of its own are no reason.
+    network.on_server(&chain("meta mark & 0xff == 0x7 meta mark set meta mark | 0x8"));
+    let mut steering = start(&network, &experiment, &options(&dir));
+    steering.check_others().unwrap();
+    assert_eq!(steering.halted(), None);
+    for (overlap, says) in [
+        (chain("meta mark set 0x1"), "chain out of table vpn"),
+        ("ip rule add fwmark 0x10000/0x10000 lookup main priority 9".to_owned(), "priority 9 uses mark"),
+        ("ip rule add from 192.0.2.9 lookup main priority 10000".to_owned(), "rule with priority 10000 exists"),
+    ] {
+        sh(&format!("nsenter --net=/run/netns/{} sh -ec '{overlap}'", network.server));
+        steering.check_others().unwrap();
+        let Some(Halt::Overlap(reason)) = steering.halted() else { panic!("not halted by {overlap}") };
+        assert!(reason.contains(says), "{reason}");
+        assert_eq!(network.send(&network.server, (0..200).map(|i| session(false, i)), |_| Vec::new()), 200);
+        let (a, b, _) = network.take();
+        assert_eq!((a.len(), b.len()), (200, 0));
+        drop(steering);
+        network.on_server("nft delete table ip vpn");
+        network.on_server("sh -c 'ip rule del priority 9; ip rule del from 192.0.2.9; true' 2>/dev/null");
+        network.on_server(&chain("accept"));
+        steering = start(&network, &experiment, &options(&dir));
+    }
 }
 
 #[test]
@@ -164,6 +344,28 @@ fn more_canary_sessions_than_allowed_halt_the_experiment() {
     assert_eq!(steering.halted(), Some(&Halt::TooManySessions));
     network.take();
     network.send(&network.server, (0..400).map(|i| session(false, i)), |_| Vec::new());
+    let (a, b, _) = network.take();
+    assert_eq!((a.len(), b.len()), (400, 0));
+}
+
+#[test]
+fn more_canary_packets_a_second_than_allowed_halt_the_experiment() {
+    if !root_or_skip("more_canary_packets_a_second_than_allowed_halt_the_experiment") {
+        return;
+    }
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let mut experiment = experiment("50%");
+    experiment.steer.max_canary_pps = Some(100);
+    let mut steering = start(&network, &experiment, &options(&dir));
+    // Ten may come in a burst.
+    network.send(&network.server, (0..10).map(|i| session(false, i)), |_| Vec::new());
+    steering.check().unwrap();
+    assert_eq!(steering.halted(), None);
+    network.send(&network.server, (0..4_000).map(|i| session(i % 2 == 0, i)), |_| Vec::new());
+    steering.check().unwrap();
+    assert_eq!(steering.halted(), Some(&Halt::TooManyPackets));
+    network.take();
+    network.send(&network.server, (0..400).map(|i| session(true, i)), |_| Vec::new());
     let (a, b, _) = network.take();
     assert_eq!((a.len(), b.len()), (400, 0));
 }

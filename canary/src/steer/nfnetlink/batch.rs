@@ -11,6 +11,7 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NFPROTO_INET: u8 = 1;
+const NFPROTO_UNSPEC: u8 = 0;
 
 const REQUEST: u16 = 0x1;
 pub(super) const ACK: u16 = 0x4;
@@ -37,6 +38,7 @@ pub(crate) enum Kind {
     DelTable = 2,
     NewChain = 3,
     NewRule = 6,
+    GetRule = 7,
     NewSet = 9,
     NewElement = 12,
     GetElement = 13,
@@ -322,6 +324,13 @@ pub(super) fn question(
         0,
         attributes.as_bytes(),
     );
+    bytes
+}
+
+/// A question about the rules of every table and family.
+pub(super) fn every_rule(flags: u16, sequence: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message(&mut bytes, SUBSYSTEM << 8 | Kind::GetRule as u16, REQUEST | flags, sequence, NFPROTO_UNSPEC, 0, &[]);
     bytes
 }
 

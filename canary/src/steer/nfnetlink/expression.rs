@@ -82,6 +82,11 @@ pub(crate) enum Expression {
     Counter {
         name: String,
     },
+    /// Stops the rule for packets within so many a second, after a burst.
+    Over {
+        a_second: u32,
+        burst: u32,
+    },
     Verdict(Verdict),
     /// Puts the value into a set, or starts its time anew; stops the rule when the set is full.
     Update {
@@ -144,6 +149,7 @@ impl Expression {
             Self::HostToNetwork { .. } => "byteorder",
             Self::InSet { .. } | Self::VerdictMap { .. } => "lookup",
             Self::Counter { .. } => "objref",
+            Self::Over { .. } => "limit",
             Self::Verdict(_) => "immediate",
             Self::Update { .. } => "dynset",
         }
@@ -196,6 +202,10 @@ impl Expression {
             }
             Self::Counter { name } => {
                 to.be32(1, OBJECT_COUNTER).text(2, name);
+            }
+            Self::Over { a_second, burst } => {
+                // Unit in seconds; packets, not bytes; inverted.
+                to.be64(1, (*a_second).into()).be64(2, 1).be32(3, *burst).be32(4, 0).be32(5, 1);
             }
             Self::Verdict(verdict) => {
                 to.be32(1, REG_VERDICT).nest(2, |data| verdict.encode(data));

@@ -8,8 +8,10 @@
 mod attributes;
 mod batch;
 mod expression;
+mod foreign;
 mod socket;
 
 pub(crate) use batch::{BaseChain, Batch, Data, Element, Set, Type};
 pub(crate) use expression::{Expression, Header, Meta, Register, Verdict};
+pub(crate) use foreign::MarkUse;
 pub(crate) use socket::{NftSocket, Refused};

@@ -7,7 +7,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::{
     attributes::{find, parse},
-    batch::{ACK, Batch, Kind, question},
+    batch::{ACK, Batch, Kind, every_rule, question},
+    foreign::{MarkUse, mark_use},
 };
 
 const NLMSG_ERROR: u16 = 2;
@@ -151,12 +152,26 @@ impl NftSocket {
         table: &str,
         what: &str,
         fill: impl FnOnce(&mut super::attributes::Attributes),
-        mut take: impl FnMut(&[u8]),
+        take: impl FnMut(&[u8]),
     ) -> Result<(), Refused> {
         self.sequence = self.sequence.wrapping_add(1);
+        let request = question(kind, flags, self.sequence, table, fill);
+        self.exchange(&request, what, take)
+    }
+
+    /// What the rules of all tables but `table` do to the packet mark.
+    pub(crate) fn mark_uses_beside(&mut self, table: &str) -> Result<Vec<MarkUse>, Refused> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut uses = Vec::new();
+        self.exchange(&every_rule(DUMP, self.sequence), "list the rules", |rule| uses.extend(mark_use(rule)))?;
+        uses.retain(|found| found.table != table);
+        Ok(uses)
+    }
+
+    fn exchange(&mut self, request: &[u8], what: &str, mut take: impl FnMut(&[u8])) -> Result<(), Refused> {
         let sequence = self.sequence;
         let refused = |source| Refused { what: what.to_owned(), source };
-        self.socket.send(&question(kind, flags, sequence, table, fill), 0).map_err(refused)?;
+        self.socket.send(request, 0).map_err(refused)?;
         let mut failure = 0;
         self.receive(|message| {
             if message.sequence != sequence {
