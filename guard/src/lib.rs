@@ -31,6 +31,7 @@
 
 mod error;
 mod guardian;
+mod hwtstamp;
 mod journal;
 mod netns;
 mod object;
@@ -43,6 +44,7 @@ pub mod privilege;
 
 pub use error::{Error, Result};
 pub use guardian::{Guardian, watch};
+pub use hwtstamp::{Hwtstamp, HwtstampConfig};
 pub use journal::{Journal, Leftover, Undone, all, leftovers, undo_dir};
 pub use netns::{NETNS_DIR, in_netns};
 pub use object::{Family, Object, PROTOCOL, Route, Rule};

@@ -10,7 +10,7 @@ use netlink_packet_route::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Process, Result, Rtnetlink, Sysctl, netns};
+use crate::{Error, Hwtstamp, Process, Result, Rtnetlink, Sysctl, netns};
 
 /// The `protocol` tag of our rules and routes: says whose they are, and keeps the way back from ever deleting a like
 /// one of somebody else.
@@ -42,6 +42,8 @@ pub enum Object {
     Route(Route),
     /// A kernel parameter with a changed value.
     Sysctl(Sysctl),
+    /// What a card stamps, changed.
+    Hwtstamp(Hwtstamp),
     /// A file or a socket in the file system.
     File {
         /// Its path.
@@ -109,6 +111,7 @@ impl Object {
             Self::Rule(rule) => rule.undo(),
             Self::Route(route) => route.undo(),
             Self::Sysctl(sysctl) => sysctl.restore(),
+            Self::Hwtstamp(hwtstamp) => hwtstamp.restore(),
             Self::File { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
                 other => other.map(|()| true).map_err(Error::file("remove", path)),
@@ -247,6 +250,15 @@ impl fmt::Display for Object {
             Self::Rule(rule) => write!(f, "{}{}", rule.command("show"), place(&rule.netns)),
             Self::Route(route) => write!(f, "{}{}", route.command("show"), place(&route.netns)),
             Self::Sysctl(Sysctl { netns, path, was }) => write!(f, "sysctl {path} (was {was}){}", place(netns)),
+            Self::Hwtstamp(Hwtstamp { netns, interface, was, .. }) => {
+                write!(
+                    f,
+                    "stamps of {interface}'s card (was tx {}, rx filter {}){}",
+                    was.tx_type,
+                    was.rx_filter,
+                    place(netns)
+                )
+            }
             Self::File { path } => write!(f, "file {}", path.display()),
             Self::Process(process) => write!(f, "process {}", process.pid),
         }
@@ -272,6 +284,12 @@ impl From<Rule> for Object {
 impl From<Route> for Object {
     fn from(route: Route) -> Self {
         Self::Route(route)
+    }
+}
+
+impl From<Hwtstamp> for Object {
+    fn from(hwtstamp: Hwtstamp) -> Self {
+        Self::Hwtstamp(hwtstamp)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     ffi::CString,
     io,
+    net::{Ipv4Addr, UdpSocket},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
@@ -11,6 +12,8 @@ use std::{
     path::Path,
     time::Duration,
 };
+
+use crate::HwtstampConfig;
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -75,6 +78,27 @@ pub(crate) fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], limit: Option<D
 pub(crate) fn new_session() -> io::Result<()> {
     // SAFETY: setsid has no arguments.
     check(unsafe { libc::setsid() }.into()).map(drop)
+}
+
+/// `SIOCGHWTSTAMP` or `SIOCSHWTSTAMP`: the setting after the call.
+pub(crate) fn hwtstamp(interface: &str, request: libc::c_ulong, config: HwtstampConfig) -> io::Result<HwtstampConfig> {
+    let mut argument =
+        libc::hwtstamp_config { flags: config.flags, tx_type: config.tx_type, rx_filter: config.rx_filter };
+    // SAFETY: all-zero is a valid ifreq: an empty name and a union of plain data.
+    let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= ifreq.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV)); // longer than any name
+    }
+    for (to, from) in ifreq.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    ifreq.ifr_ifru.ifru_data = (&raw mut argument).cast();
+    // any socket of this namespace will do
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the request and what it points at live on this frame, and both commands of this function read and write one
+    // `struct hwtstamp_config`.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), request as libc::Ioctl, &raw mut ifreq) }.into())?;
+    Ok(HwtstampConfig { flags: argument.flags, tx_type: argument.tx_type, rx_filter: argument.rx_filter })
 }
 
 /// Ignores a signal from now on; signal(2).
