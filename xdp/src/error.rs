@@ -145,6 +145,32 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// What the card stamps cannot be read, or not be set as is needed.
+    #[error("cannot {action} what the card of {interface} stamps; --timestamps software does without")]
+    Hwtstamp {
+        /// As given.
+        interface: String,
+        /// `"read"`, `"set"`, `"widen"` or `"restore"`.
+        action: &'static str,
+        /// The kernel's answer; `ERANGE` where the driver made something of the request that will not do.
+        source: io::Error,
+    },
+    /// The card would have to stamp more, and ptp4l, whose setting that is, works on the port.
+    #[error(
+        "ptp4l (pid {pid}) works on {interface}, whose card stamps `{filter}` for it: stop it, or have the card stamp all packets before it \
+         starts, or use --timestamps software"
+    )]
+    Ptp4l {
+        /// As given.
+        interface: String,
+        /// The daemon.
+        pid: u32,
+        /// The receive filter that it has set.
+        filter: &'static str,
+    },
+    /// The way back from a change of the port cannot be secured.
+    #[error("the way back cannot be secured")]
+    Guard(#[from] pathlab_guard::Error),
     /// A value of [`crate::xsk::XskOptions`] outside its range.
     #[error("{option} = {value}: allowed is {allowed}")]
     Option {

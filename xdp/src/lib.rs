@@ -51,6 +51,7 @@ mod entry;
 mod error;
 mod interface;
 mod maps;
+pub mod nic;
 mod object;
 pub mod offload;
 mod program;

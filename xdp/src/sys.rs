@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use crate::AttachedMode;
+use crate::{AttachedMode, nic::TsInfo};
 
 /// `setsockopt` with an `int`.
 pub(crate) fn set_socket_option(
@@ -103,12 +103,40 @@ pub(crate) fn tai_offset() -> io::Result<i32> {
 
 /// `SIOCETHTOOL` with a `struct ethtool_value`: returns the value after the call.
 pub(crate) fn ethtool_value(interface: &str, command: u32, value: u32) -> io::Result<u32> {
-    #[repr(C)]
-    struct EthtoolValue {
-        command: u32,
-        data: u32,
-    }
-    let mut argument = EthtoolValue { command, data: value };
+    let mut argument = [command, value];
+    ethtool(interface, &mut argument)?;
+    Ok(argument[1])
+}
+
+/// `ETHTOOL_GDRVINFO`: the driver's name.
+pub(crate) fn ethtool_driver(interface: &str) -> io::Result<String> {
+    const ETHTOOL_GDRVINFO: u32 = 0x3;
+    // struct ethtool_drvinfo: cmd, driver[32], and 160 octets more
+    let mut argument = [0; 196 / 4];
+    argument[0] = ETHTOOL_GDRVINFO;
+    ethtool(interface, &mut argument)?;
+    let name: Vec<u8> =
+        argument[1..9].iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
+    Ok(String::from_utf8_lossy(&name).into_owned())
+}
+
+/// `ETHTOOL_GET_TS_INFO`.
+pub(crate) fn ethtool_ts_info(interface: &str) -> io::Result<TsInfo> {
+    const ETHTOOL_GET_TS_INFO: u32 = 0x41;
+    // struct ethtool_ts_info: cmd, so_timestamping, phc_index, tx_types, reserved[3], rx_filters, reserved[3]
+    let mut argument = [0; 11];
+    argument[0] = ETHTOOL_GET_TS_INFO;
+    ethtool(interface, &mut argument)?;
+    Ok(TsInfo {
+        so_timestamping: argument[1],
+        phc: u32::try_from(argument[2].cast_signed()).ok(),
+        tx_types: argument[3],
+        rx_filters: argument[7],
+    })
+}
+
+/// `ioctl(SIOCETHTOOL)` with a command's structure as words, the command first.
+fn ethtool<const WORDS: usize>(interface: &str, argument: &mut [u32; WORDS]) -> io::Result<()> {
     // SAFETY: all-zero is a valid ifreq: an empty name and a union of plain data.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -117,11 +145,11 @@ pub(crate) fn ethtool_value(interface: &str, command: u32, value: u32) -> io::Re
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_data = (&raw mut argument).cast();
+    request.ifr_ifru.ifru_data = argument.as_mut_ptr().cast();
     // any socket of this namespace will do
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the request and what it points at live on this frame, and the commands used with this function read or write
-    // exactly one `struct ethtool_value`.
+    // SAFETY: the request lives on this frame and points at `argument`, borrowed mutably until the call returns. The commands used in
+    // this file read and write a structure of exactly as many words as their callers give, all of them 32-bit.
     let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) };
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(argument.data) }
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@
 //!           error queue: Control.transmit          Control of the datagram
 //! ```
 //!
-//! The card stamps only what its receive filter lets it (`SIOCSHWTSTAMP`), and some cards have a register for one transmit stamp at a time:
+//! The card stamps only what its receive filter lets it ([`hwtstamp`]), and some cards have a register for one transmit stamp at a time:
 //! so a transmit stamp of the card is asked for by a control message of one send ([`transmit_request`]), never by the socket for all.
 //!
 //! Receive stamps arrive as control messages of the datagram itself. Transmit stamps arrive on the socket's error queue
@@ -15,6 +15,8 @@
 //! [`Control::parse`]. Source: `Documentation/networking/timestamping.rst`.
 
 mod control;
+pub mod hwtstamp;
+pub mod ptp4l;
 
 use std::{io, os::fd::BorrowedFd};
 
