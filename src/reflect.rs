@@ -119,7 +119,13 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     }
     let rules = args.rules();
     let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
-    let config = ReflectorConfig { listen: args.listen, socket, rules, delay_before_send: args.fault_delay_tx };
+    let config = ReflectorConfig {
+        listen: args.listen,
+        socket,
+        rules,
+        delay_before_send: args.fault_delay_tx,
+        ..ReflectorConfig::default()
+    };
     let mut reflector = Reflector::new(config).map_err(misuse_or_failure)?;
     for address in reflector.local_addrs() {
         info!("answering on {address} over a socket, with kernel timestamps");

@@ -185,7 +185,7 @@ fn request_fields(packet: &SenderPacket, rest: &[u8]) -> Value {
         "err_estimate": estimate_fields(packet.error_estimate),
         "ssid": packet.ssid.get(),
         "mbz": 0,
-        "tlv": padding_fields(rest),
+        "tlv": padding_fields(rest, 0x80),
     })
 }
 
@@ -203,7 +203,7 @@ fn reply_fields(packet: &ReflectedPacket, rest: &[u8]) -> Value {
         "mbz1": 0,
         "ttl_sender": 64,
         "mbz2": 0,
-        "tlv": padding_fields(rest),
+        "tlv": padding_fields(rest, 0),
     })
 }
 
@@ -217,8 +217,8 @@ fn estimate_fields(estimate: ErrorEstimate) -> Value {
     })
 }
 
-/// Extra Padding (RFC 8972, section 4.1) to 60 octets, with the flag U that a sender sets and we leave.
-fn padding_fields(rest: &[u8]) -> Value {
+/// Extra Padding (RFC 8972, section 4.1) to 60 octets, with the flag U that a sender sets and a reflector takes off.
+fn padding_fields(rest: &[u8], flags: u8) -> Value {
     assert_eq!(rest.len(), 16);
-    json!({ "flags": 0x80, "type": 1, "len": 12, "value": "00".repeat(12) })
+    json!({ "flags": flags, "type": 1, "len": 12, "value": "00".repeat(12) })
 }

@@ -61,7 +61,7 @@
 //!
 //! # What it does not do
 //!
-//! No authentication and no TLVs: what follows the base packet is reflected as it came. Stamps are software; over AF_XDP the card's are
+//! No authentication. Stamps are software; over AF_XDP the card's are
 //! counted, and become B2 where its clock can be told in UTC ([`NicClock`](pathlab_xdp::NicClock)). Nothing here decides which path a packet takes, nor what its delay means.
 
 pub mod clock;

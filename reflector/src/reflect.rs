@@ -1,15 +1,18 @@
 //! The Session-Reflector over UDP sockets: moves datagrams and stamps between the kernel and the rules, and keeps the account.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, thread, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, thread, time::Duration};
 
-use pathlab_record::{Interval, Monotonic, Plane, Realtime, Time};
+use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Stamp, Time};
+use pathlab_xdp::NicClock;
 
 use crate::{
     Error,
     clock::{ClockQuality, monotonic_now, realtime_now},
-    datapath::{Datagram, SendId, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
+    datapath::{Datagram, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
     report::{HwCoverage, ReflectorReport, Spans},
-    session::{Reason, Request, Rules, SessionReflector, Tally, Verdict, write_send_time},
+    session::{
+        Arrival, Reason, Reply, Request, Rules, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp,
+    },
     stop::Stop,
     sys,
     wire::ErrorEstimate,
@@ -31,12 +34,14 @@ const DEPARTING: usize = 4096;
 const LONGEST: usize = 65_536;
 
 /// What [`Reflector::new`] needs to know.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ReflectorConfig {
     /// Addresses and ports to listen on; on a wildcard, replies leave from the address that was asked.
     pub listen: Vec<SocketAddr>,
     /// How the sockets are set up; [`SocketOptions::stamped`] for stamps.
     pub socket: SocketOptions,
+    /// Makes the card's stamps B2 where it can tell them in UTC; without it they are counted and the kernel's are.
+    pub nic_clock: Option<Arc<dyn NicClock>>,
     /// Who gets replies.
     pub rules: Rules,
     /// Fault for tests of the ledger: wait so long before B3 is taken and the reply sent. Datagrams behind it wait as well.
@@ -59,12 +64,13 @@ struct Port {
 /// All that the ports share: the rules and the account.
 struct Desk {
     session: SessionReflector,
+    nic_clock: Option<Arc<dyn NicClock>>,
     delay_before_send: Option<Duration>,
     reply: Box<[u8]>,
     clock: Option<ClockQuality>,
     tally: Tally,
-    kernel_stamped: u64,
-    app_stamped: u64,
+    /// Replies by the plane of their B2.
+    received_on: BTreeMap<Plane, u64>,
     departed: u64,
     nic_received: u64,
     nic_departed: u64,
@@ -81,17 +87,17 @@ impl Reflector {
     pub fn new(config: ReflectorConfig) -> Result<Self, Error> {
         let port = |address: &SocketAddr| {
             let socket = StampedSocket::bind(*address, &config.socket)?;
-            Ok(Port { socket, departing: Departing::new() })
+            Ok(Port { socket, departing: Departing::new(DEPARTING) })
         };
         let ports = config.listen.iter().map(port).collect::<Result<_, Error>>()?;
         let desk = Desk {
             session: SessionReflector::new(config.rules, ErrorEstimate::from_nanos(u64::MAX, false)),
+            nic_clock: config.nic_clock,
             delay_before_send: config.delay_before_send,
             reply: vec![0; LONGEST].into(),
             clock: None,
             tally: Tally::default(),
-            kernel_stamped: 0,
-            app_stamped: 0,
+            received_on: [(Plane::Kernel, 0), (Plane::App, 0)].into(),
             departed: 0,
             nic_received: 0,
             nic_departed: 0,
@@ -150,7 +156,7 @@ impl Reflector {
             replied: desk.tally.replied,
             refused: desk.tally.by_reason(),
             kernel_drops,
-            received_on: [(Plane::Kernel, desk.kernel_stamped), (Plane::App, desk.app_stamped)].into(),
+            received_on: desk.received_on.clone(),
             sent_on: [(Plane::Kernel, desk.departed), (Plane::Nic, desk.nic_departed)].into(),
             nic_received: desk.nic_received,
             hw_coverage: self.hw_coverage(),
@@ -191,16 +197,7 @@ impl Port {
                 .map_err(failed("recvmmsg"))?;
             desk.tally.received += received as u64;
             sender
-                .sent_stamps(|id, stamp| match stamp {
-                    SentStamp::Kernel(left) => {
-                        if let Some(sent) = departing.take(id) {
-                            desk.departed += 1;
-                            desk.departure.record(left - sent);
-                        }
-                    }
-                    SentStamp::Nic(_) => desk.nic_departed += 1,
-                    SentStamp::Sched(_) => {}
-                })
+                .sent_stamps(|id, stamp| desk.departed(departing.find(id.0.into()), stamp))
                 .map_err(failed("recvmmsg(MSG_ERRQUEUE)"))?;
             sender.undelivered().for_each(drop);
             if received == 0 {
@@ -219,6 +216,24 @@ impl Desk {
         }
     }
 
+    /// A reply has left, as the error queue tells.
+    fn departed(&mut self, reply: Option<(Reply, Time<Realtime>)>, stamp: SentStamp) {
+        let (plane, left) = match stamp {
+            SentStamp::Sched(_) => return,
+            SentStamp::Kernel(left) => (Plane::Kernel, Some(left.into())),
+            SentStamp::Nic(nic) => {
+                self.nic_departed += 1;
+                (Plane::Nic, nic_stamp(nic, self.nic_clock.as_deref()))
+            }
+        };
+        let Some(((reply, sent), left)) = reply.zip(left) else { return };
+        if let SentStamp::Kernel(left) = stamp {
+            self.departed += 1;
+            self.departure.record(left - sent);
+        }
+        self.session.departed(&reply, plane, left);
+    }
+
     /// One datagram: judged, answered, counted.
     fn answer(
         &mut self,
@@ -228,64 +243,41 @@ impl Desk {
         sender: &mut Sender,
         departing: &mut Departing,
     ) {
-        let received = datagram.kernel.unwrap_or(datagram.app);
         self.nic_received += u64::from(datagram.nic.is_some());
+        let nic = datagram.nic.and_then(|nic| nic_stamp(nic, self.nic_clock.as_deref()));
+        let kernel = datagram.kernel.map(Stamp::from);
+        let arrival = Arrival::new(datagram.app, Planes { kernel, nic, ..Planes::default() });
         let request = Request {
             peer: datagram.peer,
             local: datagram.local,
             local_port,
             unicast: datagram.unicast,
             ttl: datagram.ttl,
-            received,
+            traffic_class: datagram.traffic_class,
+            arrival,
             payload: datagram.payload,
         };
-        let len = match self.session.respond(&request, now, &mut self.reply) {
-            Verdict::Reply { len } => len,
+        let reply = match self.session.respond(&request, now, &mut self.reply) {
+            Verdict::Reply(reply) => reply,
             Verdict::Refused(reason) => return self.tally.refuse(reason),
         };
         if let Some(delay) = self.delay_before_send {
             thread::sleep(delay);
         }
-        let reply = &mut self.reply[..len];
+        let bytes = &mut self.reply[..reply.len()];
         let sent = realtime_now();
-        write_send_time(reply, sent);
-        match sender.send(datagram.peer, datagram.local, reply) {
-            Ok(id) => departing.put(id, sent),
-            Err(_) => return self.tally.refuse(Reason::SendFailed),
+        self.session.finish(&reply, sent, bytes);
+        match sender.send(datagram.peer, datagram.local, bytes) {
+            Ok(id) => departing.put(id.0.into(), reply, sent),
+            Err(_) => {
+                self.session.unsent(&reply);
+                return self.tally.refuse(Reason::SendFailed);
+            }
         }
         self.tally.replied += 1;
-        if datagram.kernel.is_some() {
-            self.kernel_stamped += 1;
-        } else {
-            self.app_stamped += 1;
-        }
-        if !self.residence.record(sent - received) {
+        *self.received_on.entry(arrival.plane()).or_default() += 1;
+        if !self.residence.record(sent - arrival.received()) {
             self.clock_steps += 1;
         }
-    }
-}
-
-/// The last replies by their [`SendId`], until the driver's stamp comes.
-struct Departing(Box<[Option<Departure>]>);
-
-#[derive(Clone, Copy)]
-struct Departure {
-    id: SendId,
-    /// B3.
-    sent: Time<Realtime>,
-}
-
-impl Departing {
-    fn new() -> Self {
-        Self(vec![None; DEPARTING].into())
-    }
-
-    fn put(&mut self, id: SendId, sent: Time<Realtime>) {
-        self.0[id.0 as usize % DEPARTING] = Some(Departure { id, sent });
-    }
-
-    fn take(&mut self, id: SendId) -> Option<Time<Realtime>> {
-        let slot = &mut self.0[id.0 as usize % DEPARTING];
-        slot.take_if(|known| known.id == id).map(|known| known.sent)
     }
 }

@@ -54,14 +54,15 @@ fn every_request_is_answered_with_its_stamps_in_order() {
         for sequence in 0..100 {
             let sent = realtime_now();
             let mut bytes = request(sequence).as_bytes().to_vec();
-            bytes.extend_from_slice(b"what follows the base packet");
+            // Extra Padding, as a sender flags it
+            bytes.extend_from_slice(b"\x80\x01\x00\x18what follows as it came.");
             client.send_to(&bytes, reflector).expect("send");
             let mut buffer = [0; 200];
             let (len, from) = client.recv_from(&mut buffer).expect("a reply");
             let back = realtime_now();
             assert_eq!((len, from), (bytes.len(), reflector));
             let (reply, rest) = ReflectedPacket::parse(&buffer[..len]).expect("a reply");
-            assert_eq!(rest, b"what follows the base packet");
+            assert_eq!(rest, b"\x00\x01\x00\x18what follows as it came.");
             assert_eq!((reply.sequence.get(), reply.sender_sequence.get()), (sequence, sequence));
             assert_eq!(reply.sender_timestamp.as_bytes(), &bytes[4..12]);
             assert_ne!(reply.sender_ttl, 0);

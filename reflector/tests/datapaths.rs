@@ -109,7 +109,12 @@ fn converse(reflector: SocketAddr, lengths: &[usize], count: u32) {
         let sent = realtime_now();
         let request = SenderPacket::new(sequence, sent.into(), ErrorEstimate::from_nanos(1000, false));
         let mut bytes = request.as_bytes().to_vec();
-        bytes.resize(lengths[sequence as usize % lengths.len()], 0);
+        let length = lengths[sequence as usize % lengths.len()];
+        if let Some(padding) = length.checked_sub(48) {
+            // Extra Padding: RFC 8972 §4.1
+            bytes.extend([0, 1, (padding >> 8) as u8, padding as u8]);
+        }
+        bytes.resize(length, 0);
         socket.send_to(&bytes, reflector).expect("send");
         let mut buffer = [0; 2000];
         let (len, from) = socket.recv_from(&mut buffer).expect("a reply");
@@ -227,7 +232,7 @@ fn the_hybrid_answers_base_packets_in_the_driver_and_longer_ones_over_af_xdp() {
     for mode in [XdpMode::Native, XdpMode::Generic] {
         let report = hold(Datapath::Hybrid(mode), || {
             for address in ADDRESSES {
-                converse(SocketAddr::new(address.parse().expect("an address"), PORT), &[44, 45, 200, 1400], 400);
+                converse(SocketAddr::new(address.parse().expect("an address"), PORT), &[44, 48, 200, 1400], 400);
             }
         });
         assert_eq!((report.datapath, report.replied, report.refused["short"]), ("xdp", 800, 2));

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use pathlab_record::Time;
 use pathlab_reflector::{
-    session::{Reason, Request, Rules, SessionReflector, Verdict, write_send_time},
-    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, UdpFrame},
+    session::{Reason, Request, Rules, SessionReflector, Verdict},
+    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, Tlv, UdpFrame},
 };
 use zerocopy::IntoBytes;
 
@@ -56,19 +56,22 @@ pub fn respond(data: &[u8]) {
         local_port: 862,
         unicast: head[0] & 16 == 0,
         ttl: (head[0] & 32 != 0).then_some(head[19]),
-        received: Time::from_nanos(nanos),
+        traffic_class: Some(head[19]),
+        arrival: Time::from_nanos(nanos).into(),
         payload,
     };
     let mut reply = vec![0xee; payload.len() + 8];
     match reflector.respond(&request, Time::from_nanos(nanos), &mut reply) {
-        Verdict::Reply { len } => {
+        Verdict::Reply(unfinished) => {
+            let len = unfinished.len();
             assert!(len == payload.len() && len >= BASE_LEN);
             assert!(peer.port() != 862 && peer.port() != 0 && !peer.ip().is_multicast() && request.unicast);
-            write_send_time(&mut reply[..len], Time::from_nanos(nanos));
+            reflector.finish(&unfinished, Time::from_nanos(nanos), &mut reply);
             let (packet, rest) = ReflectedPacket::parse(&reply[..len]).expect("a reply is a packet");
             let (sender, sender_rest) = SenderPacket::parse(payload).expect("and so is what it answers");
             assert_eq!((packet.sender_sequence, packet.sender_timestamp), (sender.sequence, sender.timestamp));
-            assert_eq!(rest, sender_rest);
+            let layout = |bytes| Tlv::all(bytes).map(|tlv| Tlv { flags: 0, ..tlv }).collect::<Vec<_>>();
+            assert_eq!(layout(rest), layout(sender_rest));
             assert_eq!(reply[len..], [0xee; 8]);
         }
         Verdict::Refused(reason) => {

@@ -4,6 +4,9 @@
 //! test packet; what keeps the reflector from being an amplifier is that a reply is never longer than its request, goes to one
 //! unicast address and never to a reflector's port, and that prefixes and rates can be limited.
 
+mod arrival;
+pub(crate) mod departing;
+mod extensions;
 mod limit;
 mod reason;
 mod table;
@@ -13,13 +16,16 @@ use std::{
     sync::Arc,
 };
 
-use pathlab_record::{Monotonic, Prefix, Realtime, Time};
+use pathlab_record::{Monotonic, Plane, Prefix, Realtime, Stamp, Time};
 use zerocopy::{FromBytes, IntoBytes};
 
+pub use arrival::Arrival;
+pub(crate) use arrival::nic_stamp;
 pub use limit::{Limiter, Limits, RateLimit};
 pub use reason::{Reason, Tally};
 
 use crate::wire::{BASE_LEN, ErrorEstimate, ReflectedPacket, SenderPacket};
+use extensions::Context;
 use table::{Key, Sessions};
 
 /// What the rules know of one datagram.
@@ -35,8 +41,10 @@ pub struct Request<'a> {
     pub unicast: bool,
     /// TTL or hop limit as it arrived; 0 is written where it is unknown.
     pub ttl: Option<u8>,
-    /// B2, on the best plane there is.
-    pub received: Time<Realtime>,
+    /// IPv4 TOS or IPv6 traffic class as it arrived: six bits DSCP, two bits ECN.
+    pub traffic_class: Option<u8>,
+    /// B2, on every plane there is.
+    pub arrival: Arrival,
     /// UDP payload.
     pub payload: &'a [u8],
 }
@@ -44,13 +52,28 @@ pub struct Request<'a> {
 /// What becomes of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send the first `len` bytes of the reply buffer to the peer, after [`write_send_time`].
-    Reply {
-        /// Always the length of the request.
-        len: usize,
-    },
+    /// Send the head of the reply buffer to the peer, after [`SessionReflector::finish`].
+    Reply(Reply),
     /// Send nothing.
     Refused(Reason),
+}
+
+/// A reply that stands in a buffer, and is not finished before its B3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    len: usize,
+    sequence: u32,
+    sender_sequence: u32,
+    /// Absent in stateless mode.
+    session: Option<Key>,
+}
+
+impl Reply {
+    /// Octets of the reply: always as many as the request has.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.len
+    }
 }
 
 /// Who gets replies, and how many.
@@ -84,19 +107,47 @@ impl SessionReflector {
         self.error_estimate = error_estimate;
     }
 
-    /// Judges one datagram and writes the reply, all but B3, to the head of `reply`. What follows the base packet in the request
-    /// follows it in the reply as it came.
+    /// Judges one datagram and writes the reply, all but what [`finish`](Self::finish) adds, to the head of `reply`. What follows the
+    /// base packet in the request follows it in the reply: TLVs answered as RFC 8972 has it, in place.
     ///
     /// `now` is for rates and silent sessions alone. Never panics, whatever arrives; a `reply` shorter than the request is
     /// [`Reason::TooLong`].
     pub fn respond(&mut self, request: &Request<'_>, now: Time<Monotonic>, reply: &mut [u8]) -> Verdict {
         match self.try_respond(request, now, reply) {
-            Ok(len) => Verdict::Reply { len },
+            Ok(reply) => Verdict::Reply(reply),
             Err(reason) => Verdict::Refused(reason),
         }
     }
 
-    fn try_respond(&mut self, request: &Request<'_>, now: Time<Monotonic>, reply: &mut [u8]) -> Result<usize, Reason> {
+    /// Writes B3 into a reply that [`respond`](Self::respond) made, here at its head still: the last thing before the send.
+    ///
+    /// What is shorter than the reply is left alone.
+    pub fn finish(&mut self, reply: &Reply, sent: Time<Realtime>, bytes: &mut [u8]) {
+        let Some(bytes) = bytes.get_mut(..reply.len) else { return };
+        if let Ok((packet, _)) = ReflectedPacket::mut_from_prefix(bytes) {
+            packet.timestamp = sent.into();
+        }
+        if let (Some(sessions), Some(key)) = (&mut self.sessions, &reply.session) {
+            sessions.sent(key, reply.sequence, reply.sender_sequence, sent);
+        }
+    }
+
+    /// The kernel did not take a reply that was finished.
+    pub fn unsent(&mut self, reply: &Reply) {
+        if let (Some(sessions), Some(key)) = (&mut self.sessions, &reply.session) {
+            sessions.unsent(key, reply.sequence);
+        }
+    }
+
+    /// A reply has left, as `plane` says: the next reply of its session tells of it (RFC 8972 §4.7). In stateless mode nothing is
+    /// remembered, and nothing told.
+    pub fn departed(&mut self, reply: &Reply, plane: Plane, stamp: Stamp) {
+        if let (Some(sessions), Some(key)) = (&mut self.sessions, &reply.session) {
+            sessions.departed(key, reply.sequence, reply.sender_sequence, plane, stamp);
+        }
+    }
+
+    fn try_respond(&mut self, request: &Request<'_>, now: Time<Monotonic>, reply: &mut [u8]) -> Result<Reply, Reason> {
         let Ok((sender, rest)) = SenderPacket::parse(request.payload) else { return Err(Reason::Short) };
         admissible(request)?;
         let source = request.peer.ip();
@@ -105,24 +156,27 @@ impl SessionReflector {
         }
         let len = request.payload.len();
         let reply = reply.get_mut(..len).ok_or(Reason::TooLong)?;
-        if let Some(limiter) = &self.limiter {
-            limiter.admit(source, now)?;
-        }
-        let sequence = match &mut self.sessions {
-            Some(sessions) => {
-                let Request { peer, local, local_port, .. } = *request;
-                let key = Key { peer, local, local_port, ssid: sender.ssid.get() };
-                sessions.next(key, now).ok_or(Reason::SessionsFull)?.into()
+        let Request { peer, local, local_port, .. } = *request;
+        let key = Key { peer, local, local_port, ssid: sender.ssid.get() };
+        if let Some(Err(reason)) = self.limiter.as_ref().map(|limiter| limiter.admit(source, now)) {
+            if let Some(sessions) = &mut self.sessions {
+                sessions.refused(&key);
             }
-            None => sender.sequence,
+            return Err(reason);
+        }
+        let memory = match &mut self.sessions {
+            Some(sessions) => Some(sessions.next(key, now).ok_or(Reason::SessionsFull)?),
+            None => None,
         };
+        let sequence = memory.map_or(sender.sequence, |memory| memory.next.into());
+        let received = request.arrival.received().into();
         // RFC 8762 §4.3.1, RFC 8972 §3
         let base = ReflectedPacket {
             sequence,
-            timestamp: request.received.into(),
+            timestamp: received,
             error_estimate: self.error_estimate,
             ssid: sender.ssid,
-            receive_timestamp: request.received.into(),
+            receive_timestamp: received,
             sender_sequence: sender.sequence,
             sender_timestamp: sender.timestamp,
             sender_error_estimate: sender.error_estimate,
@@ -133,15 +187,15 @@ impl SessionReflector {
         let (head, tail) = reply.split_at_mut(BASE_LEN);
         head.copy_from_slice(base.as_bytes());
         tail.copy_from_slice(rest);
-        Ok(len)
-    }
-}
-
-/// Writes B3 into a reply made by [`SessionReflector::respond`]: apart from it, so that it can be the last thing before the send.
-/// What is shorter than a base packet is left alone.
-pub fn write_send_time(reply: &mut [u8], sent: Time<Realtime>) {
-    if let Ok((packet, _)) = ReflectedPacket::mut_from_prefix(reply) {
-        packet.timestamp = sent.into();
+        let context = Context {
+            arrival: &request.arrival,
+            traffic_class: request.traffic_class.unwrap_or(0),
+            error_estimate: self.error_estimate,
+            memory: memory.as_ref(),
+        };
+        extensions::reflect(tail, &context);
+        let (sequence, sender_sequence) = (sequence.get(), sender.sequence.get());
+        Ok(Reply { len, sequence, sender_sequence, session: memory.map(|_| key) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::NtpTimestamp;
+use crate::wire::{NtpTimestamp, Tlv};
 
 const NOW: Time<Monotonic> = Time::from_nanos(1_000_000_000);
 
@@ -20,22 +20,31 @@ fn request(payload: &[u8]) -> Request<'_> {
         local_port: 862,
         unicast: true,
         ttl: Some(64),
-        received: Time::from_nanos(1_792_000_000_000_000_000),
+        traffic_class: Some(0),
+        arrival: Time::from_nanos(1_792_000_000_000_000_000).into(),
         payload,
     }
 }
 
-fn verdict(rules: Rules, change: impl FnOnce(&mut Request<'_>)) -> Verdict {
+/// The length of the reply, or the reason for none.
+fn length(verdict: Verdict) -> Result<usize, Reason> {
+    match verdict {
+        Verdict::Reply(reply) => Ok(reply.len()),
+        Verdict::Refused(reason) => Err(reason),
+    }
+}
+
+fn verdict(rules: Rules, change: impl FnOnce(&mut Request<'_>)) -> Result<usize, Reason> {
     let mut request = request(&[7; 60]);
     change(&mut request);
-    reflector(rules).respond(&request, NOW, &mut [0; 100])
+    length(reflector(rules).respond(&request, NOW, &mut [0; 100]))
 }
 
 #[test]
 fn hostile_addresses_get_no_reply() {
     let from = |peer: &str| verdict(Rules::default(), |request| request.peer = peer.parse().expect("an address"));
-    assert_eq!(from("192.0.2.1:50000"), Verdict::Reply { len: 60 });
-    assert_eq!(from("127.0.0.1:50000"), Verdict::Reply { len: 60 });
+    assert_eq!(from("192.0.2.1:50000"), Ok(60));
+    assert_eq!(from("127.0.0.1:50000"), Ok(60));
     for (peer, reason) in [
         ("192.0.2.1:862", Reason::SourcePortOurs),
         ("192.0.2.1:0", Reason::SourcePortZero),
@@ -46,30 +55,30 @@ fn hostile_addresses_get_no_reply() {
         ("0.1.2.3:50000", Reason::SourceUnspecified),
         ("[::]:50000", Reason::SourceUnspecified),
     ] {
-        assert_eq!(from(peer), Verdict::Refused(reason), "{peer}");
+        assert_eq!(from(peer), Err(reason), "{peer}");
     }
     let to =
         |local: &str| verdict(Rules::default(), |request| request.local = Some(local.parse().expect("an address")));
     for local in ["255.255.255.255", "239.1.1.1", "ff02::1", "0.0.0.0"] {
-        assert_eq!(to(local), Verdict::Refused(Reason::DestinationGroup), "{local}");
+        assert_eq!(to(local), Err(Reason::DestinationGroup), "{local}");
     }
     let broadcast = verdict(Rules::default(), |request| request.unicast = false);
-    assert_eq!(broadcast, Verdict::Refused(Reason::DestinationGroup));
+    assert_eq!(broadcast, Err(Reason::DestinationGroup));
 }
 
 #[test]
 fn the_allowlist_and_the_rate_hold() {
     let allow = || Rules { allow: vec!["203.0.113.0/24".parse().expect("a prefix")], ..Rules::default() };
-    assert_eq!(verdict(allow(), |_| ()), Verdict::Refused(Reason::NotAllowed));
+    assert_eq!(verdict(allow(), |_| ()), Err(Reason::NotAllowed));
     let inside = verdict(allow(), |request| request.peer = "203.0.113.9:1".parse().expect("an address"));
-    assert_eq!(inside, Verdict::Reply { len: 60 });
+    assert_eq!(inside, Ok(60));
 
     let two = NonZeroU32::new(2).expect("not zero");
     let limits = Limits { source: Some(RateLimit::per_second(two)), ..Limits::default() };
     let mut reflector = reflector(Rules { limiter: Some(Limiter::new(limits).into()), ..Rules::default() });
-    let verdicts = [(); 3].map(|()| reflector.respond(&request(&[7; 60]), NOW, &mut [0; 100]));
-    assert_eq!(verdicts[2], Verdict::Refused(Reason::RateLimited));
-    assert_eq!(verdicts[..2], [Verdict::Reply { len: 60 }; 2]);
+    let verdicts = [(); 3].map(|()| length(reflector.respond(&request(&[7; 60]), NOW, &mut [0; 100])));
+    assert_eq!(verdicts[2], Err(Reason::RateLimited));
+    assert_eq!(verdicts[..2], [Ok(60); 2]);
 }
 
 #[test]
@@ -77,20 +86,23 @@ fn a_stateful_reflector_numbers_its_replies_and_a_full_table_is_said() {
     let mut reflector = reflector(Rules { sessions: Some(1), ..Rules::default() });
     let mut reply = [0; 100];
     for number in 0..3 {
-        assert_eq!(reflector.respond(&request(&[7; 44]), NOW, &mut reply), Verdict::Reply { len: 44 });
+        assert_eq!(length(reflector.respond(&request(&[7; 44]), NOW, &mut reply)), Ok(44));
         let (packet, _) = ReflectedPacket::parse(&reply).expect("a reply");
         assert_eq!((packet.sequence.get(), packet.sender_sequence.get()), (number, 0x0707_0707));
     }
     let mut other = [7; 44];
     other[15] = 8; // another SSID is another session
-    assert_eq!(reflector.respond(&request(&other), NOW, &mut reply), Verdict::Refused(Reason::SessionsFull));
+    assert_eq!(length(reflector.respond(&request(&other), NOW, &mut reply)), Err(Reason::SessionsFull));
 }
 
 #[test]
 fn a_reply_buffer_too_small_is_a_reason_and_no_panic() {
-    let verdict = reflector(Rules::default()).respond(&request(&[0; 60]), NOW, &mut [0; 59]);
-    assert_eq!(verdict, Verdict::Refused(Reason::TooLong));
-    write_send_time(&mut [0; 43], Time::from_nanos(1));
+    let mut reflector = reflector(Rules::default());
+    assert_eq!(length(reflector.respond(&request(&[0; 60]), NOW, &mut [0; 59])), Err(Reason::TooLong));
+    let Verdict::Reply(reply) = reflector.respond(&request(&[0; 60]), NOW, &mut [0; 60]) else { panic!("a reply") };
+    let mut cut = [7; 59];
+    reflector.finish(&reply, Time::from_nanos(1), &mut cut);
+    assert_eq!(cut, [7; 59], "what is not the reply is left alone");
 }
 
 #[test]
@@ -129,13 +141,14 @@ fn vectors_shared_with_the_driver() {
         let request = Request { ttl: Some(ttl), ..request(&sent) };
         let mut reply = vec![0xee; sent.len()];
         match reflector.respond(&request, NOW, &mut reply) {
-            Verdict::Reply { len } => {
-                assert_eq!(len, sent.len(), "{name}");
+            Verdict::Reply(answer) => {
+                assert_eq!(answer.len(), sent.len(), "{name}");
                 // The vectors hold any 64 bits, of which nanoseconds are a part: the stamps go in as bits.
                 let (packet, _) = ReflectedPacket::mut_from_prefix(&mut reply).expect("a reply");
                 packet.receive_timestamp = stamp(t2);
                 packet.timestamp = stamp(t3);
-                assert_eq!(reply, hex(wanted), "{name}");
+                // The driver knows no TLVs: what follows the base packet has vectors of its own.
+                assert_eq!(reply[..BASE_LEN], hex(wanted)[..BASE_LEN], "{name}");
             }
             Verdict::Refused(reason) => assert_eq!(reason.name(), wanted, "{name}"),
         }
@@ -148,9 +161,10 @@ fn vectors_shared_with_the_driver() {
 fn the_stamps_stand_in_the_reply_as_given() {
     let (received, sent) = (Time::from_nanos(1_792_000_000_123_456_789), Time::from_nanos(1_792_000_000_123_460_000));
     let mut reply = [0; 44];
-    let request = Request { received, ..request(&[0; 44]) };
-    assert_eq!(reflector(Rules::default()).respond(&request, NOW, &mut reply), Verdict::Reply { len: 44 });
-    write_send_time(&mut reply, sent);
+    let request = Request { arrival: received.into(), ..request(&[0; 44]) };
+    let mut reflector = reflector(Rules::default());
+    let Verdict::Reply(unfinished) = reflector.respond(&request, NOW, &mut reply) else { panic!("a reply") };
+    reflector.finish(&unfinished, sent, &mut reply);
     let (packet, _) = ReflectedPacket::parse(&reply).expect("a reply");
     assert_eq!((packet.receive_timestamp.time(), packet.timestamp.time()), (Some(received), Some(sent)));
 }
@@ -182,17 +196,21 @@ proptest! {
             local_port: 862,
             unicast,
             ttl,
-            received: Time::from_nanos(times.0),
+            traffic_class: ttl,
+            arrival: Time::from_nanos(times.0).into(),
             payload: &payload,
         };
         let mut reply = vec![0xee; room];
         match reflector.respond(&request, Time::from_nanos(times.1), &mut reply) {
-            Verdict::Reply { len } => {
+            Verdict::Reply(unfinished) => {
+                let len = unfinished.len();
                 prop_assert_eq!(len, payload.len());
                 prop_assert!(len >= BASE_LEN && unicast && peer.port() != 862);
-                prop_assert_eq!(&reply[BASE_LEN..len], &payload[BASE_LEN..]);
+                let layout = |bytes: &[u8]| Tlv::all(&bytes[BASE_LEN..]).map(|tlv| Tlv { flags: 0, ..tlv }).collect::<Vec<_>>();
+                prop_assert_eq!(layout(&reply[..len]), layout(&payload), "every TLV is where it was");
                 prop_assert!(reply[len..].iter().all(|byte| *byte == 0xee), "nothing is written beyond the reply");
-                write_send_time(&mut reply[..len], Time::from_nanos(times.0));
+                reflector.finish(&unfinished, Time::from_nanos(times.0), &mut reply);
+                prop_assert!(reply[len..].iter().all(|byte| *byte == 0xee), "nor by what finishes it");
             }
             Verdict::Refused(reason) => {
                 prop_assert_eq!(reason == Reason::Short, payload.len() < BASE_LEN);

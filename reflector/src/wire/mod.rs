@@ -4,12 +4,18 @@
 
 mod checksum;
 pub mod ethernet;
+mod extension;
 mod frame;
 pub mod ip;
 mod stamp;
 mod time;
+mod tlv;
 pub mod udp;
 
+pub use extension::{
+    ClassOfService, DirectMeasurement, FollowUpTelemetry, TimestampInformation, sync_source, timestamp_method,
+};
 pub use frame::{MalformedFrame, UdpFrame};
 pub use stamp::{BASE_LEN, MalformedPacket, ReflectedPacket, STAMP_PORT, SenderPacket};
 pub use time::{ErrorEstimate, NtpTimestamp, PtpTimestamp, WireTime};
+pub use tlv::{TLV_HEADER_LEN, Tlv, tlv_flag, tlv_type};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pathlab_record::{Interval, Monotonic, Plane, Realtime, Tai, Time};
+use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Tai, Time};
 use pathlab_xdp::{
     NicClock,
     xsk::{Record, TransmitStamp},
@@ -10,7 +10,7 @@ use pathlab_xdp::{
 
 use crate::{
     report::Spans,
-    session::{Reason, Request, SessionReflector, Tally, Verdict, write_send_time},
+    session::{Arrival, Reason, Reply, Request, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp},
     wire::UdpFrame,
 };
 
@@ -23,6 +23,9 @@ pub(super) struct Desk {
     /// What to take off `CLOCK_TAI` to have UTC.
     pub(super) tai_minus_utc: Interval,
     pub(super) nic_clock: Option<Arc<dyn NicClock>>,
+    departing: Departing,
+    /// The number of the next reply, by which its departure is told.
+    next: u64,
     reply: Box<[u8]>,
 }
 
@@ -49,14 +52,22 @@ pub(super) struct Ready {
     datagram: UdpFrame,
     /// The frame's length.
     pub(super) length: usize,
-    received: Time<Realtime>,
-    plane: Plane,
+    arrival: Arrival,
+    reply: Reply,
 }
 
 impl Desk {
-    pub(super) fn new(session: SessionReflector, nic_clock: Option<Arc<dyn NicClock>>) -> Self {
-        let reply = vec![0; LONGEST].into();
-        Self { session, account: Account::new(), tai_minus_utc: Interval::ZERO, nic_clock, reply }
+    /// Under the rules of `session`, with at most `in_flight` replies on their way at once.
+    pub(super) fn new(session: SessionReflector, nic_clock: Option<Arc<dyn NicClock>>, in_flight: usize) -> Self {
+        Self {
+            session,
+            account: Account::new(),
+            tai_minus_utc: Interval::ZERO,
+            nic_clock,
+            departing: Departing::new(in_flight),
+            next: 0,
+            reply: vec![0; LONGEST].into(),
+        }
     }
 
     /// Counts a frame that came to user space at `app`, and turns it round where it deserves a reply; else its reason is counted.
@@ -85,7 +96,7 @@ impl Desk {
         now: Time<Monotonic>,
     ) -> Result<Ready, Reason> {
         let mut datagram = UdpFrame::parse(frame).map_err(|_| Reason::Malformed)?;
-        let (received, plane) = self.received(record, app);
+        let arrival = self.arrival(record, app);
         let request = Request {
             peer: datagram.peer,
             local: Some(datagram.local.ip()),
@@ -93,61 +104,66 @@ impl Desk {
             // the program in the driver takes no frame to a group's Ethernet address
             unicast: true,
             ttl: Some(datagram.ttl),
-            received,
+            traffic_class: Some(datagram.traffic_class),
+            arrival,
             payload: datagram.payload(frame),
         };
-        let len = match self.session.respond(&request, now, &mut self.reply) {
-            Verdict::Reply { len } => len,
+        let reply = match self.session.respond(&request, now, &mut self.reply) {
+            Verdict::Reply(reply) => reply,
             Verdict::Refused(reason) => return Err(reason),
         };
-        let length = datagram.turn_round(frame, &self.reply[..len]).ok_or(Reason::TooLong)?;
-        Ok(Ready { datagram, length, received, plane })
+        let length = datagram.turn_round(frame, &self.reply[..reply.len()]).ok_or(Reason::TooLong)?;
+        Ok(Ready { datagram, length, arrival, reply })
     }
 
-    /// B2 on the best plane that can be told in UTC.
-    fn received(&mut self, record: Option<Record>, app: Time<Realtime>) -> (Time<Realtime>, Plane) {
+    /// B2 on every plane that says something.
+    fn arrival(&mut self, record: Option<Record>, app: Time<Realtime>) -> Arrival {
         let nic = record.and_then(|record| record.nic);
         self.account.nic_received += u64::from(nic.is_some());
-        if let Some(received) = nic.and_then(|nic| self.nic_clock.as_ref()?.utc(nic)) {
-            return (received.time, Plane::Nic);
-        }
-        match record.and_then(|record| record.xdp) {
-            Some(xdp) => (self.utc(xdp), Plane::Xdp),
-            None => (app, Plane::App),
-        }
+        let nic = nic.and_then(|nic| nic_stamp(nic, self.nic_clock.as_deref()));
+        let xdp = record.and_then(|record| record.xdp).map(|xdp| self.utc(xdp).into());
+        Arrival::new(app, Planes { xdp, nic, ..Planes::default() })
     }
 
     fn utc(&self, tai: Time<Tai>) -> Time<Realtime> {
         Time::from_nanos(tai.as_nanos() - self.tai_minus_utc.as_nanos())
     }
 
-    /// Writes B3 into a reply: the last thing before it is given to the kernel.
-    pub(super) fn stamp(&self, ready: &Ready, frame: &mut [u8], sent: Time<Realtime>) {
-        ready.datagram.edit(frame, |reply| write_send_time(reply, sent));
+    /// Writes B3 into a reply, the last thing before it is given to the kernel; the number by which its departure is to be told.
+    pub(super) fn finish(&mut self, ready: &Ready, frame: &mut [u8], sent: Time<Realtime>) -> u64 {
+        let Self { session, departing, next, .. } = self;
+        ready.datagram.edit(frame, |bytes| session.finish(&ready.reply, sent, bytes));
+        departing.put(*next, ready.reply, sent);
+        *next += 1;
+        *next - 1
     }
 
     /// Counts a reply that the kernel has taken, or not.
     pub(super) fn sent(&mut self, ready: &Ready, sent: Time<Realtime>, taken: bool) {
         if !taken {
+            self.session.unsent(&ready.reply);
             return self.account.tally.refuse(Reason::SendFailed);
         }
         self.account.tally.replied += 1;
-        self.account.received_on[place(ready.plane)] += 1;
-        if !self.account.residence.record(sent - ready.received) {
+        self.account.received_on[place(ready.arrival.plane())] += 1;
+        if !self.account.residence.record(sent - ready.arrival.received()) {
             self.account.clock_steps += 1;
         }
     }
 
-    /// A reply whose B3 was `sent` has left, with a stamp of that or without.
-    pub(super) fn departed(&mut self, sent: Time<Realtime>, stamp: Option<TransmitStamp>) {
+    /// The reply of that number has left, with a stamp of that or without.
+    pub(super) fn departed(&mut self, number: u64, stamp: Option<TransmitStamp>) {
         let Some(stamp) = stamp else { return };
         self.account.sent_on[place(stamp.plane())] += 1;
         let left = match stamp {
-            TransmitStamp::Software(tai) => Some(self.utc(tai)),
-            TransmitStamp::Nic(nic) => self.nic_clock.as_ref().and_then(|clock| clock.utc(nic)).map(|left| left.time),
+            TransmitStamp::Software(tai) => Some(self.utc(tai).into()),
+            TransmitStamp::Nic(nic) => nic_stamp(nic, self.nic_clock.as_deref()),
         };
-        if let Some(left) = left {
-            self.account.departure.record(left - sent);
+        if let Some((left, (reply, sent))) = left.zip(self.departing.find(number)) {
+            if let Some(departure) = left.since(sent.into()) {
+                self.account.departure.record(departure);
+            }
+            self.session.departed(&reply, stamp.plane(), left);
         }
     }
 }
@@ -212,7 +228,7 @@ mod tests {
 
     fn desk(nic_clock: Option<Arc<dyn NicClock>>) -> Desk {
         let session = SessionReflector::new(Rules::default(), ErrorEstimate::from_nanos(1000, false));
-        Desk { tai_minus_utc: Interval::from_nanos(TAI), ..Desk::new(session, nic_clock) }
+        Desk { tai_minus_utc: Interval::from_nanos(TAI), ..Desk::new(session, nic_clock, 4) }
     }
 
     fn frame(length: usize) -> Vec<u8> {
@@ -231,11 +247,11 @@ mod tests {
         let mut frame = frame(44);
         let app = Time::from_nanos(UTC + 3);
         let ready = desk.judge(&mut frame, record, app, Time::from_nanos(1)).expect("a reply");
-        desk.stamp(&ready, &mut frame, Time::from_nanos(UTC + 9));
+        desk.finish(&ready, &mut frame, Time::from_nanos(UTC + 9));
         let (reply, _) = ReflectedPacket::parse(UdpFrame::parse(&frame).expect("a datagram").payload(&frame)).unwrap();
         assert_eq!(reply.sent_at(), Some(WireTime::Ntp(Time::from_nanos(UTC + 9))));
         let Some(WireTime::Ntp(received)) = reply.received_at() else { panic!("T2: {reply:?}") };
-        (received, ready.plane)
+        (received, ready.arrival.plane())
     }
 
     #[test]
@@ -274,9 +290,15 @@ mod tests {
     fn departures_are_counted_by_plane_and_measured_where_they_can_be_told_in_utc() {
         let mut desk = desk(None);
         let sent = Time::from_nanos(UTC);
-        desk.departed(sent, None);
-        desk.departed(sent, Some(TransmitStamp::Software(Time::from_nanos(UTC + TAI + 700))));
-        desk.departed(sent, Some(TransmitStamp::Nic(5)));
+        let numbers = [(); 3].map(|()| {
+            let mut frame = frame(44);
+            let ready = desk.judge(&mut frame, None, sent, Time::from_nanos(1)).expect("a reply");
+            desk.finish(&ready, &mut frame, sent)
+        });
+        assert_eq!(numbers, [0, 1, 2]);
+        desk.departed(0, None);
+        desk.departed(1, Some(TransmitStamp::Software(Time::from_nanos(UTC + TAI + 700))));
+        desk.departed(2, Some(TransmitStamp::Nic(5)));
         let mut total = Account::new();
         total.add(&desk.account);
         total.add(&desk.account);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pathlab_record::{Interval, Time};
+use pathlab_record::Interval;
 use pathlab_xdp::xsk::{BindMode, Completed, Frame, Received, XskSocket};
 
 use super::desk::{Desk, Ready};
@@ -117,9 +117,7 @@ impl Worker {
             thread::sleep(delay);
         }
         let sent = realtime_now();
-        self.desk.stamp(ready, frame.packet_mut(), sent);
-        // the cookie brings B3 back with the stamp
-        let cookie = sent.as_nanos().cast_unsigned();
+        let cookie = self.desk.finish(ready, frame.packet_mut(), sent);
         let taken = match self.socket.send(frame, cookie, true) {
             Ok(()) => true,
             Err(frame) => {
@@ -137,7 +135,7 @@ impl Worker {
         self.socket.complete(&mut self.completed, usize::MAX);
         for Completed { cookie, stamp } in self.completed.drain(..) {
             self.in_flight = self.in_flight.saturating_sub(1);
-            self.desk.departed(Time::from_nanos(cookie.cast_signed()), stamp);
+            self.desk.departed(cookie, stamp);
         }
     }
 
