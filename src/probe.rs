@@ -13,7 +13,7 @@ use pathlab_record::{KeepSamples, Labels, Run};
 use pathlab_reflector::{
     Prefix,
     datapath::SocketOptions,
-    prober::{self, Fan, ProbeOptions, Recording, RunOutput, SessionSpec},
+    prober::{self, Background, Class, Fan, Pace, Pacing, ProbeOptions, Recording, RunOutput, SessionSpec},
 };
 use serde_json::{Value, json};
 
@@ -57,6 +57,16 @@ pub(crate) struct Probe {
     /// Send slots that lie closer together than this together: less processor time, a less exact schedule
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     coalesce: Option<Duration>,
+    /// How the last stretch before a slot is spent: asleep, looking at the clock (a whole processor), or as much of both as this
+    /// host's sleeps were seen to need
+    #[arg(long, value_name = "auto|sleep|spin", default_value = "auto", conflicts_with = "coalesce")]
+    pace: Pace,
+    /// Scheduling class: fifo is real time, auto takes it where this host allows it
+    #[arg(long, value_name = "auto|fifo|other", default_value = "auto")]
+    class: Class,
+    /// Run on this CPU alone
+    #[arg(long, value_name = "N")]
+    cpu: Option<u32>,
     /// A reply later than this is late, and late is lost
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = duration::parse)]
     timeout: Duration,
@@ -116,6 +126,7 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         timeout: args.timeout,
         size: args.size,
         coalesce: args.coalesce.unwrap_or_default(),
+        pacing: Pacing { pace: args.pace, class: args.class, cpu: args.cpu },
         socket: SocketOptions {
             device: args.iface.clone(),
             mark: args.mark,
@@ -139,8 +150,10 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         ..Run::new("probe", started)
     };
     let (directory, scrap) = run_directory::create(&path, &about)?;
-    let mut output = RunOutput::new(directory);
-    let report = prober::probe(&sessions, &options, stop.flag(), &mut output).map_err(misuse_or_failure)?;
+    let mut output = Background::start(RunOutput::new(directory))?;
+    let result = prober::probe(&sessions, &options, stop.flag(), &mut output);
+    let output = output.finish();
+    let report = result.map_err(misuse_or_failure)?;
     scrap.keep();
     let head = output.finish(&report)?.seal(Timestamp::now())?;
     if global.json {
@@ -223,6 +236,10 @@ fn resolved(args: &Probe, options: &ProbeOptions, sessions: usize) -> Value {
         "duration_s": options.duration.map(seconds),
         "timeout_s": seconds(options.timeout),
         "size": options.size,
+        "coalesce_s": seconds(options.coalesce),
+        "pace": options.pacing.pace,
+        "class": options.pacing.class,
+        "cpu": options.pacing.cpu,
         "dscp": args.dscp,
         "mark": args.mark,
         "bin_s": seconds(args.bin),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pathlab_reflector::prober::{ProbeReport, Quantiles, Row};
+use pathlab_reflector::prober::{Counts, Pace, PacingReport, ProbeReport, Quantiles, Row};
 
 use super::{Table, percent, span};
 
@@ -12,13 +12,14 @@ pub(crate) fn text(report: &ProbeReport) -> String {
     let total = &report.total;
     let _ = writeln!(
         text,
-        "{} sessions every {}: sent {}, received {}, lost {} ({}), late {}, duplicates {}, reordered {}",
+        "{} sessions every {}: sent {}, received {}, lost {} ({}){}, late {}, duplicates {}, reordered {}",
         total.sessions,
         span(report.interval_ns),
         total.counts.sent,
         total.counts.received,
         total.counts.lost(),
         percent(total.loss),
+        legs(&total.counts),
         total.counts.late,
         total.counts.duplicates,
         total.counts.reordered,
@@ -31,20 +32,55 @@ pub(crate) fn text(report: &ProbeReport) -> String {
     if let Some(late) = &schedule.lateness {
         let _ = writeln!(
             text,
-            "\nschedule: {} within 50 µs, late by p50 {}, p99 {}, most {}; skipped {}, refused by the host {}",
+            "\nschedule: {} within 50 µs of their slot, late by p50 {}, p90 {}, p99 {}, p99.9 {}, most {}; skipped {}, refused by the host {}",
             percent(schedule.within_50us as f64 / schedule.sent.max(1) as f64),
             span(late.p50),
+            span(late.p90),
             span(late.p99),
+            span(late.p999),
             span(late.max),
             schedule.skipped,
             schedule.refused,
         );
+        let _ = writeln!(text, "paced by {}", pacing(&report.pacing));
     }
     for silent in &report.silent {
         let _ = writeln!(text, "no reply from {} ({} sessions): {}", silent.target, silent.sessions, silent.why);
     }
     if report.interrupted {
         let _ = writeln!(text, "ended by request before its time");
+    }
+    text
+}
+
+/// On which leg, as far as a stateful reflector's numbers tell.
+fn legs(counts: &Counts) -> String {
+    let (forward, back) = (counts.lost_forward + counts.unknown_forward, counts.lost_return + counts.unknown_return);
+    match (forward, back, counts.lost() - forward - back) {
+        (0, 0, _) => String::new(),
+        (_, _, 0) => format!(", of these {forward} forward, {back} on return"),
+        (_, _, open) => format!(", of these {forward} forward, {back} on return, {open} nobody knows where"),
+    }
+}
+
+fn pacing(pacing: &PacingReport) -> String {
+    let mut text = match pacing.pace {
+        Pace::Auto => format!("sleep, then {} of looking at the clock", span(pacing.spin_ns)),
+        Pace::Sleep => "sleep alone".to_owned(),
+        Pace::Spin => "looking at the clock alone".to_owned(),
+    };
+    if let Some(late) = &pacing.overslept {
+        let _ = write!(text, " (sleeps ended late by p50 {}, p99.9 {})", span(late.p50), span(late.p999));
+    }
+    let _ = write!(text, ", {}", pacing.scheduler);
+    if let Some(why) = &pacing.scheduler_why {
+        let _ = write!(text, " (not real time: {why})");
+    }
+    if let Some(cpu) = pacing.cpu {
+        let _ = write!(text, ", on CPU {cpu}");
+    }
+    if pacing.memory_locked {
+        text.push_str(", memory locked");
     }
     text
 }

@@ -30,6 +30,24 @@ pub struct Now {
     pub realtime: Time<Realtime>,
 }
 
+/// The end of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// A slot, which is worth looking at the clock for.
+    Slot(Time<Monotonic>),
+    /// Anything else.
+    Other(Time<Monotonic>),
+}
+
+impl Until {
+    /// When that is.
+    pub fn at(self) -> Time<Monotonic> {
+        match self {
+            Self::Slot(at) | Self::Other(at) => at,
+        }
+    }
+}
+
 /// What a socket has for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
@@ -65,11 +83,12 @@ pub trait World {
     /// As the kernel gave it.
     fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentStamp)) -> io::Result<usize>;
 
-    /// Sleeps until `until`, or until a socket has something: then puts it into `ready`, which comes empty.
+    /// Waits until `until`, or until a socket has something: then puts it into `ready`, which comes empty. A slot is to be met
+    /// as exactly as the host can; the end of any other wait may be a little late.
     ///
     /// # Errors
     /// As the kernel gave it.
-    fn wait(&mut self, until: Time<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()>;
+    fn wait(&mut self, until: Until, ready: &mut Vec<Ready>) -> io::Result<()>;
 
     /// Whether somebody asked to stop.
     fn stop_requested(&mut self) -> bool;
@@ -197,11 +216,21 @@ impl<'a, W: World> Engine<'a, W> {
             let slot = self.schedule.peek().filter(|_| drain_until.is_none()).map(|slot| slot.at.max(next_send));
             // The end of a wait for a reply or a stamp is not urgent: many are settled at one waking.
             let expiry = self.matching.next_expiry().map(|at| at.max(now.monotonic + GRAIN));
-            let waits = [slot, drain_until, expiry];
-            let until = waits.into_iter().flatten().fold(now.monotonic + TICK, Time::min);
+            let other = [drain_until, expiry].into_iter().flatten().fold(now.monotonic + TICK, Time::min);
+            let exact = self.terms.coalesce == Interval::ZERO;
+            let until = match slot {
+                Some(slot) if slot <= other && exact => Until::Slot(slot),
+                Some(slot) => Until::Other(slot.min(other)),
+                None => Until::Other(other),
+            };
             self.world.wait(until, &mut ready).map_err(|error| ("epoll_pwait2", error))?;
             for ready in ready.drain(..) {
                 self.take(ready, watch)?;
+                // However many sockets have something, a slot whose time has come goes first.
+                let now = self.world.now();
+                if slot.is_some_and(|slot| slot <= now.monotonic) && exact {
+                    self.send_due(now, watch);
+                }
             }
         }
         self.matching.finish(watch);

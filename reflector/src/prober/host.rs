@@ -12,7 +12,8 @@ use std::{
 use pathlab_record::{Interval, Monotonic, Time};
 
 use super::{
-    engine::{Now, Ready, World},
+    engine::{Now, Ready, Until, World},
+    pace::Spin,
     sys,
 };
 use crate::{
@@ -23,12 +24,15 @@ use crate::{
 /// Sockets that one wait can report; the others are reported by the next.
 const EVENTS: usize = 64;
 
+/// What reading a few datagrams takes, and more: nearer to a slot than this nothing is read.
+const READING: Interval = Interval::from_nanos(25_000);
+
 /// Sockets and clocks of this host.
 pub(super) struct Host<'a> {
     sockets: Vec<StampedSocket>,
     epoll: OwnedFd,
-    /// The last stretch before a deadline is spent looking at the clock, because a sleep may end late.
-    spin: Interval,
+    /// The last stretch before a slot is spent looking at the clock, because a sleep may end late.
+    spin: Spin,
     stop: &'a AtomicBool,
     undelivered: HashMap<SocketAddr, Undelivered>,
     /// Test hook: reads each datagram so much later than it could.
@@ -44,7 +48,7 @@ impl<'a> Host<'a> {
     /// epoll as the kernel gave it.
     pub(super) fn new(
         sockets: Vec<StampedSocket>,
-        spin: Duration,
+        spin: Spin,
         delay_before_read: Duration,
         stop: &'a AtomicBool,
     ) -> io::Result<Self> {
@@ -58,7 +62,7 @@ impl<'a> Host<'a> {
             held: vec![None; sockets.len()],
             sockets,
             epoll,
-            spin: interval(spin),
+            spin,
             stop,
             undelivered: HashMap::new(),
             delay_before_read: interval(delay_before_read),
@@ -73,6 +77,11 @@ impl<'a> Host<'a> {
     /// Datagrams dropped at the sockets by the kernel.
     pub(super) fn kernel_drops(&self) -> u64 {
         self.sockets.iter().map(StampedSocket::kernel_drops).sum()
+    }
+
+    /// How the waits for slots went.
+    pub(super) fn spin(&self) -> &Spin {
+        &self.spin
     }
 
     fn watch_datagrams(&self, socket: usize, on: bool) -> io::Result<()> {
@@ -134,21 +143,40 @@ impl World for Host<'_> {
         Ok(taken)
     }
 
-    fn wait(&mut self, until: Time<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()> {
+    fn wait(&mut self, until: Until, ready: &mut Vec<Ready>) -> io::Result<()> {
         let now = monotonic_now();
-        let until = self.release(now, ready)?.map_or(until, |release| release.min(until));
+        let held = self.release(now, ready)?;
         if !ready.is_empty() {
             return Ok(());
         }
-        let sleep = (until - now - self.spin).as_nanos();
-        self.look(Duration::from_nanos(sleep.max(0) as u64), ready)?;
-        if ready.is_empty() {
-            let spin_until = until.min(monotonic_now() + self.spin);
-            while monotonic_now() < spin_until {
+        self.spin.renew();
+        let (until, spin) = match until {
+            Until::Slot(at) if held.is_none_or(|held| at <= held) => (at, self.spin.length()),
+            until => (held.map_or(until.at(), |held| held.min(until.at())), Interval::ZERO),
+        };
+        let wake = Interval::from_nanos((until - now).as_nanos().saturating_sub(spin.as_nanos()));
+        if wake > Interval::ZERO {
+            self.look(Duration::from_nanos(wake.as_nanos() as u64), ready)?;
+            if !ready.is_empty() {
+                return Ok(());
+            }
+            self.spin.overslept(monotonic_now() - (now + wake));
+        }
+        // What comes now is still read when it comes, unless the slot is so near that reading could make it late.
+        loop {
+            let left = until - monotonic_now();
+            if left <= Interval::ZERO {
+                return Ok(());
+            }
+            if left > READING {
+                self.look(Duration::ZERO, ready)?;
+                if !ready.is_empty() {
+                    return Ok(());
+                }
+            } else {
                 std::hint::spin_loop();
             }
         }
-        Ok(())
     }
 
     fn stop_requested(&mut self) -> bool {

@@ -34,6 +34,8 @@
 //! It does not say where in the path a delay arose, beyond probe host, wire and reflector host; and a base packet does not tell
 //! at which place of its host the reflector took its stamps, so that its socket's queue may count as wire.
 
+mod background;
+mod claim;
 mod engine;
 mod error;
 mod fan;
@@ -41,6 +43,7 @@ mod host;
 mod legs;
 mod matching;
 mod output;
+mod pace;
 mod passage;
 mod recorder;
 mod run;
@@ -52,11 +55,13 @@ mod sys;
 #[cfg(test)]
 mod simulation;
 
-pub use engine::{End, Engine, Now, Ready, Strays, Terms, Watch, World};
+pub use background::Background;
+pub use engine::{End, Engine, Now, Ready, Strays, Terms, Until, Watch, World};
 pub use error::ProbeError;
 pub use fan::Fan;
 pub use matching::{Counts, Matching, Patience, Settled, Sink, TransmitStamp};
 pub use output::{Kept, Output, RunOutput};
+pub use pace::{Class, Pace, Pacing, PacingReport};
 pub use passage::{Departure, Ipdv, Passage, Reply};
 pub use recorder::{Recorder, Recording};
 pub use run::{ProbeOptions, probe};

@@ -10,14 +10,14 @@ pub trait Output {
     fn bin(&mut self, bin: SessionBin);
     /// Takes one line of `samples.jsonl`.
     fn sample(&mut self, sample: Sample);
-    /// Takes one interval of `rtt.hlog`.
-    fn interval(&mut self, interval: LogInterval);
+    /// Takes one interval of `<log>.hlog`.
+    fn interval(&mut self, log: &str, interval: LogInterval);
 }
 
 impl Output for () {
     fn bin(&mut self, _bin: SessionBin) {}
     fn sample(&mut self, _sample: Sample) {}
-    fn interval(&mut self, _interval: LogInterval) {}
+    fn interval(&mut self, _log: &str, _interval: LogInterval) {}
 }
 
 impl<O: Output> Output for &mut O {
@@ -27,8 +27,8 @@ impl<O: Output> Output for &mut O {
     fn sample(&mut self, sample: Sample) {
         (**self).sample(sample);
     }
-    fn interval(&mut self, interval: LogInterval) {
-        (**self).interval(interval);
+    fn interval(&mut self, log: &str, interval: LogInterval) {
+        (**self).interval(log, interval);
     }
 }
 
@@ -39,8 +39,8 @@ pub struct Kept {
     pub bins: Vec<SessionBin>,
     /// Lines of `samples.jsonl`.
     pub samples: Vec<Sample>,
-    /// Intervals of `rtt.hlog`.
-    pub intervals: Vec<LogInterval>,
+    /// Intervals, each with the name of its log.
+    pub intervals: Vec<(String, LogInterval)>,
 }
 
 impl Output for Kept {
@@ -50,8 +50,8 @@ impl Output for Kept {
     fn sample(&mut self, sample: Sample) {
         self.samples.push(sample);
     }
-    fn interval(&mut self, interval: LogInterval) {
-        self.intervals.push(interval);
+    fn interval(&mut self, log: &str, interval: LogInterval) {
+        self.intervals.push((log.to_owned(), interval));
     }
 }
 
@@ -96,7 +96,7 @@ impl Output for RunOutput {
     fn sample(&mut self, sample: Sample) {
         self.write(|directory| directory.sample(&sample).map(drop));
     }
-    fn interval(&mut self, interval: LogInterval) {
-        self.write(|directory| directory.interval("rtt", &interval));
+    fn interval(&mut self, log: &str, interval: LogInterval) {
+        self.write(|directory| directory.interval(log, &interval));
     }
 }

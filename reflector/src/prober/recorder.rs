@@ -43,8 +43,8 @@ pub struct Recorder<O> {
     patience: Patience,
     sessions: Vec<Session>,
     groups: Vec<(Labels, Tally)>,
-    /// RTT of each group by bin, for the interval log.
-    intervals: BTreeMap<(i64, usize), SparseHistogram>,
+    /// Each group by bin, for the interval logs; joins the group's sum when its bin is closed.
+    intervals: BTreeMap<(i64, usize), Tally>,
     /// Bins before the first are written or being written; the second is the session whose turn it is.
     writing: (i64, usize),
 }
@@ -163,6 +163,11 @@ impl<O: Output> Recorder<O> {
         slot.as_nanos().div_euclid(self.recording.bin.as_nanos() as i64)
     }
 
+    fn tally(&mut self, session: usize, slot: Time<Realtime>) -> &mut Tally {
+        let key = (self.bin_of(slot), self.sessions[session].group);
+        self.intervals.entry(key).or_default()
+    }
+
     fn open_bin(&mut self, session: usize, slot: Time<Realtime>) -> &mut Bin {
         let index = self.bin_of(slot);
         let open = &mut self.sessions[session].open;
@@ -196,16 +201,21 @@ impl<O: Output> Recorder<O> {
         while let Some(entry) = self.intervals.first_entry()
             && entry.key().0 < self.writing.0
         {
-            let ((place, group), histogram) = entry.remove_entry();
+            let ((place, group), tally) = entry.remove_entry();
             let text = |(name, value): (&String, &serde_json::Value)| {
                 (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))
             };
-            self.output.interval(LogInterval {
-                labels: self.groups[group].0.iter().map(text).collect(),
-                start: edge(place, self.recording.bin),
-                length: SignedDuration::try_from(self.recording.bin).unwrap_or(SignedDuration::MAX),
-                histogram,
-            });
+            let (labels, sum) = &mut self.groups[group];
+            sum.merge(&tally);
+            for (log, histogram) in tally.logs() {
+                let interval = LogInterval {
+                    labels: labels.iter().map(text).collect(),
+                    start: edge(place, self.recording.bin),
+                    length: SignedDuration::try_from(self.recording.bin).unwrap_or(SignedDuration::MAX),
+                    histogram: histogram.clone(),
+                };
+                self.output.interval(&log, interval);
+            }
         }
     }
 }
@@ -255,8 +265,7 @@ impl Session {
 
 impl<O: Output> Sink for Recorder<O> {
     fn settled(&mut self, session: usize, settled: Settled) {
-        let group = self.sessions[session].group;
-        self.groups[group].1.settled(&settled);
+        self.tally(session, settled.slot).settled(&settled);
 
         let nanos = |span: Option<Interval>| span.map(|span| span.as_nanos().max(0) as u64);
         let bin = self.open_bin(session, settled.slot);
@@ -288,14 +297,15 @@ impl<O: Output> Sink for Recorder<O> {
             bin.ipdv_return.extend(pair.back);
         }
 
-        if settled.outcome == Outcome::Received {
-            let place = self.bin_of(settled.slot);
-            self.intervals.entry((place, group)).or_default().extend(nanos(settled.rtt));
-        }
         let entry = &mut self.sessions[session];
-        entry.last_settled = entry.last_settled.max(settled.seq);
+        let later = |than: u32| settled.seq.wrapping_sub(than) < 1 << 31;
+        if later(entry.last_settled) {
+            entry.last_settled = settled.seq;
+        }
         if settled.outcome == Outcome::Received {
-            entry.last_received = entry.last_received.max(Some(settled.seq));
+            if entry.last_received.is_none_or(later) {
+                entry.last_received = Some(settled.seq);
+            }
             entry.rtt.extend(nanos(settled.rtt));
             entry.ipdv_round_trip.extend(settled.ipdv.into_iter().flatten().map(|pair| pair.round_trip));
         }
@@ -312,8 +322,8 @@ impl<O: Output> Sink for Recorder<O> {
 }
 
 impl<O: Output> Watch for Recorder<O> {
-    fn sent(&mut self, session: usize, _slot: Time<Realtime>, late: Interval) {
-        self.groups[self.sessions[session].group].1.sent(late);
+    fn sent(&mut self, session: usize, slot: Time<Realtime>, late: Interval) {
+        self.tally(session, slot).sent(late);
     }
 
     fn skipped(&mut self, session: usize, _slot: Time<Realtime>) {

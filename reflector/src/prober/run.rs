@@ -14,10 +14,12 @@ use zerocopy::IntoBytes;
 
 use super::{
     ProbeError,
+    claim::Claim,
     engine::{End, Engine, Terms},
     host::Host,
     matching::Patience,
     output::Output,
+    pace::{Pace, Pacing, PacingReport, Spin},
     recorder::{Recorder, Recording},
     schedule::{LONGEST_INTERVAL, MOST_SESSIONS, Schedule},
     sessions::{SessionSpec, SocketPlan},
@@ -45,8 +47,8 @@ pub struct ProbeOptions {
     pub stamp_wait: Duration,
     /// Octets of a test packet (UDP payload): 44, or 48 to 65,000.
     pub size: usize,
-    /// How long before a slot to look at the clock instead of sleeping. `None`: a twentieth of the time between two slots, at most 60 µs.
-    pub spin: Option<Duration>,
+    /// What to do for slots to be kept.
+    pub pacing: Pacing,
     /// Send slots that lie closer together than this together, late by up to this: saves processor time where many sessions
     /// share a thread, at the price of the schedule's exactness. Zero in the default.
     pub coalesce: Duration,
@@ -70,7 +72,7 @@ impl Default for ProbeOptions {
             timeout: Duration::from_secs(1),
             stamp_wait: Duration::from_millis(20),
             size: BASE_LEN,
-            spin: None,
+            pacing: Pacing::default(),
             coalesce: Duration::ZERO,
             skip_after: None,
             socket: SocketOptions { receive_buffer: Some(4 << 20), ..SocketOptions::stamped() },
@@ -107,8 +109,9 @@ pub fn probe(
     let keys = source_keys(sessions, &plan, &ports);
 
     let spacing = options.interval / u32::try_from(sessions.len()).unwrap_or(u32::MAX);
-    let exact = (spacing / 20).min(Duration::from_micros(60));
-    let spin = options.spin.unwrap_or(if options.coalesce.is_zero() { exact } else { Duration::ZERO });
+    let pace = if options.coalesce.is_zero() { options.pacing.pace } else { Pace::Sleep };
+    let spin = Spin::new(pace, Interval::from_nanos(spacing.as_nanos() as i64));
+    let claim = Claim::take(options.pacing, !options.coalesce.is_zero())?;
     let skip_after =
         options.skip_after.unwrap_or(options.interval.clamp(Duration::from_millis(10), Duration::from_millis(100)));
     let patience = Patience { timeout: options.timeout, stamp: options.stamp_wait };
@@ -168,12 +171,23 @@ pub fn probe(
         };
         return Err(ProbeError::Unreachable { target: first.target, more, why: first.why.clone() });
     }
+    let (scheduler, scheduler_why) = claim.scheduler();
+    let pacing = PacingReport {
+        pace,
+        spin_ns: world.spin().reported(),
+        overslept: world.spin().overslept_all(),
+        scheduler,
+        scheduler_why,
+        cpu: options.pacing.cpu,
+        memory_locked: claim.memory_locked(),
+    };
     Ok(ProbeReport {
         schema: SCHEMA.to_owned(),
         interval_ns: options.interval.as_nanos() as u64,
         started,
         ended: utc_now(),
         cpu_time_ns: cpu_time.as_nanos() as u64,
+        pacing,
         rtt_between: rtt_between(&total),
         total,
         groups,

@@ -7,20 +7,20 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::{Interval, Monotonic, Outcome, Realtime, Term, Time};
+use pathlab_record::{Interval, Outcome, Realtime, Term, Time};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use zerocopy::{FromZeros, IntoBytes, byteorder::network_endian::U32};
 
 use super::{
-    engine::{End, Engine, Now, Ready, Terms, World},
+    engine::{End, Engine, Now, Ready, Terms, Until, World},
     matching::{Counts, Patience},
     output::Kept,
     recorder::{Recorder, Recording},
     schedule::Schedule,
     sessions::{SessionSpec, SocketPlan},
-    summary::Row,
+    summary::{Quantiles, Row},
 };
 use crate::{
     datapath::{Datagram, SendId, SentStamp},
@@ -225,7 +225,8 @@ impl World for Simulation {
         Ok(due.len())
     }
 
-    fn wait(&mut self, until: Time<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()> {
+    fn wait(&mut self, until: Until, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let until = until.at();
         let first = self.events.first_key_value().map(|((time, _), _)| *time);
         match first.filter(|time| *time <= until.as_nanos()) {
             Some(time) => {
@@ -319,8 +320,17 @@ impl Played {
         assert_eq!(sum(|bin| bin.received), counts.received);
         assert_eq!(sum(|bin| bin.late), counts.late);
         assert_eq!(sum(|bin| bin.lost), counts.lost() + counts.late);
-        let logged: u64 = self.kept.intervals.iter().map(|interval| interval.histogram.count()).sum();
-        assert_eq!(logged, counts.received);
+        let logged = |wanted: &str| {
+            let of = self.kept.intervals.iter().filter(|(log, _)| log == wanted);
+            of.map(|(_, interval)| interval.histogram.count()).sum::<u64>()
+        };
+        assert_eq!((logged("rtt"), logged("lateness")), (counts.received, counts.sent));
+        let pairs = |of: &Option<Quantiles>| of.map_or(0, |of| of.count);
+        assert_eq!(logged("ipdv_forward"), pairs(&self.row.ipdv_forward));
+        assert_eq!(logged("ipdv_return"), pairs(&self.row.ipdv_return));
+        for (part, quantiles) in &self.row.split.parts {
+            assert_eq!(logged(&part.replace('+', "-")), quantiles.count, "{part}");
+        }
         let mut bins = std::collections::HashSet::new();
         for bin in &self.kept.bins {
             bin.check().expect("a bin that does not contradict itself");

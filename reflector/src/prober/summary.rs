@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     engine::Strays,
     matching::{Counts, Settled},
+    pace::PacingReport,
 };
 
 /// Quantiles of one quantity in nanoseconds, each within 0.1 % (HdrHistogram, 3 digits).
@@ -19,6 +20,8 @@ pub struct Quantiles {
     pub min: u64,
     /// Median.
     pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
     /// 95th percentile.
     pub p95: u64,
     /// 99th percentile.
@@ -36,6 +39,7 @@ impl Quantiles {
             count: histogram.count(),
             min: histogram.min()?,
             p50: histogram.quantile(0.5)?,
+            p90: histogram.quantile(0.9)?,
             p95: histogram.quantile(0.95)?,
             p99: histogram.quantile(0.99)?,
             p999: histogram.quantile(0.999)?,
@@ -158,6 +162,8 @@ pub struct ProbeReport {
     pub ended: jiff::Timestamp,
     /// Processor time of the probe's one thread, in nanoseconds.
     pub cpu_time_ns: u64,
+    /// How the slots were kept, as far as this host was concerned.
+    pub pacing: PacingReport,
     /// Which stamps bound `rtt`, in words.
     pub rtt_between: String,
     /// All sessions together.
@@ -250,6 +256,22 @@ impl Tally {
         }
     }
 
+    /// Every histogram that is not empty, by the name of its interval log: a file name, where merged parts are `probe_tx-wire`.
+    pub(super) fn logs(&self) -> impl Iterator<Item = (String, &SparseHistogram)> {
+        let fixed = [
+            ("lateness", &self.lateness),
+            ("rtt", &self.rtt),
+            ("rtt_app", &self.rtt_app),
+            ("ipdv_forward", &self.ipdv_forward),
+            ("ipdv_return", &self.ipdv_return),
+            ("ipdv_round_trip", &self.ipdv_round_trip),
+            ("total", &self.total),
+        ];
+        let fixed = fixed.into_iter().map(|(name, histogram)| (name.to_owned(), histogram));
+        let parts = self.parts.iter().map(|(terms, part)| (part_name(terms).replace('+', "-"), part));
+        fixed.chain(parts).filter(|(_, histogram)| !histogram.is_empty())
+    }
+
     pub(super) fn merge(&mut self, other: &Self) {
         self.sent += other.sent;
         self.skipped += other.skipped;
@@ -279,10 +301,7 @@ impl Tally {
     pub(super) fn row(&self, sessions: usize, counts: Counts) -> Row {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let answered = counts.received + counts.late;
-        let named = |(terms, part): (&Vec<Term>, &SparseHistogram)| {
-            let name = terms.iter().map(|term| term.name()).collect::<Vec<_>>().join("+");
-            Some((name, Quantiles::of(part)?))
-        };
+        let named = |(terms, part): (&Vec<Term>, &SparseHistogram)| Some((part_name(terms), Quantiles::of(part)?));
         Row {
             sessions,
             counts,
@@ -312,6 +331,11 @@ impl Tally {
             },
         }
     }
+}
+
+/// A part of the ledger by its name in `samples.jsonl`, such as `probe_tx+wire`.
+fn part_name(terms: &[Term]) -> String {
+    terms.iter().map(|term| term.name()).collect::<Vec<_>>().join("+")
 }
 
 /// Says in words which stamps bound the round trip.
