@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pathlab_reflector::prober::{Counts, Pace, PacingReport, ProbeReport, Quantiles, Row};
+use pathlab_reflector::prober::{Counts, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row, Segment};
 
 use super::{Table, percent, span};
 
@@ -28,6 +28,7 @@ pub(crate) fn text(report: &ProbeReport) -> String {
     let _ = write!(text, "{}", round_trips(report));
     let _ = writeln!(text, "\nwhere the time goes (quantiles of each stage; they do not add up)");
     let _ = write!(text, "{}", stages(total));
+    text.push_str(&one_way(report));
     let schedule = &total.schedule;
     if let Some(late) = &schedule.lateness {
         let _ = writeln!(
@@ -98,6 +99,61 @@ fn round_trips(report: &ProbeReport) -> Table {
     }
     row(&mut table, "all", &report.total);
     table
+}
+
+/// Targets that the screen has room for; `--json` has them all.
+const SHOWN: usize = 8;
+
+/// Delays one way, and what is known of the clocks.
+fn one_way(report: &ProbeReport) -> String {
+    let mut text = String::new();
+    let Some(_) = report.one_way.first() else { return text };
+    let _ = writeln!(
+        text,
+        "\none way, the clocks' rate removed and their offset within what it can be; the truth lies in each range"
+    );
+    let mut table = Table::new(["", "forward p50", "p95", "p99", "return p50", "p95", "p99", "reflector's clock"]);
+    for row in report.one_way.iter().take(SHOWN) {
+        let range = |quantiles: &OneWayQuantiles, pick: fn(&Quantiles) -> u64| {
+            format!("{} to {}", span(pick(&quantiles.at_least)), span(pick(&quantiles.at_most)))
+        };
+        let (forward, back) = (&row.forward, &row.back);
+        table.row([
+            row.target.to_string(),
+            range(forward, |q| q.p50),
+            range(forward, |q| q.p95),
+            range(forward, |q| q.p99),
+            range(back, |q| q.p50),
+            range(back, |q| q.p95),
+            range(back, |q| q.p99),
+            row.segments.last().map_or_else(|| "–".to_owned(), clock),
+        ]);
+    }
+    let _ = write!(text, "{table}");
+    if report.one_way.len() > SHOWN {
+        let _ = writeln!(text, "and {} more, see probe.json", report.one_way.len() - SHOWN);
+    }
+    let void: u64 = report.one_way.iter().map(|row| row.void).sum();
+    if void > 0 {
+        let _ = writeln!(text, "{void} round trips near a step of a clock have no one-way delay");
+    }
+    text
+}
+
+/// `12.3 ms ahead ± 15.0 µs, 0.4 ppm fast`.
+fn clock(segment: &Segment) -> String {
+    let width = segment.offset_most.saturating_sub(segment.offset_least) / 2;
+    let middle = segment.offset_least.saturating_add(width);
+    let side = if middle < 0 { "behind" } else { "ahead" };
+    let mut text = format!("{} {side} ± {}", span(middle.unsigned_abs()), span(width.unsigned_abs()));
+    if let Some(rate) = segment.rate_ppb {
+        let side = if rate < 0 { "slow" } else { "fast" };
+        let _ = write!(text, ", {:.1} ppm {side}", rate.unsigned_abs() as f64 / 1e3);
+    }
+    if segment.synchronised {
+        text.push_str(", synchronised");
+    }
+    text
 }
 
 fn row(table: &mut Table, name: &str, row: &Row) {

@@ -310,6 +310,7 @@ impl<'a, W: World> Engine<'a, W> {
         }
         if ready.datagrams {
             let now = world.now().monotonic;
+            let ours = self.terms.error_estimate;
             // One batch: should there be more, the socket is ready again at the next turn, after the slots that are due.
             let taken = world.receive(socket, |datagram| {
                 let peer = (datagram.peer.ip(), datagram.peer.port());
@@ -322,7 +323,7 @@ impl<'a, W: World> Engine<'a, W> {
                     strays.malformed += 1;
                     return;
                 };
-                *heard |= matching.reply(session, now, reply(packet, &datagram), watch);
+                *heard |= matching.reply(session, now, reply(packet, &datagram, ours), watch);
             });
             taken.map_err(|error| ("recvmmsg", error))?;
         }
@@ -334,7 +335,8 @@ fn on_realtime(at: Time<Monotonic>, now: Now) -> Time<Realtime> {
     now.realtime + (at - now.monotonic)
 }
 
-fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>) -> Reply {
+fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>, ours: ErrorEstimate) -> Reply {
+    let error = |estimate: ErrorEstimate| estimate.nanos().filter(|_| estimate.is_synchronised());
     let stamp = |time: Option<WireTime>| {
         time.map(|time| match time {
             WireTime::Ntp(time) => Stamp::from(time),
@@ -347,6 +349,7 @@ fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>) -> Reply {
         echo: packet.sender_timestamp.bits(),
         b2: stamp(packet.received_at()),
         b3: stamp(packet.sent_at()),
+        synchronised: error(ours).zip(error(packet.error_estimate)).map(|(ours, theirs)| ours.saturating_add(theirs)),
         a4_kernel: datagram.kernel,
         a4_app: datagram.app,
     }

@@ -45,6 +45,8 @@ pub struct Settled {
     pub rtt: Option<Interval>,
     /// `A4app - A1app`, where a reply came.
     pub rtt_app: Option<Interval>,
+    /// Sum of both ends' Error Estimates in nanoseconds, where a reply came and both say that their clocks are synchronised.
+    pub synchronised: Option<u64>,
     /// The pairs that this packet completed: with its predecessor, with its successor.
     pub ipdv: [Option<Ipdv>; 2],
 }
@@ -403,12 +405,23 @@ impl Settled {
             stamps,
             rtt: Some(passage.rtt()),
             rtt_app: Some(passage.rtt_app()),
+            synchronised: passage.reply.synchronised,
             ipdv: [None, None],
         }
     }
 
     fn lost(seq: u32, outcome: Outcome, departure: &Departure) -> Self {
         let stamps = departure.stamps();
-        Self { seq, outcome, slot: departure.a0, stamps, ledger: None, rtt: None, rtt_app: None, ipdv: [None, None] }
+        Self {
+            seq,
+            outcome,
+            slot: departure.a0,
+            stamps,
+            ledger: None,
+            rtt: None,
+            rtt_app: None,
+            synchronised: None,
+            ipdv: [None, None],
+        }
     }
 }

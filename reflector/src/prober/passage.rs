@@ -15,6 +15,8 @@ pub struct Reply {
     pub b2: Option<Stamp>,
     /// Timestamp of the Session-Reflector's send.
     pub b3: Option<Stamp>,
+    /// Sum of both ends' Error Estimates in nanoseconds, where both say that their clocks are synchronised.
+    pub synchronised: Option<u64>,
     /// When the probe's kernel got the reply.
     pub a4_kernel: Option<Time<Realtime>>,
     /// When the probe read it.

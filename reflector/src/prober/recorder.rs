@@ -1,9 +1,9 @@
 //! Turns settled packets into tallies, session bins and samples while the run goes on, in memory bounded by what is still open.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -15,6 +15,8 @@ use pathlab_record::{
 use super::{
     engine::{Now, Watch, settled_after},
     matching::{Counts, Matching, Patience, Settled, Sink},
+    offset::TwoClocks,
+    one_way::{OneWay, OneWayRow},
     output::Output,
     sessions::SessionSpec,
     summary::{GroupRow, Quantiles, Row, SessionRow, Tally},
@@ -31,6 +33,8 @@ pub struct Recording {
     pub salt: Option<Salt>,
 }
 
+/// The most hosts that one-way delays are worked out for: what each needs is bounded, to some 300 kB.
+pub const MOST_HOSTS: usize = 256;
 /// Sessions whose closed bins are written between two looks at the schedule.
 const SESSIONS_A_TURN: usize = 4;
 /// A session that ends with so many unanswered packets in a row died; fewer are loss.
@@ -45,6 +49,10 @@ pub struct Recorder<O> {
     groups: Vec<(Labels, Tally)>,
     /// Each group by bin, for the interval logs; joins the group's sum when its bin is closed.
     intervals: BTreeMap<(i64, usize), Tally>,
+    /// Clocks of the reflectors' hosts against ours.
+    one_way: Vec<(IpAddr, OneWay)>,
+    /// Whose turn it is to work some of its delays out.
+    one_way_turn: usize,
     /// Bins before the first are written or being written; the second is the session whose turn it is.
     writing: (i64, usize),
 }
@@ -54,6 +62,8 @@ struct Session {
     key: Option<SessionKey>,
     spec: SessionSpec,
     group: usize,
+    /// Its host's place in `one_way`.
+    host: Option<usize>,
     open: VecDeque<(i64, Bin)>,
     rtt: SparseHistogram,
     ipdv_round_trip: SparseHistogram,
@@ -85,6 +95,7 @@ impl<O: Output> Recorder<O> {
         output: O,
     ) -> Self {
         let mut groups: Vec<(Labels, Tally)> = Vec::new();
+        let mut hosts: HashMap<IpAddr, usize> = HashMap::new();
         let session = |(index, spec): (usize, &SessionSpec)| {
             let spec = SessionSpec { labels: spec.labels_with_family(), ..spec.clone() };
             let shared: Labels = ["isp", "family"]
@@ -105,6 +116,10 @@ impl<O: Output> Recorder<O> {
                 name,
                 key: key.filter(|_| recording.salt.is_none()),
                 group,
+                host: match hosts.len() {
+                    MOST_HOSTS => hosts.get(&spec.target.ip()).copied(),
+                    next => Some(*hosts.entry(spec.target.ip()).or_insert(next)),
+                },
                 open: VecDeque::new(),
                 rtt: SparseHistogram::new(),
                 ipdv_round_trip: SparseHistogram::new(),
@@ -114,6 +129,8 @@ impl<O: Output> Recorder<O> {
             }
         };
         let sessions = specs.iter().enumerate().map(session).collect();
+        let mut one_way: Vec<_> = hosts.keys().map(|host| (*host, OneWay::default())).collect();
+        one_way.sort_unstable_by_key(|(host, _)| hosts[host]);
         Self {
             output,
             recording,
@@ -121,6 +138,8 @@ impl<O: Output> Recorder<O> {
             sessions,
             groups,
             intervals: BTreeMap::new(),
+            one_way,
+            one_way_turn: 0,
             writing: (i64::MIN, usize::MAX),
         }
     }
@@ -130,6 +149,11 @@ impl<O: Output> Recorder<O> {
         self.writing = (i64::MAX, 0);
         self.write_sessions(usize::MAX, true);
         self.write_intervals();
+    }
+
+    /// Delays one way; to be called once, when the run is over.
+    pub fn one_way(&mut self) -> Vec<OneWayRow> {
+        self.one_way.iter_mut().filter_map(|(host, one_way)| one_way.finish(*host)).collect()
     }
 
     /// The rows of the report.
@@ -266,6 +290,11 @@ impl Session {
 impl<O: Output> Sink for Recorder<O> {
     fn settled(&mut self, session: usize, settled: Settled) {
         self.tally(session, settled.slot).settled(&settled);
+        if let (Outcome::Received, Some(host)) = (settled.outcome, self.sessions[session].host)
+            && let Some(clocks) = TwoClocks::of(&settled.stamps, settled.synchronised)
+        {
+            self.one_way[host].1.push(clocks);
+        }
 
         let nanos = |span: Option<Interval>| span.map(|span| span.as_nanos().max(0) as u64);
         let bin = self.open_bin(session, settled.slot);
@@ -340,6 +369,10 @@ impl<O: Output> Watch for Recorder<O> {
     }
 
     fn turn(&mut self, now: Now) {
+        self.one_way_turn = (self.one_way_turn + 1) % self.one_way.len().max(1);
+        if let Some((_, one_way)) = self.one_way.get_mut(self.one_way_turn) {
+            one_way.turn();
+        }
         let wait = Interval::from_nanos(-(settled_after(self.patience).as_nanos() as i64));
         let closed = self.bin_of(now.realtime + wait);
         if self.writing.1 < self.sessions.len() {

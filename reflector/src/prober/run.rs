@@ -139,6 +139,7 @@ pub fn probe(
     let end = engine.run(&mut recorder).map_err(|(call, source)| ProbeError::System { call, source })?;
     recorder.close();
 
+    let one_way = recorder.one_way();
     let (total, groups, rows) = recorder.rows(engine.matching());
     let heard: HashSet<SocketAddr> =
         rows.iter().filter(|row| row.counts.received + row.counts.late > 0).map(|row| row.target).collect();
@@ -192,6 +193,7 @@ pub fn probe(
         total,
         groups,
         sessions: rows,
+        one_way,
         strays,
         kernel_drops: world.kernel_drops(),
         silent,

@@ -16,6 +16,7 @@ use zerocopy::{FromZeros, IntoBytes, byteorder::network_endian::U32};
 use super::{
     engine::{End, Engine, Now, Ready, Terms, Until, World},
     matching::{Counts, Patience},
+    one_way::OneWayRow,
     output::Kept,
     recorder::{Recorder, Recording},
     schedule::Schedule,
@@ -252,6 +253,7 @@ struct Played {
     row: Row,
     counts: Counts,
     kept: Kept,
+    one_way: Vec<OneWayRow>,
     world: Simulation,
     end: End,
 }
@@ -289,7 +291,8 @@ fn play(nature: Nature, sessions: usize, count: u64) -> Played {
     let (row, groups, _) = recorder.rows(engine.matching());
     assert_eq!(groups.iter().map(|group| group.row.counts.sent).sum::<u64>(), row.counts.sent);
     let counts = row.counts;
-    Played { row, counts, kept, world: engine.into_world(), end }
+    let one_way = recorder.one_way();
+    Played { one_way, row, counts, kept, world: engine.into_world(), end }
 }
 
 impl Played {
@@ -439,6 +442,24 @@ fn a_delay_in_one_stage_moves_its_term_and_no_other() {
 }
 
 #[test]
+fn delays_one_way_are_bounded_without_synchronised_clocks() {
+    let nature = Nature { spread: 5 * MS, probe_tx: 0, ..Nature::default() };
+    let played = play(nature.clone(), 4, 500);
+    let [host] = &played.one_way[..] else { panic!("one reflector: {:?}", played.one_way) };
+    assert_eq!((host.forward.at_least.count, host.void), (2000, 0));
+    for segment in &host.segments {
+        // Seven seconds ahead, as `far` has it.
+        assert!((segment.offset_least..=segment.offset_most).contains(&(7_000 * MS)), "{segment:?}");
+        assert!(segment.offset_most - segment.offset_least <= nature.forward + nature.back + MS);
+    }
+    let within = |quantiles: super::OneWayQuantiles, least: i64, most: i64| {
+        assert!(quantiles.at_least.max as i64 <= most && quantiles.at_most.min as i64 >= least, "{quantiles:?}");
+    };
+    within(host.forward, nature.forward, nature.forward + nature.spread);
+    within(host.back, nature.back, nature.back + MS);
+}
+
+#[test]
 fn silence_ends_the_run_early() {
     let played = play(Nature { lose_forward: 1.0, ..Nature::default() }, 2, 100_000);
     assert_eq!(played.end, End::Silence);
@@ -485,8 +506,16 @@ fn a_reply_that_fits_nothing_is_counted_and_changes_nothing() {
     let mut matching = super::Matching::new(1, patience);
     let now = Simulation::new(Nature::default()).now();
     let mut sink = Vec::new();
-    let reply =
-        super::Reply { seq: 0, reflector_seq: 0, echo: 5, b2: None, b3: None, a4_kernel: None, a4_app: now.realtime };
+    let reply = super::Reply {
+        seq: 0,
+        reflector_seq: 0,
+        echo: 5,
+        b2: None,
+        b3: None,
+        synchronised: None,
+        a4_kernel: None,
+        a4_app: now.realtime,
+    };
     assert!(!matching.reply(0, now.monotonic, reply, &mut sink), "nothing was sent");
     let departure = super::Departure { a0: now.realtime, a1_app: now.realtime, a1_sched: None, a1_kernel: None };
     matching.sent(0, now.monotonic, departure, 6);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     engine::Strays,
     matching::{Counts, Settled},
+    one_way::OneWayRow,
     pace::PacingReport,
 };
 
@@ -172,6 +173,8 @@ pub struct ProbeReport {
     pub groups: Vec<GroupRow>,
     /// Each session.
     pub sessions: Vec<SessionRow>,
+    /// Delays one way to each of the first [`MOST_HOSTS`](super::MOST_HOSTS) reflectors, as intervals.
+    pub one_way: Vec<OneWayRow>,
     /// Datagrams that belonged to nobody.
     pub strays: Strays,
     /// Datagrams that this host's kernel dropped at the probe's sockets.
