@@ -1,8 +1,49 @@
 //! Which clock a stamp was read off, and how it is told in UTC: cards and XDP programs count by clocks of their own.
+//!
+//! ```text
+//!  /dev/ptpN ── PTP_SYS_OFFSET_* ──► CrossStamp ──► Track: lines, steps, voids ──► Teller ──► UTC ± uncertainty
+//!  (Phc, ClockDevice)                                (pure)                        (NicClock, PhcTracker)
+//! ```
+//!
+//! Two errors are kept apart. The *uncertainty of a stamp* says how surely the stamp tells what `CLOCK_REALTIME` of this host showed
+//! at the event: it is all that matters to differences within one host. How far `CLOCK_REALTIME` is from UTC is [`Discipline`]'s
+//! to say: it cancels out of such differences, belongs to one-way delay alone, and travels in the STAMP Error Estimate.
+//!
+//! ```no_run
+//! use pathlab_xdp::clock::{NicClock, Phc, PhcTracker};
+//!
+//! if let Some(phc) = Phc::of("eth1")? {
+//!     let clock = PhcTracker::start(phc)?;
+//!     clock.wait(std::time::Duration::from_secs(5));
+//!     let stamp_of_the_card = 1_792_000_000_000_000_000;
+//!     match clock.utc(stamp_of_the_card) {
+//!         Some(utc) => println!("{:?} ± {} ns", utc.time, utc.uncertainty),
+//!         None => println!("not to be told in UTC"),
+//!     }
+//! }
+//! # Ok::<(), pathlab_xdp::Error>(())
+//! ```
+
+mod cross_stamp;
+mod device;
+mod fit;
+mod sys;
+mod system;
+mod track;
+mod tracker;
+#[cfg(test)]
+mod truth;
 
 use pathlab_record::{Interval, Reading, Realtime};
 
-use crate::{Error, sys};
+pub use cross_stamp::{CrossStamp, CrossStampMethod};
+pub use device::{ClockDevice, Phc};
+pub use fit::Wander;
+pub use system::{Discipline, SystemLook, SystemStep, SystemWatch, reading_cost};
+pub use track::{FitFacts, Observation, Teller, Track, Void};
+pub use tracker::{ClockFacts, PhcTracker};
+
+use crate::Error;
 
 /// Tells a card's stamps in UTC: a fit of its clock (PHC) against this host's `CLOCK_REALTIME`. Shared by all who get such stamps.
 pub trait NicClock: Send + Sync {
@@ -23,8 +64,8 @@ pub trait NicClock: Send + Sync {
 /// # Errors
 /// [`Error::Clock`], where a sandbox forbids `adjtimex`.
 pub fn tai_minus_utc() -> Result<Interval, Error> {
-    let seconds = sys::tai_offset().map_err(|source| Error::Clock { source })?;
-    Ok(Interval::from_nanos(i64::from(seconds) * 1_000_000_000))
+    let discipline = Discipline::measure().map_err(|source| Error::Clock { source })?;
+    Ok(Interval::from_nanos(i64::from(discipline.tai_minus_utc) * 1_000_000_000))
 }
 
 #[cfg(test)]

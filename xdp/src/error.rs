@@ -171,6 +171,16 @@ pub enum Error {
     /// The way back from a change of the port cannot be secured.
     #[error("the way back cannot be secured")]
     Guard(#[from] pathlab_guard::Error),
+    /// A card's clock cannot be opened, or compared with the system's.
+    #[error("{clock}: {call}; see `ethtool -T` and `ls -l /dev/ptp*`")]
+    Phc {
+        /// The device, or the interface.
+        clock: String,
+        /// The call that failed.
+        call: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A value of [`crate::xsk::XskOptions`] outside its range.
     #[error("{option} = {value}: allowed is {allowed}")]
     Option {

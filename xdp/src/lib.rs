@@ -44,7 +44,7 @@
 mod abi;
 mod allow;
 mod attach;
-mod clock;
+pub mod clock;
 mod config;
 mod device_bound;
 mod entry;

@@ -92,15 +92,6 @@ pub(crate) fn bpf_link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `adjtimex` without changing anything: TAI minus UTC in seconds as the kernel knows it; 0 where nobody has told it.
-pub(crate) fn tai_offset() -> io::Result<i32> {
-    // SAFETY: all-zero is a valid timex: plain integers, and `modes` zero means "read only".
-    let mut timex: libc::timex = unsafe { mem::zeroed() };
-    // SAFETY: the kernel writes one timex to this frame.
-    let state = unsafe { libc::adjtimex(&raw mut timex) };
-    if state < 0 { Err(io::Error::last_os_error()) } else { Ok(timex.tai) }
-}
-
 /// `SIOCETHTOOL` with a `struct ethtool_value`: returns the value after the call.
 pub(crate) fn ethtool_value(interface: &str, command: u32, value: u32) -> io::Result<u32> {
     let mut argument = [command, value];

@@ -1,0 +1,304 @@
+//! Keeps a card's clock and the system's compared while a process runs, so that everybody in it can have stamps told in UTC.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use pathlab_record::{Interval, Monotonic, Reading, Realtime, Time};
+use serde::Serialize;
+
+use super::{
+    ClockDevice, CrossStampMethod, FitFacts, NicClock, Observation, SystemLook, SystemWatch, Teller, Track, Void,
+    Wander, sys, track::HORIZON,
+};
+use crate::Error;
+
+/// Cross-stamps in a row where the first are too wide, such as when the bus is busy: some 100 µs each.
+pub(super) const ATTEMPTS: usize = 16;
+
+/// A thread that takes four cross-stamps a second or more, and what it has found out. Ends when it is dropped.
+pub struct PhcTracker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    index: u32,
+    method: CrossStampMethod,
+    /// Held for a few nanoseconds by those who tell stamps; written as often as the clocks are compared.
+    teller: RwLock<Teller>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    fit: Option<FitFacts>,
+    voids: Vec<Void>,
+    /// When a cross-stamp was last taken.
+    seen: Option<Time<Monotonic>>,
+    cost: Interval,
+    failure: Option<String>,
+}
+
+/// What `doctor` and `run.json` say of a card's clock.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClockFacts {
+    /// N of `/dev/ptpN`.
+    pub phc: u32,
+    /// How it is compared with the system's clock.
+    pub method: CrossStampMethod,
+    /// The fit; `None` while nothing can be told.
+    pub fit: Option<FitFacts>,
+    /// What the last comparison took, with all its attempts.
+    pub cost: Interval,
+    /// Why the last comparison failed; `None` where it did not.
+    pub failure: Option<String>,
+}
+
+impl PhcTracker {
+    /// Starts comparing. Stamps can be told some two seconds later: [`PhcTracker::wait`].
+    ///
+    /// # Errors
+    /// [`Error::Phc`]: no thread to be had.
+    pub fn start(device: impl ClockDevice + 'static) -> Result<Self, Error> {
+        let shared = Arc::new(Shared {
+            index: device.index(),
+            method: device.method(),
+            teller: RwLock::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let clock = format!("/dev/ptp{}", shared.index);
+        let follow = {
+            let shared = shared.clone();
+            move || shared.follow(device)
+        };
+        let thread = thread::Builder::new().name(format!("phc-{}", shared.index)).spawn(follow);
+        let thread = thread.map_err(|source| Error::Phc { clock, call: "clone", source })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Waits until stamps can be told, at most so long; whether they can.
+    pub fn wait(&self, longest: Duration) -> bool {
+        let state = self.shared.state();
+        let unknown = |state: &mut State| state.fit.is_none();
+        let waited = self.shared.changed.wait_timeout_while(state, longest, unknown);
+        waited.unwrap_or_else(PoisonError::into_inner).0.fit.is_some()
+    }
+
+    /// What is known of the clock.
+    pub fn facts(&self) -> ClockFacts {
+        let Shared { index, method, .. } = *self.shared;
+        let state = self.shared.state();
+        ClockFacts { phc: index, method, fit: state.fit, cost: state.cost, failure: state.failure.clone() }
+    }
+
+    /// The spans in which stamps were told that may not have been true, oldest first; the last 64 of them.
+    pub fn voids(&self) -> Vec<Void> {
+        self.shared.state().voids.clone()
+    }
+}
+
+impl NicClock for PhcTracker {
+    fn phc(&self) -> u32 {
+        self.shared.index
+    }
+
+    fn utc(&self, nic: i64) -> Option<Reading<Realtime>> {
+        self.shared.teller.read().unwrap_or_else(PoisonError::into_inner).tell(nic)
+    }
+
+    fn uncertainty(&self) -> Option<u64> {
+        let seen = self.shared.state().seen?;
+        let age = (monotonic_now() - seen).as_nanos();
+        let teller = self.shared.teller.read().unwrap_or_else(PoisonError::into_inner);
+        teller.uncertainty().filter(|_| age <= HORIZON)
+    }
+}
+
+impl Drop for PhcTracker {
+    fn drop(&mut self) {
+        self.shared.state().stopping = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn monotonic_now() -> Time<Monotonic> {
+    Time::from_nanos(sys::clock_nanos(libc::CLOCK_MONOTONIC))
+}
+
+impl Shared {
+    /// A panic of the one thread leaves nothing half-written here that another could trip over.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(&self, mut device: impl ClockDevice) {
+        let (mut track, mut watch) = (Track::new(Wander::default()), SystemWatch::default());
+        loop {
+            let steps = track.steps();
+            if let Some(step) = SystemLook::take().ok().and_then(|look| watch.observe(look)) {
+                tracing::info!(
+                    phc = self.index,
+                    by_ns = step.by.as_nanos(),
+                    leap = step.is_leap_second(),
+                    "system clock set"
+                );
+                track.clock_was_set(step.void.to);
+            }
+            let (began, failure) = (monotonic_now(), self.compare(&mut device, &mut track));
+            let ended = monotonic_now();
+            let told = track.teller().clone();
+            let pause = told.due();
+            *self.teller.write().unwrap_or_else(PoisonError::into_inner) = told;
+            if track.steps() != steps {
+                track.last_void_ended(monotonic_now());
+            }
+            let mut state = self.state();
+            if failure.is_none() {
+                (state.seen, state.cost) = (Some(ended), ended - began);
+            } else if state.failure.is_none() {
+                tracing::warn!(phc = self.index, failure, "clock cannot be compared");
+            }
+            state.failure = failure;
+            state.fit = track.facts();
+            state.voids = track.voids().collect();
+            self.changed.notify_all();
+            let pause = Duration::from_nanos(pause.unsigned_abs());
+            let running = |state: &mut State| !state.stopping;
+            let waited = self.changed.wait_timeout_while(state, pause, running);
+            if waited.unwrap_or_else(PoisonError::into_inner).0.stopping {
+                return;
+            }
+        }
+    }
+
+    /// Takes one cross-stamp that says something; why not, where none can be had.
+    fn compare(&self, device: &mut impl ClockDevice, track: &mut Track) -> Option<String> {
+        for _ in 0..ATTEMPTS {
+            let stamp = match device.cross_stamp() {
+                Ok(stamp) => stamp,
+                Err(error) => return Some(error.to_string()),
+            };
+            match track.observe(stamp) {
+                Observation::Good => break,
+                Observation::Wide => {}
+                Observation::Step(void) => {
+                    let span = (void.to - void.from).as_millis_f64();
+                    tracing::info!(
+                        phc = self.index,
+                        void_ms = span,
+                        "card's clock and system's have stepped against each other"
+                    );
+                    break;
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicBool, AtomicI64, Ordering},
+    };
+
+    use super::*;
+    use crate::clock::CrossStamp;
+
+    /// A card's clock made of the system's: 7 s ahead and 50 ppm fast, until it is set or taken away.
+    #[derive(Clone)]
+    struct Card {
+        ahead: Arc<AtomicI64>,
+        gone: Arc<AtomicBool>,
+    }
+
+    impl Card {
+        fn new() -> Self {
+            Self { ahead: Arc::new(7_000_000_000.into()), gone: Arc::default() }
+        }
+
+        fn at(&self, realtime: i64) -> i64 {
+            realtime + realtime % 1_000_000_000_000 / 20_000 + self.ahead.load(Ordering::SeqCst)
+        }
+    }
+
+    impl ClockDevice for Card {
+        fn index(&self) -> u32 {
+            3
+        }
+
+        fn method(&self) -> CrossStampMethod {
+            CrossStampMethod::Extended
+        }
+
+        fn cross_stamp(&mut self) -> io::Result<CrossStamp> {
+            if self.gone.load(Ordering::SeqCst) {
+                return Err(io::Error::from_raw_os_error(libc::ENODEV));
+            }
+            let began = monotonic_now();
+            let realtime = sys::clock_nanos(libc::CLOCK_REALTIME);
+            Ok(CrossStamp {
+                phc: self.at(realtime),
+                realtime: Time::from_nanos(realtime + 200),
+                half_width: 250,
+                began,
+                ended: monotonic_now(),
+            })
+        }
+    }
+
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    /// Tells a stamp of this moment, which must come true.
+    fn tell_now(tracker: &PhcTracker, card: &Card) -> u64 {
+        let truth = sys::clock_nanos(libc::CLOCK_REALTIME);
+        let told = tracker.utc(card.at(truth)).expect("a clock that is known");
+        let off = (told.time.as_nanos() - truth).unsigned_abs();
+        assert!(off <= told.uncertainty, "off by {off}, stated {}", told.uncertainty);
+        told.uncertainty
+    }
+
+    #[test]
+    fn stamps_are_told_until_the_card_goes_away() {
+        let card = Card::new();
+        let tracker = PhcTracker::start(card.clone()).expect("a thread");
+        assert_eq!((tracker.phc(), tracker.utc(1)), (3, None));
+        assert!(tracker.wait(LONGEST), "{:?}", tracker.facts());
+        assert!(tell_now(&tracker, &card) >= 250);
+        assert!(tracker.uncertainty() >= Some(250));
+        let fit = tracker.facts().fit.expect("a fit");
+        assert!((fit.rate_ppm + 50.0).abs() < 1.0, "{fit:?}");
+        card.gone.store(true, Ordering::SeqCst);
+        let failed = |state: &mut State| state.failure.is_none();
+        let shared = &tracker.shared;
+        drop(shared.changed.wait_timeout_while(shared.state(), LONGEST, failed).expect("no panic"));
+        let failure = tracker.facts().failure.expect("a failure");
+        assert!(failure.contains("No such device"), "{failure}");
+    }
+
+    #[test]
+    fn a_step_voids_what_was_told_before_it_was_seen() {
+        let card = Card::new();
+        let tracker = PhcTracker::start(card.clone()).expect("a thread");
+        assert!(tracker.wait(LONGEST), "{:?}", tracker.facts());
+        card.ahead.fetch_add(1_000_000, Ordering::SeqCst);
+        let stepped = monotonic_now();
+        let unseen = |state: &mut State| state.voids.is_empty();
+        let shared = &tracker.shared;
+        drop(shared.changed.wait_timeout_while(shared.state(), LONGEST, unseen).expect("no panic"));
+        let voids = tracker.voids();
+        assert!(voids.iter().any(|void| void.covers(stepped)), "{stepped:?} {voids:?}");
+        assert!(tracker.wait(LONGEST), "{:?}", tracker.facts());
+        tell_now(&tracker, &card);
+    }
+}
