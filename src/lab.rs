@@ -3,19 +3,22 @@
 use std::{ffi::OsStr, os::unix::process::CommandExt, process::Command};
 
 use anyhow::{Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use pathlab_canary::{KeyFrom, Share, bucket};
 use pathlab_netlab::{
     Error,
+    engine::discrete,
     lab::{self, Lab},
-    scenario::Scenario,
+    scenario::{Scenario, Session},
 };
+use pathlab_record::{Arm, SessionKey};
 use serde_json::json;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     Global,
     exit::{Exit, Misuse},
-    guardian, output,
+    guardian, output, report,
 };
 
 /// Play networks in namespaces from a scenario file
@@ -31,6 +34,20 @@ enum Action {
     List,
     /// Draw a scenario's topology
     Show(Which),
+    /// Play a scenario from its first to its last window, and say what its sessions saw
+    Run {
+        #[command(flatten)]
+        which: Which,
+        /// Seed of what the scenario leaves to chance
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+        /// How to play it; `pathlab demo` plays its own scenario with real packets
+        #[arg(long, value_enum, default_value_t = Engine::Auto)]
+        engine: Engine,
+        /// Share of the sessions whose replies take the canary arm, where the scenario has one
+        #[arg(long, value_name = "SHARE")]
+        share: Option<Share>,
+    },
     /// Bring a scenario up; it stays until `lab down`
     Up {
         #[command(flatten)]
@@ -63,6 +80,14 @@ enum Action {
     },
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    /// The virtual engine
+    Auto,
+    /// Discrete events without a packet: the same figures on every machine, and no privilege
+    Virtual,
+}
+
 #[derive(Args)]
 struct Which {
     /// A scenario that comes with pathlab, or a file
@@ -89,6 +114,14 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
             } else {
                 print!("{}", scenario.show());
             }
+        }
+        Action::Run { which, seed, engine, share } => {
+            if engine == Engine::Auto {
+                info!("engine auto: virtual, whose figures are exact and the same everywhere");
+            }
+            let scenario = which.load()?;
+            let seed = seed.unwrap_or(scenario.seed);
+            play(&scenario, seed, share, global)?;
         }
         Action::Up { which, name, seed } => {
             let scenario = which.load()?;
@@ -119,6 +152,28 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+fn play(scenario: &Scenario, seed: u64, share: Option<Share>, global: &Global) -> Result<()> {
+    if scenario.probe.is_none() || scenario.windows.is_empty() {
+        return Err(Misuse(format!("scenario {} has no [probe] or no [[window]]: nothing to run", scenario.name)).into());
+    }
+    if share.is_some() && scenario.arms.is_none() {
+        return Err(Misuse(format!("scenario {} has no [arms]: leave out --share", scenario.name)).into());
+    }
+    let arm = |session: &Session| match share {
+        // a kernel's rule has 32 bits of seed
+        Some(share) => bucket(seed as u32, &SessionKey(session.source), KeyFrom::ClientAddrPort)
+            .map_or(Arm::Control, |bucket| pathlab_canary::arm(bucket, share)),
+        None => Arm::Control,
+    };
+    let outcome = discrete::play(scenario, seed, |session| arm(session) == Arm::Canary);
+    let run = report::lab::LabRun::new(scenario, seed, outcome, arm);
+    if global.json {
+        return output::json("lab", &run);
+    }
+    print!("{}", run.text());
+    Ok(())
 }
 
 fn list(global: &Global) -> Result<()> {

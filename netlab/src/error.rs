@@ -83,6 +83,14 @@ pub enum Error {
         /// Those that there are.
         known: String,
     },
+    /// A scenario with links that the lab does not make out of the kernel's queues.
+    #[error("scenario {scenario}: {what}, which the kernel engine does not play; use `lab run --engine virtual`")]
+    BeyondTheKernel {
+        /// The scenario.
+        scenario: String,
+        /// Where it asks for what.
+        what: String,
+    },
     /// A netlink request was refused.
     #[error("namespace {namespace}: cannot {request}: {source}")]
     Netlink {

@@ -59,6 +59,9 @@ impl Lab {
             return Err(Error::Privilege { action: format!("bringing up lab {id}") });
         }
         check_id(id)?;
+        if let Some(what) = scenario.beyond_the_kernel() {
+            return Err(Error::BeyondTheKernel { scenario: scenario.name.clone(), what });
+        }
         let journal = Journal::create(VERB, id).map_err(|error| match error {
             pathlab_guard::Error::JournalExists { .. } => Error::LabExists { id: id.to_owned() },
             other => other.into(),
@@ -251,8 +254,8 @@ impl Lab {
             for address in &other.addresses {
                 netlink.add_neighbour(&own.dev, address.address(), other_mac)?;
             }
-            if let Some(egress) = own.egress {
-                netlink.add_token_bucket(&own.dev, &egress.token_bucket(link.mtu))?;
+            if let Some(bucket) = own.egress.and_then(|egress| egress.token_bucket(link.mtu)) {
+                netlink.add_token_bucket(&own.dev, &bucket)?;
             }
         }
         Ok(())

@@ -32,12 +32,14 @@
 //! # }
 //! ```
 //!
-//! The [`queue`] models play the same kinds of queue without packets, for what a kernel lacks and for figures that must be exact.
+//! The same file can be played without packets, by the [`engine`] of discrete events over the [`queue`] models: for queues and delays that a
+//! kernel lacks, and for figures that are the same to the last bit on every machine.
 //!
-//! It measures nothing but its own queues and load, and it adds no delay, loss or reordering other than what its queues make: a link without a
-//! rate is as fast as the machine. Rates count Ethernet frames.
+//! A lab in namespaces measures nothing but its own queues and load, and adds no delay, loss or reordering other than what its queues make: a
+//! link without a rate is as fast as the machine. Rates count Ethernet frames.
 
 pub mod cidr;
+pub mod engine;
 pub mod error;
 pub mod lab;
 pub mod link;

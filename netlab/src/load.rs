@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Between two bursts; at 30 Mbit/s and 1,200 bytes a burst is 6 packets.
-const TICK: Duration = Duration::from_millis(2);
+pub(crate) const TICK: Duration = Duration::from_millis(2);
 /// Nobody's port (RFC 863's discard).
 const DISCARD: u16 = 9;
 /// Far more than any queue of a scenario holds. With the default the socket would block before the queue drops.

@@ -9,6 +9,7 @@ mod topology;
 mod units;
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::Path,
     time::Duration,
@@ -21,6 +22,7 @@ use crate::{
     error::{Error, Result},
     link::Route,
     qdisc::{Limit, TokenBucket},
+    queue::Flavour,
 };
 
 /// Scenarios that are part of the command, by name.
@@ -98,23 +100,50 @@ pub struct LinkEnd {
     pub addresses: Vec<IpCidr>,
     /// What this end sends with; as fast as the machine can when absent.
     pub egress: Option<Bottleneck>,
+    /// From the end of a packet's sending to its arrival at the other end.
+    pub delay: Duration,
 }
 
-/// A rate and the tail-drop queue before it.
+/// A rate and the queue before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bottleneck {
     /// Bits per second, Ethernet headers included.
     pub rate: u64,
-    /// Depth of the queue.
-    pub queue: Limit,
+    /// Who waits for it, and who is dropped.
+    pub queue: Discipline,
+}
+
+/// A queueing discipline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discipline {
+    /// First in, first out, as deep as that.
+    TailDrop(Limit),
+    /// CoDel (RFC 8289) with its defaults.
+    Codel(Flavour),
+    /// FQ-CoDel (RFC 8290) with its defaults.
+    FqCodel(Flavour),
+}
+
+impl fmt::Display for Discipline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TailDrop(Limit::Packets(packets)) => write!(f, "tail drop at {packets} packets"),
+            Self::TailDrop(Limit::Bytes(bytes)) => write!(f, "tail drop at {bytes} bytes"),
+            Self::Codel(Flavour::Linux) => f.write_str("CoDel"),
+            Self::Codel(Flavour::Rfc8289) => f.write_str("CoDel as in RFC 8289"),
+            Self::FqCodel(Flavour::Linux) => f.write_str("FQ-CoDel"),
+            Self::FqCodel(Flavour::Rfc8289) => f.write_str("FQ-CoDel as in RFC 8290"),
+        }
+    }
 }
 
 impl Bottleneck {
-    /// The same for the kernel's tbf, with a bucket of two full packets or half a millisecond, whichever is more: deep enough for the
+    /// The same for the kernel's tbf, or `None` where the queue is not one that the lab puts into the kernel. With a bucket of two full packets or half a millisecond, whichever is more: deep enough for the
     /// rate to be kept in spite of late timers, too shallow to be seen in the delay.
-    pub fn token_bucket(self, mtu: u32) -> TokenBucket {
+    pub fn token_bucket(self, mtu: u32) -> Option<TokenBucket> {
+        let Discipline::TailDrop(limit) = self.queue else { return None };
         let half_a_millisecond = u32::try_from(self.rate / 8 / 2000).unwrap_or(u32::MAX);
-        TokenBucket { rate: self.rate, burst: half_a_millisecond.max(2 * (mtu + 18)), limit: self.queue }
+        Some(TokenBucket { rate: self.rate, burst: half_a_millisecond.max(2 * (mtu + 18)), limit })
     }
 }
 
@@ -269,6 +298,18 @@ impl Scenario {
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// What the kernel engine cannot play of it, in words; `None` where it can play all.
+    pub fn beyond_the_kernel(&self) -> Option<String> {
+        self.links.iter().flat_map(|link| &link.ends).find_map(|end| {
+            let place = format!("{}:{}", end.node, end.dev);
+            if !end.delay.is_zero() {
+                return Some(format!("{place} has a delay"));
+            }
+            let queue = end.egress?.queue;
+            (!matches!(queue, Discipline::TailDrop(_))).then(|| format!("{place} has the queue {queue}"))
+        })
     }
 
     /// When the last window ends; zero without windows.

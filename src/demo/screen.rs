@@ -53,12 +53,8 @@ fn bottlenecks(scenario: &Scenario) -> String {
     for end in scenario.links.iter().flat_map(|link| &link.ends) {
         let Some(egress) = end.egress else { continue };
         let load: u64 = scenario.loads.iter().filter(|load| load.node == end.node).map(|load| load.rate).sum();
-        let queue = match egress.queue {
-            Limit::Packets(packets) => format!("{packets} packets"),
-            Limit::Bytes(bytes) => format!("{bytes} bytes"),
-        };
         let megabits = |rate: u64| rate as f64 / 1e6;
-        let _ = write!(text, "  {} to {}: {} Mbit/s, tail drop at {queue}", end.node, end.dev, megabits(egress.rate));
+        let _ = write!(text, "  {} to {}: {} Mbit/s, {}", end.node, end.dev, megabits(egress.rate), egress.queue);
         let _ = match load {
             0 => writeln!(text, ", clear"),
             load => writeln!(text, ", under {} Mbit/s of load in the evenings", megabits(load)),

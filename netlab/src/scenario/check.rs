@@ -157,7 +157,7 @@ mod tests {
             (
                 "queue = \"200 packets\"",
                 "mtu = 1",
-                "mtu: unknown field `mtu`, expected one of `node`, `dev`, `addresses`, `rate`, `queue`",
+                "mtu: unknown field `mtu`, expected one of `node`, `dev`, `addresses`, `rate`, `queue`, `delay`",
             ),
             (", queue = \"200 packets\"", "", "rate: a rate needs a queue beside it, such as queue = \"100 packets\""),
             ("name = \"transit-b\"", "name = \"transit-a\"", "name: there are two nodes called transit-a"),

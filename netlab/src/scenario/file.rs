@@ -83,6 +83,7 @@ pub(super) struct LinkEnd {
     pub(super) addresses: Vec<Text>,
     pub(super) rate: Option<Spanned<Rate>>,
     pub(super) queue: Option<Spanned<Queue>>,
+    pub(super) delay: Option<Span>,
 }
 
 #[derive(Debug, Deserialize)]

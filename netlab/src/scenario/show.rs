@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::{LinkEnd, Scenario};
-use crate::qdisc::Limit;
 
 impl Scenario {
     /// Draws the topology alone, from the clients on the left, under the summary.
@@ -130,13 +129,10 @@ fn place(end: &LinkEnd) -> String {
 
 fn capacity(left: &LinkEnd, right: &LinkEnd) -> String {
     let one = |arrow: &str, end: &LinkEnd| {
-        end.egress.map(|egress| {
-            let queue = match egress.queue {
-                Limit::Bytes(bytes) => format!("{bytes} bytes"),
-                Limit::Packets(packets) => format!("{packets} packets"),
-            };
-            format!("{arrow} {}, queue of {queue}", rate(egress.rate))
-        })
+        let egress = end.egress.map(|egress| format!("{}, {}", rate(egress.rate), egress.queue));
+        let delay = (!end.delay.is_zero()).then(|| format!("{} ms", end.delay.as_secs_f64() * 1e3));
+        let parts: Vec<String> = [egress, delay].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| format!("{arrow} {}", parts.join(", ")))
     };
     let both: Vec<String> = [one("→", left), one("←", right)].into_iter().flatten().collect();
     if both.is_empty() { "as fast as it goes".to_owned() } else { both.join("; ") }
@@ -160,7 +156,7 @@ mod tests {
         let picture: Vec<&str> = shown.lines().skip(2).take(2).collect();
         assert_eq!(picture, ["  clients ──┬─ transit-a──┬── server", "            └─ transit-b──┘"]);
         assert!(
-            shown.contains("transit-a:clients      clients:a              → 30 Mbit/s, queue of 200 packets"),
+            shown.contains("transit-a:clients      clients:a              → 30 Mbit/s, tail drop at 200 packets"),
             "{shown}"
         );
     }

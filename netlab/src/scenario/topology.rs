@@ -1,11 +1,11 @@
 //! Nodes and links: every name resolves, every next hop is on its link, no address is given twice.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use toml::Spanned;
 
 use super::{
-    Bottleneck, Feature, Link, LinkEnd, Node,
+    Bottleneck, Discipline, Feature, Link, LinkEnd, Node,
     check::Source,
     file,
     units::{Queue, Rate},
@@ -30,7 +30,11 @@ pub(super) fn names(source: &Source<'_>, nodes: &[file::Node]) -> Result<()> {
 
 /// A file says itself what it takes to play it.
 pub(super) fn needs(source: &Source<'_>, links: &[file::Link], needs: &[Feature]) -> Result<()> {
-    match links.iter().flat_map(|link| &link.ends).find_map(|end| end.rate.as_ref()) {
+    let with_tail_drop = |end: &&file::LinkEnd| {
+        end.queue.as_ref().is_some_and(|queue| matches!(queue.get_ref().0, Discipline::TailDrop(_)))
+    };
+    let shaped = links.iter().flat_map(|link| &link.ends).filter(with_tail_drop).find_map(|end| end.rate.as_ref());
+    match shaped {
         Some(rate) if !needs.contains(&Feature::Tbf) => {
             Err(source.error(rate, "a rate takes the kernel's tbf; list it as needs = [\"tbf\"]"))
         }
@@ -92,7 +96,8 @@ fn one_subnet(source: &Source<'_>, end: &file::LinkEnd, other: &file::LinkEnd) -
 fn end(source: &Source<'_>, end: file::LinkEnd) -> Result<LinkEnd> {
     let addresses = source.prefixes(&end.addresses)?;
     let egress = egress(source, end.rate, end.queue)?;
-    Ok(LinkEnd { node: end.node.into_inner(), dev: end.dev.into_inner(), addresses, egress })
+    let delay = end.delay.map_or(Duration::ZERO, |delay| delay.0);
+    Ok(LinkEnd { node: end.node.into_inner(), dev: end.dev.into_inner(), addresses, egress, delay })
 }
 
 fn egress(

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::qdisc::Limit;
+use super::Discipline;
+use crate::{qdisc::Limit, queue::Flavour};
 
 /// Deserialises through `parse`, whose message becomes the error.
 fn text<'de, D: Deserializer<'de>, T>(from: D, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, D::Error> {
@@ -35,19 +36,27 @@ impl<'de> Deserialize<'de> for Rate {
     }
 }
 
-/// `90 packets` or `64000 bytes`.
+/// `90 packets` or `64000 bytes` of tail drop, `codel`, `fq_codel`, or one of these two as its RFC has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Queue(pub(super) Limit);
+pub(super) struct Queue(pub(super) Discipline);
 
 impl<'de> Deserialize<'de> for Queue {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         text(from, |text| {
-            let wrong = || format!("{text:?} is no queue, such as \"90 packets\" or \"64000 bytes\"");
+            let wrong =
+                || format!("{text:?} is no queue, such as \"90 packets\", \"64000 bytes\", \"codel\" or \"fq_codel\"");
+            match text {
+                "codel" => return Ok(Self(Discipline::Codel(Flavour::Linux))),
+                "codel rfc8289" => return Ok(Self(Discipline::Codel(Flavour::Rfc8289))),
+                "fq_codel" => return Ok(Self(Discipline::FqCodel(Flavour::Linux))),
+                "fq_codel rfc8290" => return Ok(Self(Discipline::FqCodel(Flavour::Rfc8289))),
+                _ => {}
+            }
             let (number, unit) = text.split_once(' ').ok_or_else(wrong)?;
             let number: u32 = number.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
             match unit {
-                "packets" => Ok(Self(Limit::Packets(number))),
-                "bytes" => Ok(Self(Limit::Bytes(number))),
+                "packets" => Ok(Self(Discipline::TailDrop(Limit::Packets(number)))),
+                "bytes" => Ok(Self(Discipline::TailDrop(Limit::Bytes(number)))),
                 _ => Err(wrong()),
             }
         })
@@ -102,8 +111,10 @@ mod tests {
     #[test]
     fn quantities_are_read_in_their_units() {
         assert_eq!(read::<Rate>("27.5mbit").expect("rate").0, 27_500_000);
-        assert_eq!(read::<Queue>("90 packets").expect("queue").0, Limit::Packets(90));
-        assert_eq!(read::<Queue>("64000 bytes").expect("queue").0, Limit::Bytes(64_000));
+        assert_eq!(read::<Queue>("90 packets").expect("queue").0, Discipline::TailDrop(Limit::Packets(90)));
+        assert_eq!(read::<Queue>("64000 bytes").expect("queue").0, Discipline::TailDrop(Limit::Bytes(64_000)));
+        assert_eq!(read::<Queue>("fq_codel").expect("queue").0, Discipline::FqCodel(Flavour::Linux));
+        assert_eq!(read::<Queue>("codel rfc8289").expect("queue").0, Discipline::Codel(Flavour::Rfc8289));
         assert_eq!(read::<Span>("1.5s").expect("time").0, Duration::from_millis(1500));
         assert_eq!(read::<Share>("20%").expect("share").0, 0.2);
     }
@@ -113,7 +124,7 @@ mod tests {
         for wrong in ["27.5", "-1mbit", "0bit", "mbit", "1e99gbit", "nanbit"] {
             assert!(read::<Rate>(wrong).expect_err("no rate").contains("is no rate, such as"), "{wrong}");
         }
-        for wrong in ["90", "0 packets", "-1 packets", "90 frames", "5000000000 bytes"] {
+        for wrong in ["90", "0 packets", "-1 packets", "90 frames", "5000000000 bytes", "fq"] {
             assert!(read::<Queue>(wrong).expect_err("no queue").contains("is no queue, such as"), "{wrong}");
         }
         for wrong in ["-1s", "1", "soon"] {
