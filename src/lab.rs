@@ -156,7 +156,9 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
 
 fn play(scenario: &Scenario, seed: u64, share: Option<Share>, global: &Global) -> Result<()> {
     if scenario.probe.is_none() || scenario.windows.is_empty() {
-        return Err(Misuse(format!("scenario {} has no [probe] or no [[window]]: nothing to run", scenario.name)).into());
+        return Err(
+            Misuse(format!("scenario {} has no [probe] or no [[window]]: nothing to run", scenario.name)).into()
+        );
     }
     if share.is_some() && scenario.arms.is_none() {
         return Err(Misuse(format!("scenario {} has no [arms]: leave out --share", scenario.name)).into());

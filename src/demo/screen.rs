@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use pathlab_netlab::{qdisc::Limit, scenario::Scenario};
+use pathlab_netlab::scenario::Scenario;
 
 use super::{play::Story, split::Split};
 use crate::report::{self, span};
