@@ -217,6 +217,15 @@ fn status(experiment: &Experiment, global: &Global) -> Result<()> {
     }
     let packets = &seen.packets;
     println!("packets: control {}, canary {}, held on control {}", packets.control, packets.canary, packets.held);
+    match (&status.departures, &status.unproven) {
+        (Some(left), _) => println!(
+            "left by their own path: control {}, canary {}; astray: control {}, canary {}",
+            left.control, left.canary, left.control_astray, left.canary_astray
+        ),
+        (None, reason) => {
+            println!("by which path packets leave is unproven: {}", reason.as_deref().unwrap_or_default())
+        }
+    }
     println!("canary sessions in the last minute: {}", seen.canary_sessions);
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::{
 use pathlab_guard::Leftover;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Halt, Observed, Options, Result, VERB};
+use super::{Departures, Error, Halt, Observed, Options, Result, VERB};
 use crate::Share;
 
 /// Where control sockets live: one file `<experiment>.sock` for each steerer.
@@ -45,6 +45,10 @@ pub(super) enum Answer {
 pub struct Status {
     /// What the kernel says.
     pub observed: Observed,
+    /// By which path each arm's packets really left; absent when it cannot be told.
+    pub departures: Option<Departures>,
+    /// Why it cannot be told.
+    pub unproven: Option<String>,
     /// Why every session is on control, if it halted.
     pub halted: Option<Halt>,
     /// Length of the lease.

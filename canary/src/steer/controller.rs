@@ -144,9 +144,15 @@ fn answer(steering: &mut Steering, request: Request) -> Answer {
 
 fn status(steering: &mut Steering) -> Result<Status> {
     let observed = steering.observe()?;
+    let (departures, unproven) = match steering.departures()? {
+        Ok(departures) => (Some(departures), None),
+        Err(reason) => (None, Some(reason)),
+    };
     let gone = || Error::NotRunning { name: steering.plan().name.clone() };
     Ok(Status {
         observed: observed.ok_or_else(gone)?,
+        departures,
+        unproven,
         halted: steering.halted().cloned(),
         lease: steering.lease(),
         pid: std::process::id(),

@@ -189,6 +189,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The wrong-arm proof.
+    #[error("{what} the wrong-arm proof: {source}")]
+    Proof {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A routing question failed.
     #[error("{call}: {source}")]
     Kernel {

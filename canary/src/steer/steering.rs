@@ -11,7 +11,7 @@ use pathlab_guard::{Guardian, Journal, Object, Rtnetlink, Sysctl, Undone, undo_d
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::{Error, Plan, Result, nfnetlink::NftSocket, preflight, ruleset};
+use super::{Departures, Error, Plan, Proof, Result, nfnetlink::NftSocket, preflight, ruleset};
 use crate::Share;
 
 /// Journals of steering carry this verb.
@@ -51,6 +51,8 @@ pub struct Steering {
     /// Until it is undone.
     journal: Option<Journal>,
     guardian: Guardian,
+    /// Or why there is none.
+    proof: std::result::Result<Proof, String>,
     halted: Option<Halt>,
 }
 
@@ -67,6 +69,9 @@ pub enum Halt {
     /// Somebody else has come to use our bits of the mark or our priority.
     #[error("{0}")]
     Overlap(String),
+    /// More than 0.1 % of the packets left by the path of the other arm.
+    #[error("{} of {} packets left by the path of the other arm", .0.astray(), .0.packets())]
+    WrongArm(Departures),
     /// More canary sessions than `max_canary_sessions`.
     #[error("more canary sessions than max_canary_sessions")]
     TooManySessions,
@@ -136,10 +141,15 @@ impl Steering {
         for rule in plan.rules() {
             rule.add(&mut rtnetlink)?;
         }
-        let mut nft = preflight::open_nft()?;
+        let mut proof = Proof::attach(&plan).map_err(|error| error.to_string());
+        let mut nft = open_last()?;
         nft.commit(&ruleset::create(&plan))?;
+        match &mut proof {
+            Ok(proof) => proof.begin_anew()?,
+            Err(reason) => warn!(reason, "nothing proves by which path packets leave"),
+        }
         info!(experiment = plan.name, share = %plan.share, seed = plan.seed, "steering");
-        Ok(Self { plan, nft, rtnetlink, journal: Some(journal), guardian, halted: None })
+        Ok(Self { plan, nft, rtnetlink, journal: Some(journal), guardian, proof, halted: None })
     }
 
     /// The plan, with the share of now.
@@ -206,7 +216,26 @@ impl Steering {
         if !preflight::in_place(&self.plan, &mut self.rtnetlink)? {
             return self.halt(Halt::PathGone);
         }
+        // Held packets leave by control and are no fault: the next renewal finds that the lease ran out.
+        let held = self.nft.counter(ruleset::TABLE, ruleset::HELD)?;
+        if let Ok(proof) = &mut self.proof
+            && let Some(astray) = proof.look()?
+            && held == 0
+        {
+            return self.halt(Halt::WrongArm(astray));
+        }
         Ok(())
+    }
+
+    /// Where the packets of each arm really left, or why nobody can tell.
+    ///
+    /// # Errors
+    /// [`Error::Proof`] when the kernel does not say.
+    pub fn departures(&self) -> Result<std::result::Result<Departures, String>> {
+        match &self.proof {
+            Ok(proof) => proof.departures().map(Ok),
+            Err(reason) => Ok(Err(reason.clone())),
+        }
     }
 
     /// Looks whether somebody else has come to use our bits of the mark; if so, sends every session to control and
@@ -256,6 +285,10 @@ impl Steering {
         self.plan.allows(share)?;
         self.nft.commit(&ruleset::assign(share))?;
         self.plan.share = share;
+        if let Ok(proof) = &mut self.proof {
+            proof.set_share(share)?;
+            proof.begin_anew()?;
+        }
         info!(%from, to = %share, "ramped");
         Ok(())
     }
@@ -290,6 +323,23 @@ impl Steering {
             Err(refused) if refused.errno() == Some(libc::ENOENT) => Ok(()),
             other => Ok(other?),
         }
+    }
+}
+
+/// A socket with a descriptor above all others. When a process dies the kernel closes the highest first; a link to a
+/// device waits tens of milliseconds for whoever may still run its program, and the table must not wait for that.
+fn open_last() -> Result<NftSocket> {
+    let open =
+        std::fs::read_dir("/proc/self/fd").map_err(|source| Error::Kernel { call: "list descriptors", source })?;
+    let number = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let highest: i32 = open.filter_map(number).max().unwrap_or(0);
+    let mut below = Vec::new();
+    loop {
+        let socket = preflight::open_nft()?;
+        if socket.descriptor() > highest {
+            return Ok(socket);
+        }
+        below.push(socket);
     }
 }
 

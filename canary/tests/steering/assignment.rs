@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pathlab_canary::{Experiment, KeyFrom, Mode, Share, arm, bucket_of_bytes};
+use pathlab_canary::{Experiment, KeyFrom, Mode, Share, arm, bucket_of_bytes, steer::Steering};
 use pathlab_guard::privilege::root_or_skip;
 use pathlab_record::Arm;
 
@@ -25,6 +25,12 @@ fn arms(
     assert!(&a | &b == *sessions);
     assert!(a.is_disjoint(&b));
     (a, b)
+}
+
+/// The proof at the devices agrees with what the transits saw.
+fn proven(steering: &Steering, by_control: usize, by_canary: &Sessions) {
+    let left = steering.departures().unwrap().unwrap();
+    assert_eq!((left.control, left.canary, left.astray()), (by_control as u64, by_canary.len() as u64, 0));
 }
 
 /// An experiment whose lease lasts over a test that sends once.
@@ -120,8 +126,9 @@ fn every_kind_of_key_is_hashed_as_the_analysis_does() {
 
     experiment.key.from = KeyFrom::ClientAddr;
     let steering = start(&network, &experiment, &options(&dir));
-    let (_, b) = arms(&network, &network.server, &sessions, nothing);
+    let (a, b) = arms(&network, &network.server, &sessions, nothing);
     assert!(b == canary(&experiment, share("50%"), &sessions));
+    proven(&steering, a.len(), &b);
     steering.rollback().unwrap();
 
     experiment.key.from = KeyFrom::Payload;
@@ -130,7 +137,8 @@ fn every_kind_of_key_is_hashed_as_the_analysis_does() {
         (experiment.key.offset, experiment.key.length) = (Some(offset), Some(length));
         let payload = |session: &SocketAddr| format!("{session:-<60}").into_bytes();
         let steering = start(&network, &experiment, &options(&dir));
-        let (_, b) = arms(&network, &network.server, &sessions, payload);
+        let (a, b) = arms(&network, &network.server, &sessions, payload);
+        proven(&steering, a.len(), &b);
         steering.rollback().unwrap();
         let key = |session: &SocketAddr| payload(session)[usize::from(offset)..usize::from(offset + length)].to_vec();
         let on_canary = |session: &&SocketAddr| arm(bucket_of_bytes(SEED, &key(session)), share("50%")) == Arm::Canary;
@@ -149,8 +157,9 @@ fn in_router_mode_forwarded_replies_are_steered() {
     let mut experiment = unhurried("20%");
     experiment.steer.mode = Mode::Router;
     let steering = start(&network, &experiment, &options(&dir));
-    let (_, b) = arms(&network, &network.game, &sessions, nothing);
+    let (a, b) = arms(&network, &network.game, &sessions, nothing);
     assert!(b == canary(&experiment, share("20%"), &sessions));
+    proven(&steering, a.len(), &b);
     steering.rollback().unwrap();
     assert_eq!(network.state(), before);
 }
@@ -209,8 +218,10 @@ fn only_listed_clients_and_the_servers_port_take_part_and_other_marks_survive() 
         std::net::IpAddr::V4(address) => address.octets()[2] == 0,
         std::net::IpAddr::V6(_) => true,
     };
-    let expected: Sessions = canary(&experiment, share("50%"), &sessions).into_iter().filter(listed).collect();
+    let expected: Sessions = canary(&experiment, share("50%"), &sessions).into_iter().filter(&listed).collect();
     assert!(!expected.is_empty() && b == expected);
+    let part = sessions.iter().filter(|session| listed(session)).count();
+    proven(&steering, part - b.len(), &b);
     let kept = network.on_server("nft list counter inet other kept");
     assert!(kept.contains(&format!("packets {} ", expected.len())), "{kept}");
 

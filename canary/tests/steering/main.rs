@@ -6,6 +6,7 @@ mod path_mtu;
 mod process;
 mod refusals;
 mod way_back;
+mod wrong_arm;
 
 use std::net::SocketAddr;
 

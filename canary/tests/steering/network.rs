@@ -4,10 +4,14 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use pathlab_guard::in_netns;
 
 /// The game server's port.
@@ -19,6 +23,9 @@ pub(crate) const DELIVERED: u16 = 60_000;
 pub(crate) const OWN_V4: &str = "203.0.113.10";
 pub(crate) const OWN_V6: &str = "2001:db8:f::10";
 
+/// Tests that measure times run without any other: the kernel detaches programs one after another, for all namespaces.
+static BESIDE_OTHERS: RwLock<()> = RwLock::new(());
+
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
 
 /// `server` with devices `eth0` (default route) and `eth1`, each to the namespace of a transit that plays all clients.
@@ -28,6 +35,13 @@ pub(crate) struct Network {
     pub(crate) transit_b: String,
     /// Behind the server, which forwards for it.
     pub(crate) game: String,
+    _company: Company,
+}
+
+/// Whether other networks may stand beside this one.
+enum Company {
+    Others(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    None(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
 }
 
 pub(crate) type Sessions = BTreeSet<SocketAddr>;
@@ -55,10 +69,25 @@ pub(crate) fn listener(v6: bool) -> IpAddr {
 
 impl Network {
     pub(crate) fn new() -> Self {
+        Self::in_company(Company::Others(BESIDE_OTHERS.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// With no other network beside it, for times that are measured.
+    pub(crate) fn alone() -> Self {
+        Self::in_company(Company::None(BESIDE_OTHERS.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn in_company(company: Company) -> Self {
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
         let name = |role| format!("plst{}-{number}-{role}", std::process::id());
-        let network = Self { server: name("srv"), transit_a: name("a"), transit_b: name("b"), game: name("game") };
-        let Self { server, transit_a, transit_b, game } = &network;
+        let network = Self {
+            server: name("srv"),
+            transit_a: name("a"),
+            transit_b: name("b"),
+            game: name("game"),
+            _company: company,
+        };
+        let Self { server, transit_a, transit_b, game, .. } = &network;
         for ns in [server, transit_a, transit_b, game] {
             // Without duplicate address detection: addresses must not still be changing when a test looks.
             sh(&format!(
@@ -131,6 +160,14 @@ END",
         ))
     }
 
+    /// How many programs look at what leaves by each transit.
+    pub(crate) fn programs(&self) -> [usize; 2] {
+        ["eth0", "eth1"].map(|dev| {
+            let programs = in_netns(Some(&self.server), || Ok(SchedClassifier::query_tcx(dev, TcAttachType::Egress)));
+            programs.unwrap().map_or(0, |(_, programs)| programs.len())
+        })
+    }
+
     /// Runs a command in the server's namespace.
     pub(crate) fn on_server(&self, command: &str) -> String {
         sh(&format!("nsenter --net=/run/netns/{} {command}", self.server))
@@ -155,11 +192,7 @@ END",
 
     /// Sockets on all addresses of a namespace.
     pub(crate) fn sockets(&self, ns: &str, port: u16) -> [UdpSocket; 2] {
-        in_netns(Some(ns), || {
-            let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
-            Ok([v4, v6_only(port)])
-        })
-        .unwrap()
+        in_netns(Some(ns), || Ok([bind(Ipv4Addr::UNSPECIFIED.into(), port).unwrap(), v6_only(port)])).unwrap()
     }
 
     /// The sessions that left over transit A and over transit B since the last call, and the number of packets.
@@ -189,11 +222,24 @@ impl Drop for Network {
     }
 }
 
+/// A process that another test has just forked holds a closed socket open until it executes its program.
+fn bind(address: IpAddr, port: u16) -> std::io::Result<UdpSocket> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        match UdpSocket::bind((address, port)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            other => return other,
+        }
+    }
+}
+
 /// A socket for IPv6 alone beside one for IPv4: bound to an address that is no wildcard, as std offers no
 /// `IPV6_V6ONLY`.
 fn v6_only(port: u16) -> UdpSocket {
     let addresses = [OWN_V6, "2001:db8:3::2"];
-    let mut bound = addresses.iter().filter_map(|address| UdpSocket::bind((*address, port)).ok());
+    let mut bound = addresses.iter().filter_map(|address| bind(address.parse().unwrap(), port).ok());
     bound.next().expect("the server and the game host have one of them")
 }
 

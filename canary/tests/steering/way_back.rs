@@ -39,7 +39,7 @@ fn a_rollback_by_command_takes_milliseconds_and_loses_nothing() {
     if !root_or_skip("a_rollback_by_command_takes_milliseconds_and_loses_nothing") {
         return;
     }
-    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::alone());
     let options = options(&dir);
     let before = network.state();
     let (mut calls, mut moves) = (Vec::new(), Vec::new());
@@ -54,6 +54,7 @@ fn a_rollback_by_command_takes_milliseconds_and_loses_nothing() {
         assert_eq!(network.state(), before);
         assert!(steerer.child.wait().unwrap().success());
         assert!(!steerer.guardian.is_alive());
+        assert_eq!(network.programs(), [0, 0]);
         stream.wait(A, 10);
         moves.push(back_after(event, &stream.finish()));
     }
@@ -67,17 +68,18 @@ fn kill_9_moves_traffic_at_once_and_the_guardian_cleans_up_within_a_second() {
     if !root_or_skip("kill_9_moves_traffic_at_once_and_the_guardian_cleans_up_within_a_second") {
         return;
     }
-    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::alone());
     let before = network.state();
     let (mut moves, mut cleaned) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         let steerer = Steerer::start(&network, dir.path());
         let stream = Stream::start(&network, run % 2 == 1);
         stream.wait(B, 20);
+        assert_eq!(network.programs(), [1, 1]);
         let event = Instant::now();
         steerer.signal("KILL");
         let journal = dir.path().join("undo/canary-test.jsonl");
-        cleaned.push(within(Duration::from_secs(1), || !journal.exists()));
+        cleaned.push(within(Duration::from_secs(1), || !journal.exists() && network.programs() == [0, 0]));
         assert_eq!(network.state(), before);
         assert!(!dir.path().join("run/test.sock").exists());
         stream.wait(A, 10);
@@ -92,7 +94,7 @@ fn a_hang_ends_with_the_lease_and_control_stays_until_a_new_start() {
     if !root_or_skip("a_hang_ends_with_the_lease_and_control_stays_until_a_new_start") {
         return;
     }
-    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::alone());
     let options = options(&dir);
     let before = network.state();
     for v6 in [false, true] {

@@ -1,7 +1,7 @@
 //! The one socket that owns the table: while it is open the table stands, when the process dies the kernel takes the
 //! table away.
 
-use std::{io, time::Duration};
+use std::{io, os::fd::AsRawFd, time::Duration};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
@@ -53,6 +53,11 @@ impl NftSocket {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Number of its descriptor.
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.socket.as_raw_fd()
     }
 
     /// Sends a transaction. When this returns without error it is in effect.

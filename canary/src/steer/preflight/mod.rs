@@ -20,15 +20,15 @@ use pathlab_guard::{Family, Rtnetlink};
 use super::{
     Error, Result,
     nfnetlink::NftSocket,
-    plan::{Plan, ROUTE_TABLE},
+    plan::{Path, Plan, ROUTE_TABLE},
     ruleset,
 };
 use crate::Mode;
 
 /// A device as the kernel describes it.
-struct Device {
-    index: u32,
-    name: String,
+pub(super) struct Device {
+    pub(super) index: u32,
+    pub(super) name: String,
     mtu: u32,
     flags: LinkFlags,
 }
@@ -75,6 +75,22 @@ fn every_family_has_a_path(plan: &Plan, rtnetlink: &mut Rtnetlink) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// By what a family's packets leave.
+pub(super) struct Devices {
+    pub(super) canary: Device,
+    /// Where a route leads to clients.
+    pub(super) control: Option<Device>,
+}
+
+/// The devices of both paths, for every family that is steered.
+pub(super) fn devices(plan: &Plan, rtnetlink: &mut Rtnetlink) -> Result<Vec<(Family, Devices)>> {
+    let of_family = |path: &Path| {
+        let control = source::control_path(plan, path.family, rtnetlink)?.map(|control| control.device);
+        Ok((path.family, Devices { canary: device(rtnetlink, &path.dev)?, control }))
+    };
+    plan.paths.iter().map(of_family).collect()
 }
 
 /// Whether our rules and routes are where they were put. Routes go with their device.

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+/*
+ * The mistake that looks right: a mark set on the socket while a datagram is
+ * being sent. The kernel has copied the socket's mark into the datagram before
+ * this runs, so the mark goes to the next datagram, whosever it is.
+ */
+#include "../../bpf/session.h"
+
+struct bpf_sock_addr {
+	u32 user_family;
+	be32 user_ip4;
+	be32 user_ip6[4];
+	u32 user_port; /* network byte order */
+};
+
+static long (*const bpf_setsockopt)(void *context, int level, int name, void *value, int length) = (void *)49;
+
+enum {
+	SOL_SOCKET = 1,
+	SO_MARK = 36,
+	ALLOW = 1,
+};
+
+volatile const u32 MARK = 0;
+
+SEC("cgroup/sendmsg4")
+int late_mark(struct bpf_sock_addr *context)
+{
+	u32 key[KEY_WORDS] = { context->user_ip4, context->user_port }, zero = 0, mark = 0;
+	u32 *share = bpf_map_lookup_elem(&SHARE, &zero);
+
+	if (share && (u32)((u64)jhash(key, 8, SEED) * BUCKETS >> 32) < *share)
+		mark = MARK;
+	bpf_setsockopt(context, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+	return ALLOW;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
