@@ -1,28 +1,34 @@
-//! Benchmarks of pathlab beside plain baselines, interleaved in one run, so that what disturbs one disturbs the others.
+//! Benchmarks of pathlab beside its peers and plain baselines: what each figure is, how it is got, and what it is worth.
 //!
-//! `cargo run --release -p pathlab-benches --bin xdp-test-run` prints nanoseconds per packet of the reflector in the driver, of a
-//! baseline that swaps, reads the clock and mends a checksum, and of a bare swap. `--bin reflector-flood` prints replies a second of
-//! every datapath beside a plain recvmmsg echo. Both need root.
+//! ```text
+//! scripts/bench reflector ─► bench reflector ─┬─ rate: no-loss search, overload   (generator, replies.bpf.c)
+//!                                             ├─ round trips                      (probe, sockperf, irtt)
+//!                                             └─ test runs                        (xdp.bpf.c)
+//! scripts/bench probe ─────► bench probe ─────── slots: when packets came out of the wire (arrivals.bpf.c)
+//!
+//! every figure of every round ─► Table ─► text, JSON, the tables of docs/performance.md
+//! ```
+//!
+//! All contestants of a table take their turn in every round, each round in another order, so that what disturbs one disturbs the
+//! others; a ratio is taken within a round and only then its median. Both ends of the wire are namespaces of one host, so the figures compare programs; they are
+//! not those of a network card. What runs on which CPU is the same for all: see [`wire`].
 
-mod echo;
-
-pub use echo::recvmmsg_echo;
-
-/// The middle of some figures; the upper of two. `None` of none.
-pub fn median(figures: &[f64]) -> Option<f64> {
-    let mut sorted = figures.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_middle() {
-        assert_eq!(median(&[]), None);
-        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(3.0));
-    }
-}
+pub mod contestant;
+pub mod counting;
+pub mod echo;
+pub mod figures;
+pub mod generator;
+pub mod host;
+pub mod irtt;
+pub mod rate;
+pub mod render;
+pub mod round_trips;
+pub mod search;
+pub mod slots;
+pub mod sockperf;
+pub mod sys;
+pub mod table;
+pub mod tables;
+pub mod test_run;
+pub mod turns;
+pub mod wire;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf,
     maps::XskMap,
-    programs::{Xdp, XdpFlags},
+    programs::{Xdp, XdpMode},
 };
 use xsk_rs::{
     FrameDesc, Socket, Umem,
@@ -46,7 +46,7 @@ fn main() -> Result<()> {
     sockets.set(queue, rx.fd().as_raw_fd(), 0)?;
     let program: &mut Xdp = ebpf.program_mut("redirect").context("redirect")?.try_into()?;
     program.load()?;
-    program.attach(&interface, XdpFlags::DRV_MODE)?;
+    program.attach(&interface, XdpMode::Driver)?;
 
     let mut received = vec![frames[0]; BATCH];
     let mut free: Vec<FrameDesc> = Vec::with_capacity(FILL);

@@ -1,8 +1,9 @@
-//! Nanoseconds per packet of `bpf/xdp.bpf.c`, by `BPF_PROG_TEST_RUN`: rounds of all programs in turn, medians over the rounds.
+//! Nanoseconds per packet of `bpf/xdp.bpf.c`, by `BPF_PROG_TEST_RUN`: rounds of all programs in turn.
 //!
-//! `xdp-test-run [ROUNDS [REPETITIONS]]`, 11 rounds of 200,000 by default.
+//! The kernel repeats a program on the packet as the last run left it, so every program writes the request back before it does its work, and an
+//! entry that only writes it back is the floor that is taken off. Every repetition is held to have returned XDP_TX.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -10,34 +11,34 @@ use aya::{
     maps::{Array, HashMap, MapData},
     programs::{TestRun, TestRunOptions, Xdp},
 };
-use pathlab_benches::median;
+
+use crate::turns::order;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp.bpf.o"));
-const PROGRAMS: [&str; 4] = ["restore", "swap", "baseline", "ours"];
+/// The floor, both baselines, and ours.
+pub const PROGRAMS: [&str; 4] = ["restore", "swap", "baseline", "ours"];
 const XDP_TX: u32 = 3;
 const PORT: [u8; 2] = 862_u16.to_be_bytes();
 
-fn main() -> Result<()> {
-    let mut arguments = env::args().skip(1);
-    let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse().with_context(|| text));
-    let (rounds, repetitions): (u32, u32) = (number(11)?, number(200_000)?);
-    ensure!(rounds > 0 && repetitions > 0, "no rounds, no figures");
-    println!("ns per packet, median (least) of {rounds} rounds of {repetitions}; net of writing the request back");
-    for (name, request) in [("IPv4", ipv4()), ("IPv6", ipv6())] {
-        let figures = measure(&request, rounds, repetitions).with_context(|| name)?;
-        let floor = median(&figures[0]).unwrap_or_default();
-        let net = |at: usize| median(&figures[at]).unwrap_or_default() - floor;
-        for (at, program) in PROGRAMS.iter().enumerate().skip(1) {
-            let least = figures[at].iter().copied().fold(f64::INFINITY, f64::min);
-            let (all, net, ratio) = (net(at) + floor, net(at), net(at) / net(2));
-            println!("{name} {program:<9} {net:6.1} net, {all:6.1} in all ({least:.1}), {ratio:.2} of the baseline");
-        }
-    }
-    Ok(())
+/// Address family of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
-/// Nanoseconds per packet by program and round.
-fn measure(request: &[u8], rounds: u32, repetitions: u32) -> Result<[Vec<f64>; 4]> {
+/// Nanoseconds per packet by program, in the order of [`PROGRAMS`], and round; all in all, the floor included.
+///
+/// # Errors
+/// The kernel's refusal, or a run that was no reply.
+pub fn measure(family: Family, rounds: usize, repetitions: u32) -> Result<[Vec<f64>; 4]> {
+    let request = match family {
+        Family::V4 => ipv4(),
+        Family::V6 => ipv6(),
+    };
+    let request = &request[..];
     let mut padded = [0_u8; 112];
     padded[..request.len()].copy_from_slice(request);
     let mut ebpf = EbpfLoader::new()
@@ -51,9 +52,10 @@ fn measure(request: &[u8], rounds: u32, repetitions: u32) -> Result<[Vec<f64>; 4
     let replies: Array<MapData, u64> = Array::try_from(ebpf.take_map("REPLIES").context("REPLIES")?)?;
     let mut figures: [Vec<f64>; 4] = Default::default();
     let mut expected = 0;
-    for _ in 0..rounds {
-        for (name, figures) in PROGRAMS.iter().zip(&mut figures) {
-            figures.push(nanoseconds(program(&mut ebpf, name)?, request, repetitions)?);
+    for round in 0..rounds {
+        for at in order(PROGRAMS.len(), round) {
+            let name = PROGRAMS[at];
+            figures[at].push(nanoseconds(program(&mut ebpf, name)?, request, repetitions)?);
             expected += u64::from(repetitions);
             ensure!(replies.get(&0, 0)? == expected, "{name}: not every run was a reply");
         }

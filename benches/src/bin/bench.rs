@@ -1,0 +1,92 @@
+//! Measures a table and prints it, or writes tables that were measured into a document. `scripts/bench` installs what it needs and calls it.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use pathlab_benches::{
+    contestant::Programs,
+    render,
+    table::Table,
+    tables::{self, Effort},
+};
+
+/// Figures of pathlab beside its peers
+#[derive(Parser)]
+struct Bench {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Reflected packets a second, round trips, nanoseconds in the driver
+    Reflector(Measure),
+    /// How well the schedule is kept
+    Probe(Measure),
+    /// Write tables into a document, between their markers
+    Render {
+        /// The document
+        #[arg(long, default_value = "docs/performance.md")]
+        document: PathBuf,
+        /// Tables as JSON [default: target/bench/reflector.json and target/bench/probe.json, those of them that exist]
+        tables: Vec<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct Measure {
+    /// Rounds of all contestants
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(5..))]
+    rounds: u16,
+    /// One short round, to see that the bench works: no figures to be shown
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+    /// Where to write the table [default: target/bench/<table>.json]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// pathlab's own program
+    #[arg(long, default_value = "target/release/pathlab")]
+    pathlab: PathBuf,
+    /// Where the peers are
+    #[arg(long, default_value = "target/peers/release/bin")]
+    peers: PathBuf,
+}
+
+fn main() -> Result<()> {
+    match Bench::parse().verb {
+        Verb::Reflector(measure) => show("reflector", &measure, tables::reflector),
+        Verb::Probe(measure) => show("probe", &measure, tables::probe),
+        Verb::Render { document, tables } => write(&document, tables),
+    }
+}
+
+fn show(name: &str, measure: &Measure, table: fn(&Programs, &Effort) -> Result<Table>) -> Result<()> {
+    let own = std::env::current_exe()?.parent().context("a program lies in a folder")?.to_owned();
+    let absolute =
+        |path: &PathBuf| fs::canonicalize(path).with_context(|| format!("{}: scripts/bench builds it", path.display()));
+    let programs = Programs { pathlab: absolute(&measure.pathlab)?, own, peers: absolute(&measure.peers)? };
+    let effort = if measure.quick { Effort::quick() } else { Effort::whole(measure.rounds.into()) };
+    let table = table(&programs, &effort)?;
+    print!("{}", render::text(&table));
+    let path = measure.json.clone().unwrap_or_else(|| PathBuf::from(format!("target/bench/{name}.json")));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&path, serde_json::to_string_pretty(&table)? + "\n").with_context(|| path.display().to_string())?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+fn write(document: &PathBuf, tables: Vec<PathBuf>) -> Result<()> {
+    let measured = ["target/bench/reflector.json", "target/bench/probe.json"].map(PathBuf::from);
+    let tables = if tables.is_empty() { measured.into_iter().filter(|path| path.exists()).collect() } else { tables };
+    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, scripts/bench probe");
+    let mut text = fs::read_to_string(document).with_context(|| document.display().to_string())?;
+    for path in tables {
+        let name = || path.display().to_string();
+        let table = Table::parse(&fs::read_to_string(&path).with_context(name)?).with_context(name)?;
+        text = render::into_document(&text, &table).with_context(|| document.display().to_string())?;
+    }
+    fs::write(document, text).with_context(|| document.display().to_string())
+}
