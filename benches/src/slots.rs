@@ -94,7 +94,7 @@ mod tests {
         let times = at((0..1000).map(|slot| slot * MS + if slot % 10 == 9 { 200_000 } else { slot % 5 * 1000 }));
         let kept = kept(&times, INTERVAL, 1000).expect("packets");
         assert_eq!(kept.on_time, 0.9);
-        assert_eq!((kept.late_p50, kept.late_p99), (3.0, 200.0));
+        assert_eq!((kept.late_p50, kept.late_p99), (2.0, 200.0));
     }
 
     #[test]
