@@ -85,7 +85,7 @@ impl Generator {
     /// # Errors
     /// The interface is gone.
     pub fn trial(&mut self, rate: f64, span: Duration) -> Result<Trial> {
-        let most = (rate * span.as_secs_f64()).min(PACKETS_MAX).max(1.0) as u64;
+        let most = (rate * span.as_secs_f64()).clamp(1.0, PACKETS_MAX) as u64;
         self.counter.begin(self.next, most as u32)?;
         let together = (rate * TOGETHER.as_secs_f64()).clamp(1.0, BATCH as f64) as u64;
         let begun = Instant::now();
