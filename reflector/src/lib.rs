@@ -67,6 +67,7 @@
 pub mod clock;
 pub mod datapath;
 mod error;
+pub mod keys;
 pub mod prober;
 mod reflect;
 mod report;

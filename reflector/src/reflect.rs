@@ -267,7 +267,7 @@ impl Desk {
         let bytes = &mut self.reply[..reply.len()];
         let sent = realtime_now();
         self.session.finish(&reply, sent, bytes);
-        match sender.send(datagram.peer, datagram.local, bytes) {
+        match sender.send_as(datagram.peer, datagram.local, reply.dscp(), bytes) {
             Ok(id) => departing.put(id.0.into(), reply, sent),
             Err(_) => {
                 self.session.unsent(&reply);

@@ -66,9 +66,9 @@ const SCM_TS_OPT_ID: libc::c_int = 81;
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 8;
 
-/// The control messages of one send: at most a packet info, a stamp number and a wish for stamps.
+/// The control messages of one send: at most a packet info, a stamp number, a wish for stamps and a traffic class.
 pub(super) struct SendControl {
-    bytes: [u8; 3 * HEADER + 24 + 8 + 8],
+    bytes: [u8; 4 * HEADER + 24 + 8 + 8 + 8],
     len: usize,
 }
 
@@ -102,6 +102,13 @@ impl SendControl {
     /// `SO_TIMESTAMPING`: the stamps that this send asks for, instead of what its socket does.
     pub(super) fn stamps(&mut self, request: u32) {
         self.push(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &request.to_ne_bytes());
+    }
+
+    /// `IP_TOS`, `IPV6_TCLASS`: this DSCP, and no ECN.
+    pub(super) fn dscp(&mut self, v6: bool, dscp: u8) {
+        let class = (libc::c_int::from(dscp & 0x3f) << 2).to_ne_bytes();
+        let (level, kind) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) } else { (libc::IPPROTO_IP, libc::IP_TOS) };
+        self.push(level, kind, &class);
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {

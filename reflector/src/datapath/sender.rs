@@ -96,10 +96,27 @@ impl Sender {
     /// The kernel's answer to `sendmsg`: no route, refused by a filter (`EPERM`), larger than 65,507 bytes, buffer full
     /// (`EAGAIN`; kernels before 6.13 wait instead when transmit stamps are on). The datagram has not left then.
     pub fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId> {
+        self.send_as(to, from, None, payload)
+    }
+
+    /// The same with a DSCP of its own, 0 to 63, instead of the socket's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_as(
+        &mut self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        dscp: Option<u8>,
+        payload: &[u8],
+    ) -> io::Result<SendId> {
         let id = SendId(self.next);
         let mut control = SendControl::new();
         if let Some(from) = from {
             control.source(from);
+        }
+        if let Some(dscp) = dscp {
+            control.dscp(to.is_ipv6(), dscp);
         }
         if self.numbering == Some(Numbering::Ours) {
             control.stamp_id(id.0);

@@ -24,8 +24,15 @@ pub(crate) use arrival::nic_stamp;
 pub use limit::{Limiter, Limits, RateLimit};
 pub use reason::{Reason, Tally};
 
-use crate::wire::{BASE_LEN, ErrorEstimate, ReflectedPacket, SenderPacket};
+use crate::{
+    keys::{Key as Secret, Keys},
+    wire::{
+        AUTHENTICATED_LEN, AUTHENTICATED_PART, AuthenticatedReflectedPacket, AuthenticatedSenderPacket, BASE_LEN,
+        ErrorEstimate, ReflectedPacket, SenderPacket,
+    },
+};
 use extensions::Context;
+pub(crate) use extensions::Integrity;
 use table::{Key, Sessions};
 
 /// What the rules know of one datagram.
@@ -64,6 +71,11 @@ pub struct Reply {
     len: usize,
     sequence: u32,
     sender_sequence: u32,
+    ssid: u16,
+    /// Its TLVs get an HMAC, because the request's was right.
+    sign_extensions: bool,
+    /// [`Reply::dscp`].
+    dscp: Option<u8>,
     /// Absent in stateless mode.
     session: Option<Key>,
 }
@@ -73,6 +85,11 @@ impl Reply {
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// The DSCP with which it is to leave, where the sender asked about one (RFC 8972 §4.4).
+    pub fn dscp(&self) -> Option<u8> {
+        self.dscp
     }
 }
 
@@ -86,6 +103,10 @@ pub struct Rules {
     /// Stateful mode with at most so many sessions: replies carry their own sequence numbers, so that the sender can tell a lost
     /// request from a lost reply. Absent: stateless, replies carry the request's number.
     pub sessions: Option<usize>,
+    /// With keys, what is not authenticated gets no reply; with keys for TLVs alone, TLVs that fail their HMAC are not answered.
+    pub keys: Option<Arc<Keys>>,
+    /// DSCPs that a sender may ask replies to have (RFC 8972 §4.4): bit N for DSCP N. None in the default.
+    pub allowed_dscp: u64,
 }
 
 /// The Session-Reflector as a function from requests to replies.
@@ -93,13 +114,22 @@ pub struct SessionReflector {
     allow: Vec<Prefix>,
     limiter: Option<Arc<Limiter>>,
     sessions: Option<Sessions>,
+    keys: Option<Arc<Keys>>,
+    allowed_dscp: u64,
     error_estimate: ErrorEstimate,
 }
 
 impl SessionReflector {
     /// A reflector by `rules` whose clock is as good as `error_estimate` says.
     pub fn new(rules: Rules, error_estimate: ErrorEstimate) -> Self {
-        Self { allow: rules.allow, limiter: rules.limiter, sessions: rules.sessions.map(Sessions::new), error_estimate }
+        Self {
+            allow: rules.allow,
+            limiter: rules.limiter,
+            sessions: rules.sessions.map(Sessions::new),
+            keys: rules.keys,
+            allowed_dscp: rules.allowed_dscp,
+            error_estimate,
+        }
     }
 
     /// The Error Estimate of replies from now on.
@@ -119,13 +149,25 @@ impl SessionReflector {
         }
     }
 
-    /// Writes B3 into a reply that [`respond`](Self::respond) made, here at its head still: the last thing before the send.
+    /// Writes B3 and then the HMACs into a reply that [`respond`](Self::respond) made, at its head still: the last thing before the send.
     ///
     /// What is shorter than the reply is left alone.
     pub fn finish(&mut self, reply: &Reply, sent: Time<Realtime>, bytes: &mut [u8]) {
         let Some(bytes) = bytes.get_mut(..reply.len) else { return };
-        if let Ok((packet, _)) = ReflectedPacket::mut_from_prefix(bytes) {
+        let key = self.keys.as_ref().and_then(|keys| keys.find(reply.ssid));
+        let (base, extensions) = bytes.split_at_mut(self.base_len());
+        let sequence = reply.sequence.to_be_bytes();
+        let signing = key.filter(|_| reply.sign_extensions).map(|key| (&sequence[..], key));
+        extensions::finish(extensions, sent, signing);
+        if base.len() == BASE_LEN {
+            if let Ok(packet) = ReflectedPacket::mut_from_bytes(base) {
+                packet.timestamp = sent.into();
+            }
+        } else if let Ok(packet) = AuthenticatedReflectedPacket::mut_from_bytes(base) {
             packet.timestamp = sent.into();
+            if let Some(key) = key {
+                packet.hmac = key.hmac(&[&packet.as_bytes()[..AUTHENTICATED_PART]]);
+            }
         }
         if let (Some(sessions), Some(key)) = (&mut self.sessions, &reply.session) {
             sessions.sent(key, reply.sequence, reply.sender_sequence, sent);
@@ -148,7 +190,7 @@ impl SessionReflector {
     }
 
     fn try_respond(&mut self, request: &Request<'_>, now: Time<Monotonic>, reply: &mut [u8]) -> Result<Reply, Reason> {
-        let Ok((sender, rest)) = SenderPacket::parse(request.payload) else { return Err(Reason::Short) };
+        let (sender, rest) = self.parse(request.payload)?;
         admissible(request)?;
         let source = request.peer.ip();
         if !self.allow.is_empty() && !self.allow.iter().any(|prefix| prefix.contains(source)) {
@@ -156,16 +198,20 @@ impl SessionReflector {
         }
         let len = request.payload.len();
         let reply = reply.get_mut(..len).ok_or(Reason::TooLong)?;
+        // Before anything is remembered or counted against its source, which anybody can claim to be (RFC 8762 §4.4).
+        let key = self.authentic(sender.ssid.get(), request.payload)?;
+        let authenticated = key.is_some() && self.base_len() == AUTHENTICATED_LEN;
+        let integrity = Integrity::of(rest, sender.sequence.as_bytes(), key, authenticated);
         let Request { peer, local, local_port, .. } = *request;
-        let key = Key { peer, local, local_port, ssid: sender.ssid.get() };
+        let key_of_session = Key { peer, local, local_port, ssid: sender.ssid.get() };
         if let Some(Err(reason)) = self.limiter.as_ref().map(|limiter| limiter.admit(source, now)) {
             if let Some(sessions) = &mut self.sessions {
-                sessions.refused(&key);
+                sessions.refused(&key_of_session);
             }
             return Err(reason);
         }
         let memory = match &mut self.sessions {
-            Some(sessions) => Some(sessions.next(key, now).ok_or(Reason::SessionsFull)?),
+            Some(sessions) => Some(sessions.next(key_of_session, now).ok_or(Reason::SessionsFull)?),
             None => None,
         };
         let sequence = memory.map_or(sender.sequence, |memory| memory.next.into());
@@ -184,18 +230,60 @@ impl SessionReflector {
             sender_ttl: request.ttl.unwrap_or(0),
             mbz_tail: [0; 3],
         };
-        let (head, tail) = reply.split_at_mut(BASE_LEN);
-        head.copy_from_slice(base.as_bytes());
+        let (head, tail) = reply.split_at_mut(self.base_len());
+        if head.len() == BASE_LEN {
+            head.copy_from_slice(base.as_bytes());
+        } else {
+            head.copy_from_slice(AuthenticatedReflectedPacket::from(base).as_bytes());
+        }
         tail.copy_from_slice(rest);
         let context = Context {
             arrival: &request.arrival,
             traffic_class: request.traffic_class.unwrap_or(0),
+            allowed_dscp: self.allowed_dscp,
             error_estimate: self.error_estimate,
             memory: memory.as_ref(),
         };
-        extensions::reflect(tail, &context);
-        let (sequence, sender_sequence) = (sequence.get(), sender.sequence.get());
-        Ok(Reply { len, sequence, sender_sequence, session: memory.map(|_| key) })
+        let dscp = extensions::dscp(tail, integrity, &context);
+        extensions::reflect(tail, integrity, &context);
+        Ok(Reply {
+            len,
+            sequence: sequence.get(),
+            sender_sequence: sender.sequence.get(),
+            ssid: sender.ssid.get(),
+            sign_extensions: integrity == Integrity::Verified,
+            dscp,
+            session: memory.map(|_| key_of_session),
+        })
+    }
+
+    /// Length of the base packets of this mode.
+    fn base_len(&self) -> usize {
+        if self.keys.as_ref().is_some_and(|keys| keys.authenticate()) { AUTHENTICATED_LEN } else { BASE_LEN }
+    }
+
+    /// The fields of the base packet, and what follows it.
+    fn parse<'a>(&self, payload: &'a [u8]) -> Result<(SenderPacket, &'a [u8]), Reason> {
+        let (plain, rest) = SenderPacket::parse(payload).map_err(|_| Reason::Short)?;
+        if self.base_len() == BASE_LEN {
+            return Ok((*plain, rest));
+        }
+        let (packet, rest) = AuthenticatedSenderPacket::parse(payload).map_err(|_| Reason::Unauthenticated)?;
+        Ok((packet.plain(), rest))
+    }
+
+    /// The key of the packet's session, with which its base packet has been checked in authenticated mode.
+    fn authentic(&self, ssid: u16, payload: &[u8]) -> Result<Option<&Secret>, Reason> {
+        let Some(keys) = &self.keys else { return Ok(None) };
+        let key = keys.find(ssid);
+        if keys.authenticate() {
+            let (packet, _) = AuthenticatedSenderPacket::parse(payload).map_err(|_| Reason::Unauthenticated)?;
+            let verified = key.ok_or(Reason::NoKey)?.verifies(&[&payload[..AUTHENTICATED_PART]], &packet.hmac);
+            if !verified {
+                return Err(Reason::BadHmac);
+            }
+        }
+        Ok(key)
     }
 }
 

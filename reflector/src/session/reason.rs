@@ -48,6 +48,12 @@ reasons! {
     NotAllowed = "not_allowed",
     /// Longer than the datapath can send.
     TooLong = "too_long",
+    /// Keys are given, and it is an unauthenticated packet: under 112 octets.
+    Unauthenticated = "unauthenticated",
+    /// Keys are given, and none for its SSID.
+    NoKey = "no_key",
+    /// Its HMAC is not that of its key.
+    BadHmac = "bad_hmac",
     /// The source has had its share for now.
     RateLimited = "rate_limited",
     /// Its network, an IPv4 /24 or IPv6 /48, has had its share for now.

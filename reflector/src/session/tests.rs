@@ -219,3 +219,150 @@ proptest! {
         }
     }
 }
+
+mod authenticated {
+    use super::*;
+    use crate::keys::{Key, Protection};
+
+    fn key(octet: u8) -> Key {
+        Key::new(&[octet; 32]).expect("long enough")
+    }
+
+    fn keyed(sessions: Option<usize>) -> SessionReflector {
+        let keys = Keys::of(Protection::Authenticated, key(1)).with(7, key(2));
+        reflector(Rules { keys: Some(keys.into()), sessions, ..Rules::default() })
+    }
+
+    fn signed(ssid: u16, key: &Key, extensions: &[u8]) -> Vec<u8> {
+        let mut plain = SenderPacket::new(41, NtpTimestamp::from_bits(5), ErrorEstimate::from_bits(0x0101));
+        plain.ssid = ssid.into();
+        let mut packet = AuthenticatedSenderPacket::from(plain);
+        packet.hmac = key.hmac(&[&packet.as_bytes()[..AUTHENTICATED_PART]]);
+        [packet.as_bytes(), extensions].concat()
+    }
+
+    fn answer(reflector: &mut SessionReflector, payload: &[u8]) -> Result<Vec<u8>, Reason> {
+        let mut bytes = vec![0; payload.len()];
+        match reflector.respond(&request(payload), NOW, &mut bytes) {
+            Verdict::Reply(reply) => {
+                assert_eq!(reply.len(), payload.len());
+                reflector.finish(&reply, Time::from_nanos(1_792_000_000_000_000_009), &mut bytes);
+                Ok(bytes)
+            }
+            Verdict::Refused(reason) => Err(reason),
+        }
+    }
+
+    #[test]
+    fn a_reply_is_signed_with_its_b3_by_the_key_of_its_session() {
+        let mut reflector = keyed(Some(4));
+        for (ssid, key) in [(0, key(1)), (7, key(2)), (8, key(1))] {
+            let bytes = answer(&mut reflector, &signed(ssid, &key, &[])).expect("a reply");
+            let (reply, _) = AuthenticatedReflectedPacket::parse(&bytes).expect("112 octets");
+            assert!(key.verifies(&[&bytes[..AUTHENTICATED_PART]], &reply.hmac));
+            let plain = reply.plain();
+            assert_eq!((plain.sequence.get(), plain.sender_sequence.get(), plain.ssid.get()), (0, 41, ssid));
+            assert_eq!(plain.timestamp.time(), Some(Time::from_nanos(1_792_000_000_000_000_009)));
+            assert_eq!((plain.sender_ttl, plain.sender_error_estimate.bits()), (64, 0x0101));
+        }
+    }
+
+    #[test]
+    fn what_is_not_authentic_gets_no_reply() {
+        let good = signed(7, &key(2), &[]);
+        let mut reflector = keyed(None);
+        assert!(answer(&mut reflector, &good).is_ok());
+        for place in 0..AUTHENTICATED_LEN {
+            let mut bad = good.clone();
+            bad[place] ^= 1;
+            assert_eq!(answer(&mut reflector, &bad), Err(Reason::BadHmac), "octet {place}");
+        }
+        assert_eq!(answer(&mut reflector, &signed(7, &key(1), &[])), Err(Reason::BadHmac));
+        assert_eq!(answer(&mut reflector, &good[..111]), Err(Reason::Unauthenticated));
+        assert_eq!(answer(&mut reflector, &[0; 44]), Err(Reason::Unauthenticated));
+        assert_eq!(answer(&mut reflector, &[0; 43]), Err(Reason::Short));
+        let keys = Keys::default().with(7, key(2));
+        let mut of_one = super::reflector(Rules { keys: Some(keys.into()), ..Rules::default() });
+        assert!(answer(&mut of_one, &good).is_ok());
+        assert_eq!(answer(&mut of_one, &signed(8, &key(2), &[])), Err(Reason::NoKey));
+    }
+
+    #[test]
+    fn what_is_not_authentic_takes_nothing_from_whom_it_claims_to_be() {
+        let one = NonZeroU32::new(1).expect("not zero");
+        let limits = Limits { source: Some(RateLimit::per_second(one)), ..Limits::default() };
+        let keys = Keys::of(Protection::Authenticated, key(1));
+        let rules = Rules {
+            keys: Some(keys.into()),
+            sessions: Some(1),
+            limiter: Some(Limiter::new(limits).into()),
+            ..Rules::default()
+        };
+        let mut reflector = reflector(rules);
+        for ssid in 0..9 {
+            assert_eq!(answer(&mut reflector, &signed(ssid, &key(3), &[])), Err(Reason::BadHmac));
+        }
+        assert!(answer(&mut reflector, &signed(5, &key(1), &[])).is_ok(), "neither its share nor its room");
+    }
+
+    #[test]
+    fn tlvs_are_answered_under_their_hmac_alone() {
+        let asked = [0x80, 3, 0, 4, 0, 0, 0, 0];
+        let tag = key(1).hmac(&[&[0, 0, 0, 41], &asked]);
+        let whole = [&asked[..], &[0x80, 8, 0, 16], &tag].concat();
+        let mut reflector = keyed(Some(1));
+        let bytes = answer(&mut reflector, &signed(0, &key(1), &whole)).expect("a reply");
+        let extensions = &bytes[AUTHENTICATED_LEN..];
+        assert_eq!(extensions[..8], [0, 3, 0, 4, 1, 2, 1, 2]);
+        assert_eq!(Integrity::of(extensions, &[0; 4], Some(&key(1)), true), Integrity::Verified, "its own number is 0");
+        let bytes = answer(&mut reflector, &signed(0, &key(1), &asked)).expect("a reply");
+        assert_eq!(bytes[AUTHENTICATED_LEN..], [0x20, 3, 0, 4, 0, 0, 0, 0]);
+
+        let keys = Keys::of(Protection::Extensions, key(1));
+        let mut open = super::reflector(Rules { keys: Some(keys.into()), ..Rules::default() });
+        let base = SenderPacket::new(41, NtpTimestamp::from_bits(5), ErrorEstimate::from_bits(0x0101));
+        let bytes = answer(&mut open, &[base.as_bytes(), &whole].concat()).expect("a reply");
+        assert_eq!(Integrity::of(&bytes[BASE_LEN..], &[0, 0, 0, 41], Some(&key(1)), true), Integrity::Verified);
+        let bytes = answer(&mut open, &[base.as_bytes(), &asked].concat()).expect("a reply");
+        assert_eq!(bytes[BASE_LEN..], [0, 3, 0, 4, 1, 2, 1, 2], "none is needed here");
+    }
+
+    proptest! {
+        #[test]
+        fn any_datagram_gets_one_verdict_keyed_or_not(
+            mut payload in proptest::collection::vec(any::<u8>(), 0..300),
+            extensions: bool, sessions in proptest::option::of(0..3_usize), sign: bool, grow: bool,
+        ) {
+            let protection = if extensions { Protection::Extensions } else { Protection::Authenticated };
+            let keys = Keys::of(protection, key(1));
+            let mut reflector = reflector(Rules { keys: Some(keys.into()), sessions, ..Rules::default() });
+            if grow && payload.len() > 120 {
+                // a TLV of ours where TLVs begin
+                let at = if extensions { BASE_LEN } else { AUTHENTICATED_LEN };
+                payload[at..at + 4].copy_from_slice(&[0x80, 250, 0, 4]);
+            }
+            if sign && payload.len() >= AUTHENTICATED_LEN {
+                let tag = key(1).hmac(&[&payload[..AUTHENTICATED_PART]]);
+                payload[AUTHENTICATED_PART..AUTHENTICATED_LEN].copy_from_slice(&tag);
+            }
+            match answer(&mut reflector, &payload) {
+                Ok(bytes) => {
+                    prop_assert!(extensions || sign);
+                    if !extensions {
+                        let (reply, _) = AuthenticatedReflectedPacket::parse(&bytes).expect("112 octets");
+                        prop_assert!(key(1).verifies(&[&bytes[..AUTHENTICATED_PART]], &reply.hmac));
+                    }
+                }
+                Err(reason) => {
+                    let wanted = match payload.len() {
+                        0..44 => Reason::Short,
+                        44..112 if !extensions => Reason::Unauthenticated,
+                        _ if !extensions && !sign => Reason::BadHmac,
+                        _ => Reason::SessionsFull,
+                    };
+                    prop_assert_eq!(reason, wanted);
+                }
+            }
+        }
+    }
+}

@@ -177,6 +177,26 @@ impl UdpFrame {
         Some(self.end)
     }
 
+    /// Gives the frame this DSCP, 0 to 63, and mends the header's checksum. ECN stays.
+    pub fn set_dscp(&mut self, frame: &mut [u8], dscp: u8) {
+        let class = dscp << 2 | self.traffic_class & 3;
+        let Some(network) = frame.get_mut(self.network..) else { return };
+        match self.peer.ip() {
+            IpAddr::V4(_) => {
+                let Ok((ip, _)) = Ipv4Header::mut_from_prefix(network) else { return };
+                let (old, new) = (u32::from(ip.tos), u32::from(class));
+                ip.tos = class;
+                ip.checksum = checksum::replace(ip.checksum.get(), old, new).into();
+            }
+            IpAddr::V6(_) => {
+                let Ok((ip, _)) = Ipv6Header::mut_from_prefix(network) else { return };
+                let others = ip.version_class_flow.get() & !(0xff << 20);
+                ip.version_class_flow = (others | u32::from(class) << 20).into();
+            }
+        }
+        self.traffic_class = class;
+    }
+
     /// Lets `edit` change the payload, and mends the checksum.
     pub fn edit(&self, frame: &mut [u8], edit: impl FnOnce(&mut [u8])) {
         let Some(datagram) = frame.get_mut(self.transport..self.end) else { return };

@@ -2,20 +2,26 @@
 //!
 //! Panic contract: no function of this module panics for any input.
 
+mod authenticated;
 mod checksum;
 pub mod ethernet;
 mod extension;
 mod frame;
 pub mod ip;
+mod stages;
 mod stamp;
 mod time;
 mod tlv;
 pub mod udp;
 
+pub use authenticated::{
+    AUTHENTICATED_LEN, AUTHENTICATED_PART, AuthenticatedReflectedPacket, AuthenticatedSenderPacket,
+};
 pub use extension::{
     ClassOfService, DirectMeasurement, FollowUpTelemetry, TimestampInformation, sync_source, timestamp_method,
 };
 pub use frame::{MalformedFrame, UdpFrame};
+pub use stages::{REFLECTOR_STAGES, ReflectorStages, WireStamp};
 pub use stamp::{BASE_LEN, MalformedPacket, ReflectedPacket, STAMP_PORT, SenderPacket};
 pub use time::{ErrorEstimate, NtpTimestamp, PtpTimestamp, WireTime};
 pub use tlv::{TLV_HEADER_LEN, Tlv, tlv_flag, tlv_type};

@@ -113,6 +113,9 @@ impl Desk {
             Verdict::Refused(reason) => return Err(reason),
         };
         let length = datagram.turn_round(frame, &self.reply[..reply.len()]).ok_or(Reason::TooLong)?;
+        if let Some(dscp) = reply.dscp() {
+            datagram.set_dscp(frame, dscp);
+        }
         Ok(Ready { datagram, length, arrival, reply })
     }
 

@@ -19,7 +19,8 @@ fn answered(extensions: &[u8], planes: Planes, synchronised: bool, memory: Optio
     let mut bytes = extensions.to_vec();
     let arrival = Arrival::new(Time::from_nanos(ARRIVED), planes);
     let error_estimate = ErrorEstimate::from_nanos(1000, synchronised);
-    reflect(&mut bytes, &Context { arrival: &arrival, traffic_class: 0xb9, error_estimate, memory });
+    let context = Context { arrival: &arrival, traffic_class: 0xb9, allowed_dscp: 1 << 10, error_estimate, memory };
+    reflect(&mut bytes, Integrity::Unprotected, &context);
     bytes
 }
 
@@ -71,8 +72,9 @@ fn timestamp_information_claims_the_card_for_its_own_stamp_alone() {
 
 #[test]
 fn class_of_service_tells_how_the_request_came() {
-    // DSCP1 10; the request came with DSCP 46 and ECN 1
-    assert_eq!(plain(&[0x80, 4, 0, 4, 0x28, 0, 7, 7]), [0, 4, 0, 4, 0x28 | 0b10, 0b1110_0101, 0, 0]);
+    // DSCP1 10, which is allowed, and 12, which is not; the requests came with DSCP 46 and ECN 1
+    assert_eq!(plain(&[0x80, 4, 0, 4, 0x28, 0, 7, 7]), [0, 4, 0, 4, 0x28 | 0b10, 0b1110_0100, 0, 0]);
+    assert_eq!(plain(&[0x80, 4, 0, 4, 0x30, 0, 7, 7]), [0, 4, 0, 4, 0x30 | 0b10, 0b1110_0101, 0, 0]);
 }
 
 #[test]
@@ -110,4 +112,110 @@ fn follow_up_telemetry_tells_when_the_previous_reply_left() {
 
     let short = answered(&[0x80, 7, 0, 3, 9, 9, 9], Planes::default(), false, Some(&memory));
     assert_eq!(short, [0x40, 7, 0, 3, 0, 0, 0], "erratum 8339");
+}
+
+#[test]
+fn the_stages_of_this_host_are_told_as_they_are_known() {
+    let planes = Planes { nic: Stamp::new(5, ClockId::Phc(2), 7), kernel: stamp(-20), ..Planes::default() };
+    let mut asked = vec![0x80, REFLECTOR_STAGES, 0, 92];
+    asked.extend(ReflectorStages::empty().as_bytes());
+    let mut known = memory();
+    let stamps = Planes { kernel: stamp(-80), ..Planes::default() };
+    known.told = Some(Departed { sequence: 5, sender_sequence: 59, stamps });
+    let told = |memory: Option<&Memory>| {
+        let mut bytes = answered(&asked, planes, false, memory);
+        finish(&mut bytes, Time::from_nanos(ARRIVED + 30), None);
+        assert_eq!(bytes[..4], [0, REFLECTOR_STAGES, 0, 92]);
+        let stages = ReflectorStages::read_from_bytes(&bytes[4..]).expect("92 octets");
+        let departed = (stages.departed.get(), stages.departed_kernel.stamp(), stages.departed_nic.stamp());
+        let nic = stages.received_nic.stamp().map(|nic| (nic.nanos(), nic.clock(), nic.uncertainty() >= 7));
+        assert_eq!(nic, Some((5, ClockId::Phc(2), true)), "on the card's own clock");
+        let others = [stages.received_xdp, stages.received_kernel, stages.received_app, stages.sent_app];
+        assert_eq!(others.map(|other| other.stamp()), [None, stamp(-20), stamp(0), stamp(30)]);
+        departed
+    };
+    assert_eq!(told(None), (0, None, None), "stateless");
+    assert_eq!(told(Some(&known)), (59, stamp(-80), None));
+
+    asked[7] = 9; // another's identifier
+    let bytes = answered(&asked, planes, false, None);
+    assert_eq!((bytes[0], &bytes[1..]), (0x80, &asked[1..]));
+    assert_eq!(plain(&[0x80, REFLECTOR_STAGES, 0, 1, 9]), [0x80, REFLECTOR_STAGES, 0, 1, 9]);
+}
+
+mod integrity {
+    use super::*;
+
+    const SEQUENCE: [u8; 4] = [0, 0, 0, 9];
+
+    fn key() -> Key {
+        Key::new(b"sixteen octets..").expect("long enough")
+    }
+
+    fn padding(length: u8) -> Vec<u8> {
+        [vec![0x80, 1, 0, length], vec![0; length.into()]].concat()
+    }
+
+    fn hmac(before: &[u8]) -> Vec<u8> {
+        [&[0x80, 8, 0, 16][..], &key().hmac(&[&SEQUENCE, before])].concat()
+    }
+
+    fn of(extensions: &[u8], required: bool) -> Integrity {
+        Integrity::of(extensions, &SEQUENCE, Some(&key()), required)
+    }
+
+    #[test]
+    fn an_hmac_covers_the_number_and_what_precedes_it() {
+        let asked = [0x80, 3, 0, 4, 0, 0, 0, 0].to_vec();
+        let signed = [asked.clone(), hmac(&asked)].concat();
+        assert_eq!(of(&signed, true), Integrity::Verified);
+        assert_eq!(of(&[signed.clone(), padding(3)].concat(), true), Integrity::Verified, "padding may follow");
+        assert_eq!(of(&hmac(&[]), false), Integrity::Verified);
+        // all but the flags of the HMAC TLV itself, which no HMAC covers
+        for place in (0..signed.len()).filter(|place| *place != asked.len()) {
+            let mut other = signed.clone();
+            other[place] ^= 1;
+            assert_ne!(of(&other, true), Integrity::Verified, "octet {place}");
+        }
+        assert_eq!(Integrity::of(&signed, &[0, 0, 0, 8], Some(&key()), true), Integrity::Failed, "a replay");
+        assert_eq!(Integrity::of(&signed, &SEQUENCE, None, false), Integrity::Failed, "no key to check it");
+        assert_eq!(of(&[signed.clone(), asked.clone()].concat(), false), Integrity::Failed, "out of place");
+        assert_eq!(of(&[signed.clone(), hmac(&signed)].concat(), false), Integrity::Failed, "twice");
+        assert_eq!(of(&[signed, vec![0]].concat(), false), Integrity::Failed, "followed by what is no TLV");
+        assert_eq!(of(&[0x80, 8, 0, 4, 1, 2, 3, 4], false), Integrity::Failed, "four octets");
+    }
+
+    #[test]
+    fn without_one_a_lone_padding_passes_and_the_rest_where_none_is_needed() {
+        assert_eq!(of(&[], true), Integrity::Unprotected);
+        assert_eq!(of(&padding(9), true), Integrity::Unprotected);
+        assert_eq!(of(&[padding(1), padding(2)].concat(), true), Integrity::Failed);
+        assert_eq!(of(&[0x80, 3, 0, 4, 0, 0, 0, 0], true), Integrity::Failed);
+        assert_eq!(of(&[0x80, 3, 0, 4, 0, 0, 0, 0], false), Integrity::Unprotected);
+    }
+
+    #[test]
+    fn what_fails_goes_back_flagged_and_unanswered() {
+        let mut bytes = vec![0x80, 3, 0, 4, 0, 0, 0, 0, 0x80, 99, 0, 1, 5, 0x80, 8, 0, 4, 1, 2, 3, 4, 0x80, 3, 0, 4];
+        let mut wanted = bytes.clone();
+        for (place, flags) in [(0, 0x20), (8, 0xa0), (13, 0x60)] {
+            wanted[place] = flags;
+        }
+        let arrival = Arrival::from(Time::from_nanos(ARRIVED));
+        let error_estimate = ErrorEstimate::from_nanos(1, true);
+        let context = Context { arrival: &arrival, traffic_class: 0, allowed_dscp: 0, error_estimate, memory: None };
+        reflect(&mut bytes, Integrity::Failed, &context);
+        assert_eq!(bytes, wanted);
+    }
+
+    #[test]
+    fn the_reply_is_signed_over_its_own_octets() {
+        let mut bytes = [vec![0x80, 3, 0, 4, 0, 0, 0, 0], hmac(b"whatever came")].concat();
+        let arrival = Arrival::from(Time::from_nanos(ARRIVED));
+        let error_estimate = ErrorEstimate::from_nanos(1, true);
+        let context = Context { arrival: &arrival, traffic_class: 0, allowed_dscp: 0, error_estimate, memory: None };
+        reflect(&mut bytes, Integrity::Verified, &context);
+        finish(&mut bytes, Time::from_nanos(ARRIVED), Some((&[0, 0, 0, 77], &key())));
+        assert_eq!(Integrity::of(&bytes, &[0, 0, 0, 77], Some(&key()), true), Integrity::Verified);
+    }
 }

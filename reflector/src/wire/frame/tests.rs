@@ -83,6 +83,18 @@ fn what_the_driver_leaves_to_the_stack_is_refused_by_field() {
 }
 
 #[test]
+fn a_frame_takes_another_dscp_and_keeps_its_ecn() {
+    for v6 in [false, true] {
+        let mut bytes = frame(&[5], v6, (40_000, 862), 64, &[1; 44]);
+        let mut datagram = UdpFrame::parse(&bytes).expect("a datagram");
+        datagram.traffic_class = 3;
+        datagram.set_dscp(&mut bytes, 46);
+        read(&bytes);
+        assert_eq!(UdpFrame::parse(&bytes).expect("a datagram").traffic_class, 46 << 2 | 3);
+    }
+}
+
+#[test]
 fn a_missing_checksum_stays_missing() {
     let mut bytes = frame(&[], false, (40_000, 862), 64, &[1; 44]);
     bytes[40..42].fill(0);
@@ -151,6 +163,7 @@ proptest! {
             if let Ok(mut datagram) = UdpFrame::parse(frame) {
                 let _ = datagram.payload(&other);
                 datagram.edit(&mut other, |payload| payload.fill(0));
+                datagram.set_dscp(&mut other, 46);
                 let _ = datagram.turn_round(&mut other, &[]);
             }
         }
