@@ -2,7 +2,7 @@
 
 mod rings;
 
-use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -10,6 +10,7 @@ use pathlab_record::Plane;
 use pathlab_reflector::{
     Prefix, Reflector, ReflectorConfig, ReflectorReport,
     datapath::{AfXdpConfig, AfXdpReflector, SocketOptions},
+    keys::Keys,
     session::{Limiter, Limits, RateLimit, Rules},
 };
 use pathlab_xdp::{XdpMode, xsk::BindMode};
@@ -53,12 +54,26 @@ pub(crate) struct Reflect {
     /// At most so many replies a second in all (socket and afxdp datapaths)
     #[arg(long, value_name = "N")]
     rate_total: Option<NonZeroU32>,
-    /// Number replies by session instead of copying the sender's number, so that it can tell in which direction a packet was lost
+    /// Remember sessions: number their replies, so that a sender can tell in which direction a packet was lost, and tell in each
+    /// reply when the one before it left (socket and afxdp datapaths)
     #[arg(long)]
     stateful: bool,
+    /// Answer authenticated packets alone (RFC 8762), by the keys of this file: TOML, `default = "<hex>"` and by SSID under
+    /// `[ssid]`, for its owner alone to read (socket and afxdp datapaths)
+    #[arg(long, value_name = "FILE")]
+    auth_key_file: Option<PathBuf>,
+    /// DSCP that a sender may ask its replies to have; may be given more than once; none if not given (socket and afxdp datapaths)
+    #[arg(long = "allow-dscp", value_name = "N", value_parser = clap::value_parser!(u8).range(..64))]
+    allow_dscp: Vec<u8>,
     /// Wait before each reply: for tests that ask in which term of the ledger a delay appears
     #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
     fault_delay_tx: Option<Duration>,
+    /// Read each request so much later: for the same tests (socket datapath)
+    #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
+    fault_delay_rx: Option<Duration>,
+    /// Wait after each reply has its timestamp: for the same tests (socket datapath)
+    #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
+    fault_delay_departure: Option<Duration>,
     // Last: its heading would stand above all that follows.
     #[command(flatten)]
     rings: Rings,
@@ -101,11 +116,18 @@ pub(crate) fn run(args: Reflect, global: &Global) -> Result<Exit> {
 }
 
 impl Reflect {
-    fn rules(&self) -> Rules {
+    fn rules(&self) -> Result<Rules> {
         let [source, prefix, total] = self.rates().map(|rate| rate.map(RateLimit::per_second));
         let limits = Limits { source, prefix, total };
         let limiter = (limits != Limits::default()).then(|| Limiter::new(limits).into());
-        Rules { allow: self.allow.clone(), limiter, sessions: self.stateful.then_some(STATEFUL_SESSIONS) }
+        let keys = self.auth_key_file.as_deref().map(Keys::load).transpose().map_err(Misuse::of)?;
+        Ok(Rules {
+            allow: self.allow.clone(),
+            limiter,
+            sessions: self.stateful.then_some(STATEFUL_SESSIONS),
+            keys: keys.map(Arc::new),
+            allowed_dscp: self.allow_dscp.iter().fold(0, |allowed, dscp| allowed | 1 << dscp),
+        })
     }
 
     fn rates(&self) -> [Option<NonZeroU32>; 3] {
@@ -117,13 +139,15 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     if args.datapath == Datapath::Auto {
         info!("datapath auto: sockets, whose replies follow the routing table and so can be steered");
     }
-    let rules = args.rules();
+    let rules = args.rules()?;
     let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
     let config = ReflectorConfig {
         listen: args.listen,
         socket,
         rules,
+        delay_before_read: args.fault_delay_rx,
         delay_before_send: args.fault_delay_tx,
+        delay_after_stamp: args.fault_delay_departure,
         ..ReflectorConfig::default()
     };
     let mut reflector = Reflector::new(config).map_err(misuse_or_failure)?;
@@ -145,6 +169,13 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     if hybrid && ruled {
         return Err(Misuse("--rate and --stateful need the socket or afxdp datapath".into()).into());
     }
+    if hybrid && args.auth_key_file.is_some() {
+        let wrong = "the driver checks no HMAC: --auth-key-file needs the socket or afxdp datapath";
+        return Err(Misuse(wrong.into()).into());
+    }
+    if args.fault_delay_rx.is_some() || args.fault_delay_departure.is_some() {
+        return Err(Misuse("--fault-delay-rx and --fault-delay-departure need the socket datapath".into()).into());
+    }
     let ports: std::collections::BTreeSet<u16> = args.listen.iter().map(SocketAddr::port).collect();
     let &[port] = ports.into_iter().collect::<Vec<_>>().as_slice() else {
         let wrong = format!("the {name} datapath answers on one port: give --listen addresses of the same port");
@@ -160,7 +191,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         hybrid,
         queues: args.queues.clone(),
         xsk: args.rings.options(),
-        rules: args.rules(),
+        rules: args.rules()?,
         delay_before_send: args.fault_delay_tx,
         ..AfXdpConfig::new(port)
     };

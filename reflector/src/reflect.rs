@@ -44,8 +44,12 @@ pub struct ReflectorConfig {
     pub nic_clock: Option<Arc<dyn NicClock>>,
     /// Who gets replies.
     pub rules: Rules,
+    /// Fault for tests of the ledger: read what has arrived so much later.
+    pub delay_before_read: Option<Duration>,
     /// Fault for tests of the ledger: wait so long before B3 is taken and the reply sent. Datagrams behind it wait as well.
     pub delay_before_send: Option<Duration>,
+    /// Fault for tests of the ledger: wait so long after B3 is taken, before the reply is sent.
+    pub delay_after_stamp: Option<Duration>,
 }
 
 /// A Session-Reflector that is bound and ready to [`run`](Self::run).
@@ -65,7 +69,9 @@ struct Port {
 struct Desk {
     session: SessionReflector,
     nic_clock: Option<Arc<dyn NicClock>>,
+    delay_before_read: Option<Duration>,
     delay_before_send: Option<Duration>,
+    delay_after_stamp: Option<Duration>,
     reply: Box<[u8]>,
     clock: Option<ClockQuality>,
     tally: Tally,
@@ -93,7 +99,9 @@ impl Reflector {
         let desk = Desk {
             session: SessionReflector::new(config.rules, ErrorEstimate::from_nanos(u64::MAX, false)),
             nic_clock: config.nic_clock,
+            delay_before_read: config.delay_before_read,
             delay_before_send: config.delay_before_send,
+            delay_after_stamp: config.delay_after_stamp,
             reply: vec![0; LONGEST].into(),
             clock: None,
             tally: Tally::default(),
@@ -127,6 +135,9 @@ impl Reflector {
                 clock_due = now + CLOCK_EVERY;
             }
             let (stopping, ready) = self.wait(stop, (clock_due - now).as_nanos() / 1_000_000 + 1)?;
+            if let Some(delay) = self.desk.delay_before_read.filter(|_| ready.contains(&true)) {
+                thread::sleep(delay);
+            }
             for (port, _) in self.ports.iter_mut().zip(ready).filter(|(_, ready)| *ready || stopping) {
                 port.serve(&mut self.desk, stopping)?;
             }
@@ -267,6 +278,9 @@ impl Desk {
         let bytes = &mut self.reply[..reply.len()];
         let sent = realtime_now();
         self.session.finish(&reply, sent, bytes);
+        if let Some(delay) = self.delay_after_stamp {
+            thread::sleep(delay);
+        }
         match sender.send_as(datagram.peer, datagram.local, reply.dscp(), bytes) {
             Ok(id) => departing.put(id.0.into(), reply, sent),
             Err(_) => {

@@ -108,6 +108,7 @@ impl AfXdpReflector {
     pub fn attach(interface: &str, config: &AfXdpConfig) -> Result<Self, Error> {
         let clock = ClockQuality::measure().ok();
         let error_estimate = clock.map_or(ErrorEstimate::from_nanos(u64::MAX, false), ClockQuality::error_estimate);
+        let keyed = config.rules.keys.as_ref().is_some_and(|keys| keys.authenticate());
         let mut program = XdpReflector::attach(
             interface,
             &XdpReflectorConfig {
@@ -115,7 +116,8 @@ impl AfXdpReflector {
                 allow: config.rules.allow.clone(),
                 mode: config.mode,
                 error_estimate: error_estimate.bits(),
-                hand_over: if config.hybrid { HandOver::Longer } else { HandOver::All },
+                // the driver checks no HMAC
+                hand_over: if config.hybrid && !keyed { HandOver::Longer } else { HandOver::All },
                 nic_stamps: config.nic_stamps,
                 ..XdpReflectorConfig::new(config.port)
             },
