@@ -8,6 +8,7 @@ mod exit;
 mod guardian;
 mod host;
 mod lab;
+mod live;
 mod output;
 mod probe;
 mod readiness;

@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 use crate::{
     Global, duration,
     exit::{Exit, Misuse},
-    host, output, report, run_directory,
+    host,
+    live::{self, Live},
+    output, report, run_directory,
     stop::Interrupt,
 };
 
@@ -42,6 +44,13 @@ pub(crate) struct Probe {
     /// First source port
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
     source_port: Option<u16>,
+    /// Source ports of each session, from --source-port on: shows paths that routers choose by ports (ECMP)
+    #[arg(long, value_name = "N", requires = "source_port", value_parser = clap::value_parser!(u16).range(1..))]
+    sweep: Option<u16>,
+    /// Compare two by two within one slot: two targets (such as IPv4 and IPv6 of one server), or one target by two --mark or
+    /// two --source
+    #[arg(long)]
+    pair: bool,
     /// Sessions to each target
     #[arg(long, value_name = "N", default_value_t = 1)]
     fan: usize,
@@ -76,9 +85,9 @@ pub(crate) struct Probe {
     /// DSCP of the test packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..64))]
     dscp: Option<u8>,
-    /// fwmark of the test packets
+    /// fwmark of the test packets; two with --pair
     #[arg(long, value_name = "N")]
-    mark: Option<u32>,
+    mark: Vec<u32>,
     /// Interface to bind to
     #[arg(long, value_name = "IF")]
     iface: Option<String>,
@@ -129,15 +138,17 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         pacing: Pacing { pace: args.pace, class: args.class, cpu: args.cpu },
         socket: SocketOptions {
             device: args.iface.clone(),
-            mark: args.mark,
+            mark: args.mark.first().copied(),
             dscp: args.dscp,
             receive_buffer: Some(4 << 20),
             ..SocketOptions::stamped()
         },
         recording: Recording { bin: args.bin, zone: args.zone.clone().unwrap_or_else(system_zone), salt: None },
+        paired: args.pair,
         delay_before_read: args.fault_delay_rx.unwrap_or_default(),
         ..ProbeOptions::default()
     };
+    let mut options = options;
     let stop = Interrupt::on_signals()?;
     let started = Timestamp::now();
     let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("probe", started));
@@ -150,9 +161,12 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         ..Run::new("probe", started)
     };
     let (directory, scrap) = run_directory::create(&path, &about)?;
-    let mut output = Background::start(RunOutput::new(directory))?;
+    let whole = options.duration.or_else(|| options.count.map(|count| options.interval.mul_f64(count as f64)));
+    let live = Live::new(RunOutput::new(directory), whole);
+    options.progress = live.draws().then_some(live::EVERY);
+    let mut output = Background::start(live)?;
     let result = prober::probe(&sessions, &options, stop.flag(), &mut output);
-    let output = output.finish();
+    let output = output.finish().finish();
     let report = result.map_err(misuse_or_failure)?;
     scrap.keep();
     let head = output.finish(&report)?.seal(Timestamp::now())?;
@@ -200,9 +214,45 @@ fn sessions(args: &Probe, labels: &Labels) -> Result<Vec<SessionSpec>> {
         sources: args.source.clone(),
         source_port: args.source_port,
         count: args.fan,
+        sweep: args.sweep.unwrap_or(1).into(),
         labels: labels.clone(),
     };
+    if args.pair {
+        return pairs(&fan, &args.mark);
+    }
+    if args.mark.len() > 1 {
+        return Err(Misuse("--mark twice: a run has one mark, or two that --pair compares".into()).into());
+    }
     fan.sessions().map_err(misuse_or_failure)
+}
+
+/// Both sides of every pair, side by side.
+fn pairs(fan: &Fan, marks: &[u32]) -> Result<Vec<SessionSpec>> {
+    let side = |fan: Fan| fan.sessions().map_err(misuse_or_failure);
+    let of_one_family = |sources: &[Prefix]| sources[0].address().is_ipv4() == sources[1].address().is_ipv4();
+    let [first, second] = match (fan.targets.as_slice(), fan.sources.as_slice(), marks) {
+        ([first, second], _, [] | [_]) => [*first, *second].map(|target| Fan { targets: vec![target], ..fan.clone() }),
+        ([_], _, [_, _]) if fan.source_port.is_some() => {
+            let why = "--source-port with two --mark: both sides would send from one port; leave it to the kernel";
+            return Err(Misuse(why.into()).into());
+        }
+        ([_], _, [_, _]) => [fan.clone(), fan.clone()],
+        ([_], [a, b], [] | [_]) if of_one_family(&[*a, *b]) => {
+            [*a, *b].map(|source| Fan { sources: vec![source], ..fan.clone() })
+        }
+        _ => {
+            let what =
+                "--pair: give two targets, or one target and two --mark, or one target and two --source of its family";
+            return Err(Misuse(what.into()).into());
+        }
+    };
+    let marked = |mut sessions: Vec<SessionSpec>, mark: Option<&u32>| {
+        sessions.iter_mut().for_each(|session| session.mark = mark.copied());
+        sessions
+    };
+    let second_mark = marks.get(1).or(marks.first());
+    let (first, second) = (marked(side(first)?, marks.first()), marked(side(second)?, second_mark));
+    Ok(first.into_iter().zip(second).flat_map(|(first, second)| [first, second]).collect())
 }
 
 /// `192.0.2.1`, `192.0.2.1:862`, `2001:db8::1`, `[2001:db8::1]:862`, `name`, `name:862`.
@@ -242,6 +292,8 @@ fn resolved(args: &Probe, options: &ProbeOptions, sessions: usize) -> Value {
         "cpu": options.pacing.cpu,
         "dscp": args.dscp,
         "mark": args.mark,
+        "paired": args.pair,
+        "sweep": args.sweep,
         "bin_s": seconds(args.bin),
         "timestamps": "software",
     })

@@ -8,13 +8,14 @@ use std::{
 
 use pathlab_record::{LogInterval, Sample, SessionBin};
 
-use super::{error::ProbeError, output::Output};
+use super::{error::ProbeError, output::Output, progress::Progress};
 
 #[allow(clippy::large_enum_variant)] // nearly all lines are the large one
 enum Line {
     Bin(SessionBin),
     Sample(Sample),
     Interval(String, LogInterval),
+    Progress(Progress),
 }
 
 /// Lines that are handed over together, so that the other thread is woken seldom.
@@ -42,6 +43,7 @@ impl<O: Output + Send + 'static> Background<O> {
                     Line::Bin(bin) => output.bin(bin),
                     Line::Sample(sample) => output.sample(sample),
                     Line::Interval(log, interval) => output.interval(&log, interval),
+                    Line::Progress(progress) => output.progress(progress),
                 }
             }
             output
@@ -86,6 +88,11 @@ impl<O: Output + Send + 'static> Output for Background<O> {
     }
     fn interval(&mut self, log: &str, interval: LogInterval) {
         self.push(Line::Interval(log.to_owned(), interval));
+    }
+    fn progress(&mut self, progress: Progress) {
+        // Somebody looks at it now.
+        self.lines.push(Line::Progress(progress));
+        self.hand_over();
     }
 }
 

@@ -8,7 +8,7 @@ use super::{ProbeError, schedule::MOST_SESSIONS, sessions::SessionSpec};
 use crate::Prefix;
 
 /// Sessions from a few options instead of a file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Fan {
     /// The Session-Reflectors.
     pub targets: Vec<SocketAddr>,
@@ -18,17 +18,26 @@ pub struct Fan {
     pub source_port: Option<u16>,
     /// Sessions to each target.
     pub count: usize,
+    /// Source ports of each of these, from `source_port` on: paths that a router chooses by ports show as flows that differ.
+    pub sweep: usize,
     /// Labels of all of them.
     pub labels: Labels,
 }
 
+impl Default for Fan {
+    /// One session to no target yet, source and port left to the kernel.
+    fn default() -> Self {
+        Self { targets: Vec::new(), sources: Vec::new(), source_port: None, count: 1, sweep: 1, labels: Labels::new() }
+    }
+}
+
 impl Fan {
-    /// Every target with `count` sessions: through the addresses first, then through the ports.
+    /// Every target with `count` sessions, each through `sweep` ports: through the addresses first, then through the ports.
     ///
     /// # Errors
     /// No session at all, too many, or a target's family has no prefix while the other has.
     pub fn sessions(&self) -> Result<Vec<SessionSpec>, ProbeError> {
-        let total = self.count.saturating_mul(self.targets.len());
+        let total = self.count.saturating_mul(self.sweep).saturating_mul(self.targets.len());
         if !(1..=MOST_SESSIONS).contains(&total) {
             return Err(ProbeError::SessionCount { sessions: total, limit: MOST_SESSIONS });
         }
@@ -38,9 +47,9 @@ impl Fan {
             if prefix.is_none() && !self.sources.is_empty() {
                 return Err(ProbeError::NoSourceOfFamily { target });
             }
-            for index in 0..self.count {
-                let source = self.source(prefix, target, index)?;
-                let session = SessionSpec { source, target, arm: None, labels: self.labels.clone() };
+            for (index, port) in (0..self.count).flat_map(|index| (0..self.sweep).map(move |port| (index, port))) {
+                let source = self.source(prefix, target, index, port)?;
+                let session = SessionSpec { source, labels: self.labels.clone(), ..SessionSpec::new(target) };
                 if let Some(what) = session.fault() {
                     return Err(ProbeError::Session { what });
                 }
@@ -55,6 +64,7 @@ impl Fan {
         prefix: Option<&Prefix>,
         target: SocketAddr,
         index: usize,
+        port: usize,
     ) -> Result<Option<SocketAddr>, ProbeError> {
         let any = if target.is_ipv4() { IpAddr::from([0_u8; 4]) } else { IpAddr::from([0_u16; 8]) };
         let (address, lap) = match prefix {
@@ -65,8 +75,8 @@ impl Fan {
             None => (None, index as u128),
         };
         let port = match self.source_port {
-            Some(first) => u16::try_from(u128::from(first) + lap)
-                .map_err(|_| ProbeError::NoPortLeft { first, sessions: self.count })?,
+            Some(first) => u16::try_from(u128::from(first) + lap * self.sweep as u128 + port as u128)
+                .map_err(|_| ProbeError::NoPortLeft { first, sessions: self.count.saturating_mul(self.sweep) })?,
             None => 0,
         };
         // Nothing was asked for: the kernel chooses all of it.
@@ -133,10 +143,14 @@ mod tests {
             sources: vec!["10.1.0.0/30".parse().unwrap()],
             source_port: Some(40_000),
             count: 3,
-            labels: Labels::new(),
+            ..Fan::default()
         };
         let sources: Vec<String> = fan.sessions().unwrap().iter().map(|s| s.source.unwrap().to_string()).collect();
         assert_eq!(sources, ["10.1.0.1:40000", "10.1.0.2:40000", "10.1.0.1:40001"]);
+        let swept = Fan { count: 3, sweep: 2, ..fan.clone() };
+        let sources: Vec<String> = swept.sessions().unwrap().iter().map(|s| s.source.unwrap().to_string()).collect();
+        let each_once: std::collections::HashSet<_> = sources.iter().collect();
+        assert_eq!((sources.len(), each_once.len(), sources[4].as_str()), (6, 6, "10.1.0.1:40002"));
         let other = Fan { targets: vec!["[2001:db8::2]:862".parse().unwrap()], ..fan.clone() };
         assert!(matches!(other.sessions(), Err(ProbeError::NoSourceOfFamily { .. })));
         let many = Fan { source_port: Some(65_535), ..fan.clone() };

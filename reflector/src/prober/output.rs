@@ -2,7 +2,7 @@
 
 use pathlab_record::{Error, LogInterval, RunDirectory, Sample, SessionBin};
 
-use super::summary::ProbeReport;
+use super::{progress::Progress, summary::ProbeReport};
 
 /// Takes the lines of a run as they settle. The in-memory twin is [`Kept`]; `()` throws them away.
 pub trait Output {
@@ -12,6 +12,8 @@ pub trait Output {
     fn sample(&mut self, sample: Sample);
     /// Takes one interval of `<log>.hlog`.
     fn interval(&mut self, log: &str, interval: LogInterval);
+    /// Takes what happened since the last time, where [`ProbeOptions::progress`](super::ProbeOptions::progress) asks for it.
+    fn progress(&mut self, _progress: Progress) {}
 }
 
 impl Output for () {
@@ -29,6 +31,9 @@ impl<O: Output> Output for &mut O {
     }
     fn interval(&mut self, log: &str, interval: LogInterval) {
         (**self).interval(log, interval);
+    }
+    fn progress(&mut self, progress: Progress) {
+        (**self).progress(progress);
     }
 }
 

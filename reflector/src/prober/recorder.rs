@@ -9,7 +9,8 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use pathlab_record::{
-    Interval, Labels, LogInterval, Outcome, Realtime, Salt, Sample, SessionBin, SessionKey, SparseHistogram, Time,
+    Interval, Labels, LogInterval, Monotonic, Outcome, Realtime, Salt, Sample, SessionBin, SessionKey, SparseHistogram,
+    Time,
 };
 
 use super::{
@@ -18,9 +19,18 @@ use super::{
     offset::TwoClocks,
     one_way::{OneWay, OneWayRow},
     output::Output,
+    pairs::{PairRow, Pairs},
+    progress::Progress,
     sessions::SessionSpec,
-    summary::{GroupRow, Quantiles, Row, SessionRow, Tally},
+    summary::{GroupRow, KEPT, Quantiles, Row, SessionRow, Tally},
 };
+
+/// What has not been told to the output yet.
+struct Telling {
+    every: Interval,
+    since: Option<Time<Monotonic>>,
+    progress: Progress,
+}
 
 /// How to record.
 #[derive(Clone, Debug)]
@@ -53,6 +63,8 @@ pub struct Recorder<O> {
     one_way: Vec<(IpAddr, OneWay)>,
     /// Whose turn it is to work some of its delays out.
     one_way_turn: usize,
+    pairs: Option<Pairs>,
+    telling: Option<Telling>,
     /// Bins before the first are written or being written; the second is the session whose turn it is.
     writing: (i64, usize),
 }
@@ -140,6 +152,8 @@ impl<O: Output> Recorder<O> {
             intervals: BTreeMap::new(),
             one_way,
             one_way_turn: 0,
+            pairs: None,
+            telling: None,
             writing: (i64::MIN, usize::MAX),
         }
     }
@@ -149,6 +163,23 @@ impl<O: Output> Recorder<O> {
         self.writing = (i64::MAX, 0);
         self.write_sessions(usize::MAX, true);
         self.write_intervals();
+    }
+
+    /// Compares the sessions two by two, whose slots lie `interval` apart.
+    pub fn pair(&mut self, interval: Duration) {
+        let specs: Vec<SessionSpec> = self.sessions.iter().map(|session| session.spec.clone()).collect();
+        self.pairs = Some(Pairs::new(&specs, interval));
+    }
+
+    /// Tells the output what happened, so often.
+    pub fn tell_progress(&mut self, every: Duration) {
+        let every = Interval::from_nanos(every.as_nanos() as i64);
+        self.telling = Some(Telling { every, since: None, progress: Progress::default() });
+    }
+
+    /// Differences within pairs; to be called once, when the run is over.
+    pub fn pairs(&mut self) -> Vec<PairRow> {
+        self.pairs.take().map_or_else(Vec::new, Pairs::finish)
     }
 
     /// Delays one way; to be called once, when the run is over.
@@ -166,6 +197,7 @@ impl<O: Output> Recorder<O> {
             sums[session.group].1.add(&counts);
             rows.push(SessionRow {
                 session: session.name.clone(),
+                source: session.key.as_ref().map(|key| key.0),
                 target: session.spec.target,
                 labels: session.spec.labels.clone(),
                 counts,
@@ -290,6 +322,12 @@ impl Session {
 impl<O: Output> Sink for Recorder<O> {
     fn settled(&mut self, session: usize, settled: Settled) {
         self.tally(session, settled.slot).settled(&settled);
+        if let Some(pairs) = &mut self.pairs {
+            pairs.settled(session, &settled);
+        }
+        if let Some(telling) = &mut self.telling {
+            telling.progress.settled(&settled);
+        }
         if let (Outcome::Received, Some(host)) = (settled.outcome, self.sessions[session].host)
             && let Some(clocks) = TwoClocks::of(&settled.stamps, settled.synchronised)
         {
@@ -353,13 +391,24 @@ impl<O: Output> Sink for Recorder<O> {
 impl<O: Output> Watch for Recorder<O> {
     fn sent(&mut self, session: usize, slot: Time<Realtime>, late: Interval) {
         self.tally(session, slot).sent(late);
+        if let Some(Telling { progress, .. }) = &mut self.telling {
+            progress.sent += 1;
+            progress.within_50us += u64::from(late.as_nanos() <= KEPT);
+            progress.lateness.record(late.as_nanos().max(0) as u64);
+        }
     }
 
     fn skipped(&mut self, session: usize, _slot: Time<Realtime>) {
         self.groups[self.sessions[session].group].1.skipped();
+        if let Some(telling) = &mut self.telling {
+            telling.progress.skipped += 1;
+        }
     }
 
     fn refused(&mut self, session: usize, _slot: Time<Realtime>, error: &io::Error) {
+        if let Some(telling) = &mut self.telling {
+            telling.progress.refused += 1;
+        }
         // Once a session's group: the counter has the rest.
         let tally = &mut self.groups[self.sessions[session].group].1;
         if tally.refused() == 1 {
@@ -372,6 +421,14 @@ impl<O: Output> Watch for Recorder<O> {
         self.one_way_turn = (self.one_way_turn + 1) % self.one_way.len().max(1);
         if let Some((_, one_way)) = self.one_way.get_mut(self.one_way_turn) {
             one_way.turn();
+        }
+        if let Some(telling) = &mut self.telling {
+            let span = now.monotonic - *telling.since.get_or_insert(now.monotonic);
+            if span >= telling.every {
+                telling.since = Some(now.monotonic);
+                let progress = telling.progress.take(Duration::from_nanos(span.as_nanos() as u64));
+                self.output.progress(progress);
+            }
         }
         let wait = Interval::from_nanos(-(settled_after(self.patience).as_nanos() as i64));
         let closed = self.bin_of(now.realtime + wait);

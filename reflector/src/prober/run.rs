@@ -58,6 +58,10 @@ pub struct ProbeOptions {
     pub socket: SocketOptions,
     /// Bins and names.
     pub recording: Recording,
+    /// Sessions two by two in one slot, first and second by turns.
+    pub paired: bool,
+    /// How often to tell the output what happened since the last time.
+    pub progress: Option<Duration>,
     /// For tests of the ledger's truth: read every datagram so much later than possible. Zero in any real run.
     pub delay_before_read: Duration,
 }
@@ -77,6 +81,8 @@ impl Default for ProbeOptions {
             skip_after: None,
             socket: SocketOptions { receive_buffer: Some(4 << 20), ..SocketOptions::stamped() },
             recording: Recording { bin: Duration::from_secs(600), zone: "UTC".into(), salt: None },
+            paired: false,
+            progress: None,
             delay_before_read: Duration::ZERO,
         }
     }
@@ -103,12 +109,16 @@ pub fn probe(
     options.check(sessions)?;
     let plan = SocketPlan::new(sessions);
     check_sources(sessions)?;
-    let sockets = plan.bind.iter().map(|&address| StampedSocket::bind(address, &options.socket));
+    let sockets = plan.bind.iter().zip(&plan.marks).map(|(&address, mark)| {
+        let options = SocketOptions { mark: mark.or(options.socket.mark), ..options.socket.clone() };
+        StampedSocket::bind(address, &options)
+    });
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
     let ports: Vec<u16> = sockets.iter().map(|socket| socket.local_addr().port()).collect();
     let keys = source_keys(sessions, &plan, &ports);
 
-    let spacing = options.interval / u32::try_from(sessions.len()).unwrap_or(u32::MAX);
+    let at_once = if options.paired { 2 } else { 1 };
+    let spacing = options.interval / u32::try_from(sessions.len() / at_once).unwrap_or(u32::MAX);
     let pace = if options.coalesce.is_zero() { options.pacing.pace } else { Pace::Sleep };
     let spin = Spin::new(pace, Interval::from_nanos(spacing.as_nanos() as i64));
     let claim = Claim::take(options.pacing, !options.coalesce.is_zero())?;
@@ -129,6 +139,13 @@ pub fn probe(
 
     let (started, cpu) = (utc_now(), sys::thread_cpu_time());
     let mut schedule = Schedule::new(monotonic_now() + HEAD_START, options.interval, sessions.len(), skip_after);
+    if options.paired {
+        schedule = schedule.paired();
+        recorder.pair(options.interval);
+    }
+    if let Some(every) = options.progress {
+        recorder.tell_progress(every);
+    }
     if let Some(count) = options.count {
         schedule = schedule.until_count(count);
     }
@@ -140,6 +157,7 @@ pub fn probe(
     recorder.close();
 
     let one_way = recorder.one_way();
+    let pairs = recorder.pairs();
     let (total, groups, rows) = recorder.rows(engine.matching());
     let heard: HashSet<SocketAddr> =
         rows.iter().filter(|row| row.counts.received + row.counts.late > 0).map(|row| row.target).collect();
@@ -194,6 +212,7 @@ pub fn probe(
         groups,
         sessions: rows,
         one_way,
+        pairs,
         strays,
         kernel_drops: world.kernel_drops(),
         silent,
@@ -221,6 +240,9 @@ impl ProbeOptions {
         }
         if self.coalesce > Duration::from_secs(1) {
             return wrong("--coalesce", format!("{:?}", self.coalesce), "possible are 0 to 1 s");
+        }
+        if self.paired && !sessions.len().is_multiple_of(2) {
+            return wrong("--pair", format!("with {} sessions", sessions.len()), "possible is an even number");
         }
         if self.size != BASE_LEN && !(BASE_LEN + 4..=65_000).contains(&self.size) {
             return wrong("--size", self.size.to_string(), "possible are 44, a base packet, and 48 to 65000 octets");

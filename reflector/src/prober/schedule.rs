@@ -32,12 +32,15 @@ pub enum Due {
 
 /// An isochronous schedule: slot `k` of session `i` of `n` is at `start + i * interval / n + k * interval`.
 ///
-/// The phases spread the sessions evenly over the interval, so that they never burst. Slots come out in order of time.
+/// The phases spread the sessions evenly over the interval, so that they never burst. Slots come out in order of time. In a paired
+/// schedule sessions `2i` and `2i + 1` share their slots, and take turns at being first.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     start: Time<Monotonic>,
     interval: i64,
     sessions: u64,
+    /// Sessions that share a slot: 1 or 2.
+    together: u64,
     skip_after: i64,
     /// Slots of the whole run.
     slots: u64,
@@ -56,10 +59,21 @@ impl Schedule {
             start,
             interval: interval.as_nanos() as i64,
             sessions: sessions as u64,
+            together: 1,
             skip_after: i64::try_from(skip_after.as_nanos()).unwrap_or(i64::MAX),
             slots: u64::MAX,
             next: 0,
         }
+    }
+
+    /// Sends sessions two by two. To be called before the schedule's end is set.
+    ///
+    /// # Panics
+    /// If their number is odd.
+    pub fn paired(mut self) -> Self {
+        assert!(self.sessions.is_multiple_of(2), "{} sessions two by two", self.sessions);
+        self.together = 2;
+        self
     }
 
     /// Ends the schedule after `count` slots of every session.
@@ -73,7 +87,8 @@ impl Schedule {
         let span = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
         let (rounds, rest) = (span / self.interval, span % self.interval);
         // Phases below `rest`: those i with i * interval / n < rest, that is i * interval < rest * n.
-        let partial = (rest as u128 * u128::from(self.sessions)).div_ceil(self.interval as u128) as u64;
+        let phases = self.sessions / self.together;
+        let partial = (rest as u128 * u128::from(phases)).div_ceil(self.interval as u128) as u64 * self.together;
         self.slots = self.slots.min((rounds as u64).saturating_mul(self.sessions).saturating_add(partial));
         self
     }
@@ -83,8 +98,9 @@ impl Schedule {
         if self.next >= self.slots {
             return None;
         }
-        let (round, session) = (self.next / self.sessions, self.next % self.sessions);
-        let phase = session as i64 * self.interval / self.sessions as i64;
+        let (round, place) = (self.next / self.sessions, self.next % self.sessions);
+        let phase = (place / self.together) as i64 * self.interval / (self.sessions / self.together) as i64;
+        let session = if self.together == 2 { place ^ (round & 1) } else { place };
         let offset = Interval::from_nanos(phase.saturating_add((round as i64).saturating_mul(self.interval)));
         Some(Slot { session: session as usize, round, at: self.start + offset })
     }
@@ -127,6 +143,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_shares_its_slot_and_takes_turns() {
+        let mut schedule =
+            Schedule::new(at(0), Duration::from_millis(10), 4, Duration::from_secs(1)).paired().until_count(2);
+        let mut seen = Vec::new();
+        while let Some(Due::Send(slot)) = schedule.due(at(100 * MS)) {
+            seen.push((slot.session, slot.at.as_nanos() / MS));
+        }
+        assert_eq!(seen, [(0, 0), (1, 0), (2, 5), (3, 5), (1, 10), (0, 10), (3, 15), (2, 15)]);
+    }
+
+    #[test]
     fn nothing_leaves_early() {
         let mut schedule = Schedule::new(at(5), Duration::from_millis(1), 1, Duration::from_secs(1));
         assert_eq!(schedule.due(at(4)), None);
@@ -154,10 +181,12 @@ mod tests {
     proptest! {
         #[test]
         fn slots_come_in_order_of_time_and_end_with_the_duration(
-            sessions in 1usize..40, interval in 1u64..5_000_000, duration in 0u64..30_000_000,
+            sessions in 1usize..40, paired: bool, interval in 1u64..5_000_000, duration in 0u64..30_000_000,
         ) {
             prop_assume!(duration / interval < 200);
+            let sessions = if paired { sessions * 2 } else { sessions };
             let schedule = Schedule::new(at(0), Duration::from_nanos(interval), sessions, Duration::ZERO);
+            let schedule = if paired { schedule.paired() } else { schedule };
             let mut all = schedule.clone();
             let mut ended = schedule.until_duration(Duration::from_nanos(duration));
             let mut last = at(-1);

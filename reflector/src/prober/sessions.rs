@@ -18,6 +18,8 @@ pub struct SessionSpec {
     pub source: Option<SocketAddr>,
     /// The Session-Reflector.
     pub target: SocketAddr,
+    /// fwmark of its packets, where it is not that of the run.
+    pub mark: Option<u32>,
     /// The arm that it is on, where somebody knows.
     pub arm: Option<Arm>,
     /// Labels of all its samples.
@@ -27,7 +29,7 @@ pub struct SessionSpec {
 impl SessionSpec {
     /// A session to `target` whose source the kernel chooses.
     pub fn new(target: SocketAddr) -> Self {
-        Self { source: None, target, arm: None, labels: Labels::new() }
+        Self { source: None, target, mark: None, arm: None, labels: Labels::new() }
     }
 
     /// The source address, unless the kernel is to choose it.
@@ -53,7 +55,7 @@ impl SessionSpec {
 /// ```json
 /// {"source":"10.1.0.5:40001","target":"10.9.0.2:862","labels":{"isp":"NTT"}}
 /// ```
-/// `source`, `arm` and `labels` may be absent.
+/// `source`, `mark`, `arm` and `labels` may be absent.
 ///
 /// # Errors
 /// The file cannot be read; or a line is wrong, named by file, line and field.
@@ -73,6 +75,7 @@ pub fn parse_sessions(name: &str, text: &str) -> Result<Vec<SessionSpec>, ProbeE
     struct Line {
         source: Option<String>,
         target: String,
+        mark: Option<u32>,
         arm: Option<Arm>,
         #[serde(default)]
         labels: Labels,
@@ -95,7 +98,7 @@ pub fn parse_sessions(name: &str, text: &str) -> Result<Vec<SessionSpec>, ProbeE
         if let Some(label) = parsed.labels.iter().find(|(_, value)| value.is_object() || value.is_array()) {
             return Err(wrong(line, format!("field `labels`: `{}` must be a string, a number or a boolean", label.0)));
         }
-        let session = SessionSpec { source, target, arm: parsed.arm, labels: parsed.labels };
+        let session = SessionSpec { source, target, mark: parsed.mark, arm: parsed.arm, labels: parsed.labels };
         if let Some(what) = session.fault() {
             return Err(wrong(line, what));
         }
@@ -139,11 +142,13 @@ impl SessionSpec {
 }
 
 /// Which socket each session sends through: sockets are bound to a wildcard address and shared by all sessions of one
-/// (family, source port), so that thousands of sessions need a handful of sockets.
+/// (family, source port, mark), so that thousands of sessions need a handful of sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketPlan {
     /// The address each socket is bound to.
     pub bind: Vec<SocketAddr>,
+    /// The fwmark of each socket, where it is not that of the run.
+    pub marks: Vec<Option<u32>>,
     /// For each session, its socket's index in `bind`.
     pub socket_of: Vec<usize>,
 }
@@ -151,11 +156,11 @@ pub struct SocketPlan {
 impl SocketPlan {
     /// Groups the sessions. Sessions that leave the port open share a socket as far as addresses tell them apart.
     pub fn new(sessions: &[SessionSpec]) -> Self {
-        let mut plan = Self { bind: Vec::new(), socket_of: Vec::with_capacity(sessions.len()) };
-        let mut by_port: HashMap<(bool, u16), usize> = HashMap::new();
-        // For open ports: how many sessions already have this (address, target), and the sockets of each family in order.
-        let mut laps: HashMap<(Option<IpAddr>, SocketAddr), usize> = HashMap::new();
-        let mut open: [Vec<usize>; 2] = [Vec::new(), Vec::new()];
+        let mut plan = Self { bind: Vec::new(), marks: Vec::new(), socket_of: Vec::with_capacity(sessions.len()) };
+        let mut by_port: HashMap<(bool, u16, Option<u32>), usize> = HashMap::new();
+        // For open ports: how many sessions already have this (address, target, mark), and the sockets of each family and mark.
+        let mut laps: HashMap<(Option<IpAddr>, SocketAddr, Option<u32>), usize> = HashMap::new();
+        let mut open: HashMap<(bool, Option<u32>), Vec<usize>> = HashMap::new();
         for session in sessions {
             let v4 = session.target.is_ipv4();
             let wildcard = |port: u16| {
@@ -163,13 +168,14 @@ impl SocketPlan {
             };
             let mut add = |port: u16| {
                 plan.bind.push(wildcard(port));
+                plan.marks.push(session.mark);
                 plan.bind.len() - 1
             };
             let socket = match session.source_port() {
-                Some(port) => *by_port.entry((v4, port)).or_insert_with(|| add(port)),
+                Some(port) => *by_port.entry((v4, port, session.mark)).or_insert_with(|| add(port)),
                 None => {
-                    let lap = laps.entry((session.source_address(), session.target)).or_insert(0);
-                    let sockets = &mut open[usize::from(v4)];
+                    let lap = laps.entry((session.source_address(), session.target, session.mark)).or_insert(0);
+                    let sockets = open.entry((v4, session.mark)).or_default();
                     if *lap == sockets.len() {
                         sockets.push(add(0));
                     }
@@ -255,6 +261,9 @@ mod tests {
         assert_eq!(plan.socket_of, [0, 0, 1, 2, 3, 3, 4]);
         let bind: Vec<String> = plan.bind.iter().map(SocketAddr::to_string).collect();
         assert_eq!(bind, ["0.0.0.0:40000", "0.0.0.0:40001", "[::]:40000", "0.0.0.0:0", "0.0.0.0:0"]);
+        let marked = [Some(1), Some(2), None, Some(1)].map(|mark| SessionSpec { mark, ..sessions[4].clone() });
+        let plan = SocketPlan::new(&marked);
+        assert_eq!(plan.marks, [Some(1), Some(2), None, Some(1)], "a mark is the socket's");
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use super::{
     matching::{Counts, Settled},
     one_way::OneWayRow,
     pace::PacingReport,
+    pairs::PairRow,
 };
 
 /// Quantiles of one quantity in nanoseconds, each within 0.1 % (HdrHistogram, 3 digits).
@@ -127,6 +128,8 @@ pub struct GroupRow {
 pub struct SessionRow {
     /// Its pseudonym, or its key as text.
     pub session: String,
+    /// Its source, what the kernel chose included, unless names are pseudonyms.
+    pub source: Option<SocketAddr>,
     /// The Session-Reflector.
     pub target: SocketAddr,
     /// Its labels.
@@ -175,6 +178,8 @@ pub struct ProbeReport {
     pub sessions: Vec<SessionRow>,
     /// Delays one way to each of the first [`MOST_HOSTS`](super::MOST_HOSTS) reflectors, as intervals.
     pub one_way: Vec<OneWayRow>,
+    /// What differs between sessions that shared their slots.
+    pub pairs: Vec<PairRow>,
     /// Datagrams that belonged to nobody.
     pub strays: Strays,
     /// Datagrams that this host's kernel dropped at the probe's sockets.
@@ -210,7 +215,7 @@ pub(super) struct Tally {
 }
 
 /// The and the schedule's measure of a slot that was kept.
-const KEPT: i64 = 50_000;
+pub(super) const KEPT: i64 = 50_000;
 
 impl Tally {
     pub(super) fn sent(&mut self, late: Interval) {
