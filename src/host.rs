@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, fs, thread};
 
-use pathlab_reflector::clock::ClockQuality;
+use pathlab_reflector::clock::software_uncertainty;
+use pathlab_xdp::clock::Discipline;
 use serde_json::{Value, json};
 
 /// Kernel, processors, memory; what cannot be read is left out.
@@ -31,12 +32,14 @@ pub(crate) fn facts() -> BTreeMap<String, Value> {
 /// What the kernel says of its clock, and whose time zones were used.
 pub(crate) fn clock() -> BTreeMap<String, Value> {
     let mut clock = BTreeMap::new();
-    if let Ok(quality) = ClockQuality::measure() {
-        clock.insert("synchronised".into(), json!(quality.synchronised));
-        clock.insert("max_error_ns".into(), json!(quality.max_error));
+    if let Ok(discipline) = Discipline::measure() {
+        clock.insert("synchronised".into(), json!(discipline.synchronised));
+        clock.insert("max_error_ns".into(), json!(discipline.max_error));
+        clock.insert("estimated_error_ns".into(), json!(discipline.estimated_error));
+        clock.insert("frequency_ppm".into(), json!(discipline.frequency_ppm));
+        clock.insert("leap_pending".into(), json!(discipline.leap_pending));
+        clock.insert("tai_minus_utc_s".into(), json!(discipline.tai_minus_utc));
     }
-    if let Ok(offset) = pathlab_xdp::tai_minus_utc() {
-        clock.insert("tai_minus_utc_s".into(), json!(offset));
-    }
+    clock.insert("reading_cost_ns".into(), json!(software_uncertainty()));
     clock
 }

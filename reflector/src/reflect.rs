@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, thread, time::Duration};
 
-use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Stamp, Time};
+use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Time};
 use pathlab_xdp::NicClock;
 
 use crate::{
     Error,
-    clock::{ClockQuality, monotonic_now, realtime_now},
+    clock::{ClockQuality, monotonic_now, realtime_now, software},
     datapath::{Datagram, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
     report::{HwCoverage, ReflectorReport, Spans},
     session::{
@@ -23,9 +23,6 @@ const BATCHES_IN_TURN: usize = 8;
 
 /// The same when stopping: more than a receive buffer holds, and yet an end, whatever keeps coming.
 const BATCHES_AT_STOP: usize = 4096;
-
-/// How often the kernel is asked how good its clock is.
-const CLOCK_EVERY: Interval = Interval::from_nanos(1_000_000_000);
 
 /// Replies whose transmit stamp may be on its way.
 const DEPARTING: usize = 4096;
@@ -131,8 +128,7 @@ impl Reflector {
         loop {
             let now = monotonic_now();
             if now >= clock_due {
-                self.desk.measure_clock();
-                clock_due = now + CLOCK_EVERY;
+                clock_due = now + self.desk.measure_clock();
             }
             let (stopping, ready) = self.wait(stop, (clock_due - now).as_nanos() / 1_000_000 + 1)?;
             if let Some(delay) = self.desk.delay_before_read.filter(|_| ready.contains(&true)) {
@@ -220,18 +216,19 @@ impl Port {
 }
 
 impl Desk {
-    fn measure_clock(&mut self) {
+    /// Asks how good the clock is; how long the answer holds.
+    fn measure_clock(&mut self) -> Interval {
         self.clock = ClockQuality::measure().ok();
-        if let Some(clock) = self.clock {
-            self.session.set_error_estimate(clock.error_estimate());
-        }
+        let clock = self.clock.unwrap_or(ClockQuality::UNKNOWN);
+        self.session.set_error_estimate(clock.error_estimate_of(self.nic_clock.as_deref()));
+        clock.holds()
     }
 
     /// A reply has left, as the error queue tells.
     fn departed(&mut self, reply: Option<(Reply, Time<Realtime>)>, stamp: SentStamp) {
         let (plane, left) = match stamp {
             SentStamp::Sched(_) => return,
-            SentStamp::Kernel(left) => (Plane::Kernel, Some(left.into())),
+            SentStamp::Kernel(left) => (Plane::Kernel, Some(software(left))),
             SentStamp::Nic(nic) => {
                 self.nic_departed += 1;
                 (Plane::Nic, nic_stamp(nic, self.nic_clock.as_deref()))
@@ -256,7 +253,7 @@ impl Desk {
     ) {
         self.nic_received += u64::from(datagram.nic.is_some());
         let nic = datagram.nic.and_then(|nic| nic_stamp(nic, self.nic_clock.as_deref()));
-        let kernel = datagram.kernel.map(Stamp::from);
+        let kernel = datagram.kernel.map(software);
         let arrival = Arrival::new(datagram.app, Planes { kernel, nic, ..Planes::default() });
         let request = Request {
             peer: datagram.peer,

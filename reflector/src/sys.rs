@@ -194,15 +194,6 @@ pub(crate) fn clock_nanos(clock: libc::clockid_t) -> i64 {
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
-/// `adjtimex` without changing anything: the status bits and the maximum error in microseconds.
-pub(crate) fn clock_discipline() -> io::Result<(c_int, i64)> {
-    // SAFETY: `timex` is plain data for which all zeroes is a value, and modes = 0 asks to change nothing.
-    let mut state: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel reads and writes one `timex`, which lives on this frame.
-    done(unsafe { libc::adjtimex(&raw mut state) })?;
-    Ok((state.status, state.maxerror))
-}
-
 /// `eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)`.
 pub(crate) fn event() -> io::Result<OwnedFd> {
     // SAFETY: no pointers; a descriptor that the call returns is new and owned by nobody else.

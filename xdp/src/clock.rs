@@ -54,7 +54,7 @@ pub trait NicClock: Send + Sync {
     /// `None` while that cannot be told: the fit is young, or one of the two clocks has stepped.
     fn utc(&self, nic: i64) -> Option<Reading<Realtime>>;
 
-    /// How surely a stamp of this moment can be told, in nanoseconds: what it adds to the error of `CLOCK_REALTIME` itself. `None`
+    /// How surely any stamp of this moment can be told, in nanoseconds: what it adds to the error of `CLOCK_REALTIME` itself. `None`
     /// while it cannot.
     fn uncertainty(&self) -> Option<u64>;
 }

@@ -3,13 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use pathlab_record::Plane;
+use pathlab_record::{Interval, Plane};
 use pathlab_xdp::{AttachedMode, Counter, XdpReflector, XdpReflectorConfig};
 
-use crate::{Error, ReflectorReport, Stop, clock::ClockQuality, session::Reason, sys};
+use crate::{
+    Error, ReflectorReport, Stop,
+    clock::{ClockQuality, monotonic_now},
+    session::Reason,
+    sys,
+};
 
-/// Milliseconds between two looks at the clock and at the interface's addresses.
-const REFRESH: libc::c_int = 1000;
+/// Between two looks at the interface's addresses.
+const REFRESH: Interval = Interval::from_nanos(1_000_000_000);
 
 /// A stateless Session-Reflector by XDP_TX, without allowlist or rates. It answers from the moment it is attached until it is
 /// dropped; [`run`](Self::run) keeps it true.
@@ -44,15 +49,17 @@ impl DriverReflector {
         self.reflector.native_refused()
     }
 
-    /// Once a second: measures the clock again, and answers for the addresses that the interface then has. Returns when `stop`
+    /// Whenever its last word no longer holds, measures the clock again; once a second, answers for the addresses that the interface then has. Returns when `stop`
     /// is raised; the reflector goes on answering until dropped.
     ///
     /// # Errors
     /// The kernel's maps or lists cannot be read or written; [`Error::Socket`] never.
     pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
+        let mut addresses_due = monotonic_now() + REFRESH;
         loop {
             let mut polled = [sys::Polled::readable(stop)];
-            sys::poll(&mut polled, REFRESH).map_err(Error::Wait)?;
+            let holds = self.clock.unwrap_or(ClockQuality::UNKNOWN).holds();
+            sys::poll(&mut polled, (holds.as_nanos() / 1_000_000) as libc::c_int).map_err(Error::Wait)?;
             if polled[0].is_ready() {
                 return Ok(());
             }
@@ -60,6 +67,10 @@ impl DriverReflector {
                 self.clock = Some(clock);
                 self.reflector.update_clock(clock.error_estimate().bits())?;
             }
+            if monotonic_now() < addresses_due {
+                continue;
+            }
+            addresses_due = monotonic_now() + REFRESH;
             match self.reflector.update_addresses() {
                 // Gone for a while; what it had is still answered, and no frame comes for it.
                 Err(pathlab_xdp::Error::NoAddress { .. }) => {}

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::{Interval, Monotonic, Realtime, Stamp, Time};
+use pathlab_record::{Interval, Monotonic, Realtime, Time};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -17,8 +17,9 @@ use super::{
     sessions::{SessionSpec, SocketPlan},
 };
 use crate::{
+    clock::{ClockQuality, from_wire},
     datapath::{Datagram, SendId, SentStamp},
-    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, WireTime},
+    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket},
 };
 
 /// One instant by both clocks that the probe lives by.
@@ -64,6 +65,9 @@ pub struct Ready {
 pub trait World {
     /// Reads both clocks.
     fn now(&mut self) -> Now;
+
+    /// How good the clock of the stamps is; asked again whenever the last answer no longer [holds](ClockQuality::holds).
+    fn clock_quality(&mut self) -> ClockQuality;
 
     /// Sends one datagram; the id comes back with its stamps.
     ///
@@ -131,8 +135,6 @@ pub struct Terms {
     pub patience: Patience,
     /// Octets of a test packet, [`BASE_LEN`] or 4 and more beyond it.
     pub size: usize,
-    /// What the probe says of its own clock.
-    pub error_estimate: ErrorEstimate,
     /// Wake at most so often for sending: slots that lie closer together leave together, late by up to this. Zero: each by itself.
     pub coalesce: Interval,
     /// End with [`End::Silence`] when the packets of the first timeout had no reply at all.
@@ -147,6 +149,9 @@ pub struct Engine<'a, W> {
     schedule: Schedule,
     matching: Matching,
     terms: Terms,
+    /// Of the clock of the stamps, and in words for the wire.
+    clock: ClockQuality,
+    error_estimate: ErrorEstimate,
     packet: Vec<u8>,
     session_of: HashMap<(usize, Option<IpAddr>, IpAddr, u16), usize>,
     ids: Vec<Ids>,
@@ -176,6 +181,8 @@ impl<'a, W: World> Engine<'a, W> {
             matching: Matching::new(specs.len(), terms.patience),
             packet: blank_packet(terms.size),
             terms,
+            clock: ClockQuality::UNKNOWN,
+            error_estimate: ClockQuality::UNKNOWN.error_estimate(),
             session_of: specs.iter().enumerate().map(key).collect(),
             ids: plan.bind.iter().map(|_| Ids::default()).collect(),
             strays: Strays::default(),
@@ -192,9 +199,15 @@ impl<'a, W: World> Engine<'a, W> {
         let started = self.world.now().monotonic;
         let mut drain_until = None;
         let mut next_send = started;
+        let mut clock_due = started;
         let mut ready = Vec::new();
         loop {
             let now = self.world.now();
+            if now.monotonic >= clock_due {
+                self.clock = self.world.clock_quality();
+                self.error_estimate = self.clock.error_estimate();
+                clock_due = now.monotonic + self.clock.holds();
+            }
             if drain_until.is_none() {
                 if now.monotonic >= next_send && self.send_due(now, watch) {
                     next_send = now.monotonic + self.terms.coalesce;
@@ -276,13 +289,19 @@ impl<'a, W: World> Engine<'a, W> {
         let seq = self.matching.next_seq(slot.session);
         let now = self.world.now();
         let timestamp = NtpTimestamp::from(now.realtime);
-        let header = SenderPacket::new(seq, timestamp, self.terms.error_estimate);
+        let header = SenderPacket::new(seq, timestamp, self.error_estimate);
         self.packet[..BASE_LEN].copy_from_slice(header.as_bytes());
         // The slot on the stamping clock: read back from this very instant, so that a clock step in between moves both.
         let a0 = on_realtime(slot.at, now);
         match self.world.send(socket, spec.target, spec.source_address(), &self.packet) {
             Ok(id) => {
-                let departure = Departure { a0, a1_app: now.realtime, a1_sched: None, a1_kernel: None };
+                let departure = Departure {
+                    a0,
+                    a1_app: now.realtime,
+                    a1_sched: None,
+                    a1_kernel: None,
+                    uncertainty: self.clock.reading_cost,
+                };
                 self.matching.sent(slot.session, now.monotonic, departure, timestamp.bits());
                 self.ids[socket].note(id, slot.session, seq);
                 watch.sent(slot.session, a0, now.monotonic - slot.at);
@@ -310,7 +329,7 @@ impl<'a, W: World> Engine<'a, W> {
         }
         if ready.datagrams {
             let now = world.now().monotonic;
-            let ours = self.terms.error_estimate;
+            let ours = self.error_estimate;
             // One batch: should there be more, the socket is ready again at the next turn, after the slots that are due.
             let taken = world.receive(socket, |datagram| {
                 let peer = (datagram.peer.ip(), datagram.peer.port());
@@ -337,18 +356,12 @@ fn on_realtime(at: Time<Monotonic>, now: Now) -> Time<Realtime> {
 
 fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>, ours: ErrorEstimate) -> Reply {
     let error = |estimate: ErrorEstimate| estimate.nanos().filter(|_| estimate.is_synchronised());
-    let stamp = |time: Option<WireTime>| {
-        time.map(|time| match time {
-            WireTime::Ntp(time) => Stamp::from(time),
-            WireTime::Ptp(time) => Stamp::from(time),
-        })
-    };
     Reply {
         seq: packet.sender_sequence.get(),
         reflector_seq: packet.sequence.get(),
         echo: packet.sender_timestamp.bits(),
-        b2: stamp(packet.received_at()),
-        b3: stamp(packet.sent_at()),
+        b2: packet.received_at().map(from_wire),
+        b3: packet.sent_at().map(from_wire),
         synchronised: error(ours).zip(error(packet.error_estimate)).map(|(ours, theirs)| ours.saturating_add(theirs)),
         a4_kernel: datagram.kernel,
         a4_app: datagram.app,

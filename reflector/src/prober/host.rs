@@ -17,7 +17,7 @@ use super::{
     sys,
 };
 use crate::{
-    clock::{monotonic_now, realtime_now},
+    clock::{ClockQuality, monotonic_now, realtime_now},
     datapath::{Datagram, SendId, SentStamp, StampedSocket, Undelivered},
 };
 
@@ -125,6 +125,10 @@ impl<'a> Host<'a> {
 impl World for Host<'_> {
     fn now(&mut self) -> Now {
         Now { monotonic: monotonic_now(), realtime: realtime_now() }
+    }
+
+    fn clock_quality(&mut self) -> ClockQuality {
+        ClockQuality::measure().unwrap_or(ClockQuality::UNKNOWN)
     }
 
     fn send(&mut self, socket: usize, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId> {

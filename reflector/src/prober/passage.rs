@@ -1,6 +1,6 @@
 //! The stamps of one round trip while they are still coming together, and the delays that they give.
 
-use pathlab_record::{Interval, Planes, Realtime, Stamp, Stamps, Time};
+use pathlab_record::{Interval, Planes, Reading, Realtime, Stamp, Stamps, Time};
 
 /// A reply as the wire and the socket gave it, before anybody knows whether it belongs to a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Departure {
     pub a1_sched: Option<Time<Realtime>>,
     /// Hand-over to the driver, from the error queue.
     pub a1_kernel: Option<Time<Realtime>>,
+    /// Of each software stamp of the probe, in nanoseconds: [`ClockQuality::reading_cost`](crate::clock::ClockQuality::reading_cost).
+    pub uncertainty: u64,
 }
 
 /// A complete round trip: a departure and its reply.
@@ -46,9 +48,13 @@ pub struct Passage {
 }
 
 impl Departure {
+    fn stamp(&self, time: Time<Realtime>) -> Stamp {
+        Reading::new(time, self.uncertainty).into()
+    }
+
     /// The stamps of a packet that did not come back.
     pub fn stamps(&self) -> Stamps {
-        let at = |time: Option<Time<Realtime>>| time.map(Stamp::from);
+        let at = |time: Option<Time<Realtime>>| time.map(|time| self.stamp(time));
         Stamps {
             a0: Planes { app: at(Some(self.a0)), ..Planes::default() },
             a1: Planes {
@@ -69,8 +75,8 @@ impl Passage {
             b2: Planes { app: self.reply.b2, ..Planes::default() },
             b3: Planes { app: self.reply.b3, ..Planes::default() },
             a4: Planes {
-                app: Some(self.reply.a4_app.into()),
-                kernel: self.reply.a4_kernel.map(Stamp::from),
+                app: Some(self.departure.stamp(self.reply.a4_app)),
+                kernel: self.reply.a4_kernel.map(|time| self.departure.stamp(time)),
                 ..Planes::default()
             },
             ..self.departure.stamps()

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     clock::{ClockQuality, monotonic_now, realtime_now},
     datapath::{SocketOptions, StampedSocket},
-    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, SenderPacket},
+    wire::{BASE_LEN, NtpTimestamp, SenderPacket},
 };
 
 /// What to send, how, and what to keep.
@@ -128,8 +128,6 @@ pub fn probe(
     let terms = Terms {
         patience,
         size: options.size,
-        error_estimate: ClockQuality::measure()
-            .map_or(ErrorEstimate::from_nanos(UNKNOWN_ERROR, false), ClockQuality::error_estimate),
         coalesce: Interval::from_nanos(options.coalesce.as_nanos() as i64),
         give_up_on_silence: true,
     };
@@ -222,8 +220,6 @@ pub fn probe(
 
 /// From the last preparation to the first slot.
 const HEAD_START: Interval = Interval::from_nanos(5_000_000);
-/// What the probe says of its clock's error where the kernel does not tell: the kernel's own worst case, 16 s.
-const UNKNOWN_ERROR: u64 = 16_000_000_000;
 
 impl ProbeOptions {
     fn check(&self, sessions: &[SessionSpec]) -> Result<(), ProbeError> {
@@ -309,7 +305,7 @@ fn ask_again(target: SocketAddr, source: Option<IpAddr>) -> String {
         let socket = connected(target, source)?;
         socket.set_read_timeout(Some(QUESTION))?;
         let timestamp = NtpTimestamp::from(realtime_now());
-        let packet = SenderPacket::new(0, timestamp, ErrorEstimate::from_nanos(UNKNOWN_ERROR, false));
+        let packet = SenderPacket::new(0, timestamp, ClockQuality::UNKNOWN.error_estimate());
         socket.send(packet.as_bytes())?;
         socket.recv(&mut [0; 2048])
     };

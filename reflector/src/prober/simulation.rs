@@ -24,6 +24,7 @@ use super::{
     summary::{Quantiles, Row},
 };
 use crate::{
+    clock::ClockQuality,
     datapath::{Datagram, SendId, SentStamp},
     wire::{ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket},
 };
@@ -150,6 +151,10 @@ impl World for Simulation {
         Now { monotonic: Time::from_nanos(self.now), realtime: real(self.now) }
     }
 
+    fn clock_quality(&mut self) -> ClockQuality {
+        ClockQuality { synchronised: false, max_error: 1000, reading_cost: 0 }
+    }
+
     fn send(&mut self, _: usize, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId> {
         let nature = self.nature.clone();
         if self.dice.random_bool(nature.refuse) {
@@ -274,13 +279,7 @@ fn play(nature: Nature, sessions: usize, count: u64) -> Played {
     let patience = Patience { timeout: Duration::from_nanos(TIMEOUT as u64), stamp: Duration::from_millis(20) };
     let schedule = Schedule::new(Time::from_nanos(MS), Duration::from_millis(10), sessions, Duration::from_millis(30))
         .until_count(count);
-    let terms = Terms {
-        patience,
-        size: 44,
-        error_estimate: ErrorEstimate::from_nanos(1000, false),
-        coalesce: Interval::ZERO,
-        give_up_on_silence: true,
-    };
+    let terms = Terms { patience, size: 44, coalesce: Interval::ZERO, give_up_on_silence: true };
     let recording = Recording { bin: Duration::from_secs(1), zone: "UTC".into(), salt: None };
     let keys: Vec<_> = specs.iter().map(|spec| spec.source).collect();
     let mut kept = Kept::default();
@@ -517,7 +516,8 @@ fn a_reply_that_fits_nothing_is_counted_and_changes_nothing() {
         a4_app: now.realtime,
     };
     assert!(!matching.reply(0, now.monotonic, reply, &mut sink), "nothing was sent");
-    let departure = super::Departure { a0: now.realtime, a1_app: now.realtime, a1_sched: None, a1_kernel: None };
+    let departure =
+        super::Departure { a0: now.realtime, a1_app: now.realtime, a1_sched: None, a1_kernel: None, uncertainty: 0 };
     matching.sent(0, now.monotonic, departure, 6);
     assert!(!matching.reply(0, now.monotonic, reply, &mut sink), "the timestamp is not what was sent");
     for _ in 0..3 {

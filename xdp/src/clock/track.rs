@@ -109,10 +109,10 @@ impl Teller {
         in_reach.then(|| told.line.tell(phc, told.allowance))
     }
 
-    /// The uncertainty of a stamp that is taken just before the next cross-stamp: the most that is said while all goes well.
+    /// The most that is said of any stamp by the lines in force.
     pub fn uncertainty(&self) -> Option<u64> {
-        let told = self.0.back()?;
-        Some(told.line.tell(told.line.at + told.due, told.allowance).uncertainty)
+        let most = |told: &Told| told.line.tell(told.line.at + told.reach, told.allowance).uncertainty;
+        self.0.iter().map(most).max()
     }
 
     /// How long to wait for the next cross-stamp, in nanoseconds.

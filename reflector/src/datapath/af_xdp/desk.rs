@@ -9,6 +9,7 @@ use pathlab_xdp::{
 };
 
 use crate::{
+    clock::software,
     report::Spans,
     session::{Arrival, Reason, Reply, Request, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp},
     wire::UdpFrame,
@@ -124,7 +125,7 @@ impl Desk {
         let nic = record.and_then(|record| record.nic);
         self.account.nic_received += u64::from(nic.is_some());
         let nic = nic.and_then(|nic| nic_stamp(nic, self.nic_clock.as_deref()));
-        let xdp = record.and_then(|record| record.xdp).map(|xdp| self.utc(xdp).into());
+        let xdp = record.and_then(|record| record.xdp).map(|xdp| software(self.utc(xdp)));
         Arrival::new(app, Planes { xdp, nic, ..Planes::default() })
     }
 
@@ -159,7 +160,7 @@ impl Desk {
         let Some(stamp) = stamp else { return };
         self.account.sent_on[place(stamp.plane())] += 1;
         let left = match stamp {
-            TransmitStamp::Software(tai) => Some(self.utc(tai).into()),
+            TransmitStamp::Software(tai) => Some(software(self.utc(tai))),
             TransmitStamp::Nic(nic) => nic_stamp(nic, self.nic_clock.as_deref()),
         };
         if let Some((left, (reply, sent))) = left.zip(self.departing.find(number)) {

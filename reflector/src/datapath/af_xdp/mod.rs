@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::Plane;
+use pathlab_record::{Interval, Plane};
 use pathlab_xdp::{
     AttachedMode, Counter, HandOver, NicClock, XdpMode, XdpReflector, XdpReflectorConfig, tai_minus_utc,
     xsk::{BindMode, NicStamps, XskOptions, XskSocket},
@@ -32,14 +32,14 @@ use self::{
 };
 use crate::{
     Error, ReflectorReport, Stop,
-    clock::ClockQuality,
+    clock::{ClockQuality, monotonic_now},
     session::{Rules, SessionReflector},
     sys,
     wire::ErrorEstimate,
 };
 
-/// Milliseconds between two looks at the clock and at the interface's addresses.
-const REFRESH: libc::c_int = 1000;
+/// Between two looks at the interface's addresses.
+const REFRESH: Interval = Interval::from_nanos(1_000_000_000);
 
 /// How an [`AfXdpReflector`] is to be made.
 #[derive(Clone)]
@@ -96,6 +96,7 @@ pub struct AfXdpReflector {
     listen: String,
     hybrid: bool,
     clock: Option<ClockQuality>,
+    nic_clock: Option<Arc<dyn NicClock>>,
 }
 
 impl AfXdpReflector {
@@ -145,7 +146,14 @@ impl AfXdpReflector {
                 );
             }
         }
-        Ok(Self { program, workers, listen: format!("{interface}:{}", config.port), hybrid: config.hybrid, clock })
+        Ok(Self {
+            program,
+            workers,
+            listen: format!("{interface}:{}", config.port),
+            hybrid: config.hybrid,
+            clock,
+            nic_clock: config.nic_clock.clone(),
+        })
     }
 
     /// Whether the driver itself runs the program, or the stack on its behalf.
@@ -174,12 +182,13 @@ impl AfXdpReflector {
     /// The interface is gone; nothing that a peer sends makes it fail. One that is down is waited for.
     pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
         let (halt, ended) = (Stop::new().map_err(Error::Wait)?, Stop::new().map_err(Error::Wait)?);
-        let Self { program, workers, clock, .. } = self;
+        let Self { program, workers, clock, nic_clock, .. } = self;
         let shared = Shared {
             halting: false.into(),
             tai_minus_utc: tai_minus_utc()?.as_nanos().into(),
             error_estimate: clock
-                .map_or(ErrorEstimate::from_nanos(u64::MAX, false), ClockQuality::error_estimate)
+                .unwrap_or(ClockQuality::UNKNOWN)
+                .error_estimate_of(nic_clock.as_deref())
                 .bits()
                 .into(),
         };
@@ -198,7 +207,7 @@ impl AfXdpReflector {
                     (queue, thread::Builder::new().name(name).spawn_scoped(scope, work))
                 })
                 .collect();
-            let watched = watch(program, clock, shared, [stop, ended]);
+            let watched = watch(program, clock, nic_clock.as_deref(), shared, [stop, ended]);
             shared.halting.store(true, Ordering::Release);
             halt.request();
             let joined = threads.into_iter().map(|(queue, thread)| match thread {
@@ -263,25 +272,32 @@ fn by_plane(counts: [u64; PLANES.len()]) -> std::collections::BTreeMap<Plane, u6
     PLANES.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 
-/// Once a second, until one of `ends` is raised: measures the clock, and follows the interface's addresses.
+/// Until one of `ends` is raised: measures the clock whenever its last word no longer holds, and follows the interface's addresses.
 fn watch(
     program: &mut XdpReflector,
     clock: &mut Option<ClockQuality>,
+    nic_clock: Option<&dyn NicClock>,
     shared: &Shared,
     ends: [&Stop; 2],
 ) -> Result<(), Error> {
+    let mut addresses_due = monotonic_now() + REFRESH;
     loop {
         let mut polled = ends.map(sys::Polled::readable);
-        sys::poll(&mut polled, REFRESH).map_err(Error::Wait)?;
+        let holds = clock.unwrap_or(ClockQuality::UNKNOWN).holds();
+        sys::poll(&mut polled, (holds.as_nanos() / 1_000_000) as libc::c_int).map_err(Error::Wait)?;
         if polled.iter().any(sys::Polled::is_ready) {
             return Ok(());
         }
         shared.tai_minus_utc.store(tai_minus_utc()?.as_nanos(), Ordering::Relaxed);
         if let Ok(quality) = ClockQuality::measure() {
             *clock = Some(quality);
-            shared.error_estimate.store(quality.error_estimate().bits(), Ordering::Relaxed);
+            shared.error_estimate.store(quality.error_estimate_of(nic_clock).bits(), Ordering::Relaxed);
             program.update_clock(quality.error_estimate().bits())?;
         }
+        if monotonic_now() < addresses_due {
+            continue;
+        }
+        addresses_due = monotonic_now() + REFRESH;
         match program.update_addresses() {
             // Gone for a while; what it had is still answered, and no frame comes for it.
             Err(pathlab_xdp::Error::NoAddress { .. }) => {}
