@@ -16,6 +16,7 @@ mod reflect;
 mod report;
 mod run_directory;
 mod stop;
+mod timestamps;
 
 use std::{io::IsTerminal, process::ExitCode};
 

@@ -15,6 +15,7 @@ use pathlab_reflector::{
     datapath::SocketOptions,
     prober::{self, Background, Class, Fan, Pace, Pacing, ProbeOptions, Recording, RunOutput, SessionSpec},
 };
+use pathlab_xdp::nic::PlanOptions;
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     live::{self, Live},
     output, report, run_directory,
     stop::Interrupt,
+    timestamps::{self, Arranged, Timestamps},
 };
 
 /// STAMP's own port (RFC 8762, section 4.1).
@@ -106,6 +108,9 @@ pub(crate) struct Probe {
     /// Run directory [default: ./runs/<UTC time>-probe]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The card's timestamps where it has any, the card's or nothing, or the kernel's alone; the card is that of --iface or of the route to the first target
+    #[arg(long, value_enum, default_value_t = Timestamps::Auto)]
+    timestamps: Timestamps,
     /// Read each datagram so much later: for tests that ask in which term of the ledger a delay appears
     #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
     fault_delay_rx: Option<Duration>,
@@ -128,6 +133,10 @@ fn label(text: &str) -> Result<(String, Value), String> {
 pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
     let labels: Labels = args.label.iter().cloned().collect();
     let sessions = sessions(&args, &labels)?;
+    let stop = Interrupt::on_signals()?;
+    let towards = || sessions.first().and_then(|session| timestamps::interface_towards(session.target));
+    let interface = args.iface.clone().or_else(towards);
+    let stamps = Arranged::new(args.timestamps, interface.as_deref(), PlanOptions::default(), "probe")?;
     let options = ProbeOptions {
         interval: args.interval,
         count: args.count,
@@ -136,20 +145,19 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         size: args.size,
         coalesce: args.coalesce.unwrap_or_default(),
         pacing: Pacing { pace: args.pace, class: args.class, cpu: args.cpu },
-        socket: SocketOptions {
+        socket: stamps.apply(SocketOptions {
             device: args.iface.clone(),
             mark: args.mark.first().copied(),
             dscp: args.dscp,
             receive_buffer: Some(4 << 20),
             ..SocketOptions::stamped()
-        },
+        }),
         recording: Recording { bin: args.bin, zone: args.zone.clone().unwrap_or_else(system_zone), salt: None },
         paired: args.pair,
         delay_before_read: args.fault_delay_rx.unwrap_or_default(),
         ..ProbeOptions::default()
     };
     let mut options = options;
-    let stop = Interrupt::on_signals()?;
     let started = Timestamp::now();
     let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("probe", started));
     let about = Run {
@@ -295,6 +303,6 @@ fn resolved(args: &Probe, options: &ProbeOptions, sessions: usize) -> Value {
         "paired": args.pair,
         "sweep": args.sweep,
         "bin_s": seconds(args.bin),
-        "timestamps": "software",
+        "timestamps": args.timestamps.name(),
     })
 }

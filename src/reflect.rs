@@ -13,7 +13,7 @@ use pathlab_reflector::{
     keys::Keys,
     session::{Limiter, Limits, RateLimit, Rules},
 };
-use pathlab_xdp::{XdpMode, xsk::BindMode};
+use pathlab_xdp::{XdpMode, nic::PlanOptions, xsk::BindMode};
 use tracing::{info, warn};
 
 use self::rings::Rings;
@@ -22,6 +22,7 @@ use crate::{
     exit::{Exit, Misuse},
     output, readiness,
     stop::Interrupt,
+    timestamps::{self, Arranged, Timestamps},
 };
 
 /// Answer STAMP test packets (RFC 8762) and say how long each stayed on this host
@@ -65,6 +66,9 @@ pub(crate) struct Reflect {
     /// DSCP that a sender may ask its replies to have; may be given more than once; none if not given (socket and afxdp datapaths)
     #[arg(long = "allow-dscp", value_name = "N", value_parser = clap::value_parser!(u8).range(..64))]
     allow_dscp: Vec<u8>,
+    /// The card's timestamps where it has any, the card's or nothing, or the kernel's alone; the card is that of --iface or of the addresses to answer on
+    #[arg(long, value_enum, default_value_t = Timestamps::Auto)]
+    timestamps: Timestamps,
     /// Wait before each reply: for tests that ask in which term of the ledger a delay appears
     #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
     fault_delay_tx: Option<Duration>,
@@ -140,7 +144,10 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         info!("datapath auto: sockets, whose replies follow the routing table and so can be steered");
     }
     let rules = args.rules()?;
+    let interface = args.iface.clone().or_else(|| timestamps::interface_with(&args.listen));
+    let stamps = Arranged::new(args.timestamps, interface.as_deref(), PlanOptions::default(), "reflect")?;
     let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
+    let socket = stamps.apply(socket);
     let config = ReflectorConfig {
         listen: args.listen,
         socket,
@@ -152,7 +159,7 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     };
     let mut reflector = Reflector::new(config).map_err(misuse_or_failure)?;
     for address in reflector.local_addrs() {
-        info!("answering on {address} over a socket, with kernel timestamps");
+        info!("answering on {address} over a socket, with {}", stamps.words());
     }
     readiness::announce();
     reflector.run(stop.event())?;
@@ -181,7 +188,9 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         let wrong = format!("the {name} datapath answers on one port: give --listen addresses of the same port");
         return Err(Misuse(wrong).into());
     };
+    let stamps = Arranged::new(args.timestamps, Some(interface), PlanOptions::default(), "reflect")?;
     let config = AfXdpConfig {
+        nic_stamps: stamps.in_xdp(args.timestamps),
         local: args.listen.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect(),
         mode: match args.xdp_mode {
             Mode::Auto => XdpMode::Auto,
@@ -258,6 +267,9 @@ fn account(report: &ReflectorReport) -> String {
     if report.handed_to_stack > 0 {
         let _ =
             writeln!(text, "left to the stack for want of an AF_XDP socket on their queue: {}", report.handed_to_stack);
+    }
+    for (point, coverage) in &report.hw_coverage {
+        let _ = writeln!(text, "{}", crate::report::hw_coverage(point, coverage));
     }
     for (name, quantiles) in [("residence", &report.residence), ("departure", &report.departure)] {
         if let Some(quantiles) = quantiles {

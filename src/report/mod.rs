@@ -8,3 +8,10 @@ pub(crate) mod verdict;
 
 pub(crate) use quantity::{percent, span};
 pub(crate) use table::Table;
+
+/// How many packets the card stamped at a point: those that arrive are all asked for, those that leave as registers are free.
+pub(crate) fn hw_coverage(point: &str, coverage: &pathlab_reflector::HwCoverage) -> String {
+    let share = coverage.share().map_or_else(|| "–".into(), percent);
+    let pathlab_reflector::HwCoverage { packets, asked, stamped } = coverage;
+    format!("the card stamped {point} of {share} of the packets ({stamped} of {packets}, {asked} asked)")
+}

@@ -6,7 +6,7 @@ use pathlab_reflector::prober::{
     Counts, Difference, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row, Segment, SessionRow,
 };
 
-use super::{Table, percent, span};
+use super::{Table, hw_coverage, percent, span};
 
 /// The whole report.
 pub(crate) fn text(report: &ProbeReport) -> String {
@@ -48,6 +48,9 @@ pub(crate) fn text(report: &ProbeReport) -> String {
             schedule.refused,
         );
         let _ = writeln!(text, "paced by {}", pacing(&report.pacing));
+    }
+    for (point, coverage) in &report.hw_coverage {
+        let _ = writeln!(text, "{}", hw_coverage(point, coverage));
     }
     for silent in &report.silent {
         let _ = writeln!(text, "no reply from {} ({} sessions): {}", silent.target, silent.sessions, silent.why);

@@ -133,6 +133,53 @@ fn attached_program(attributes: &[LinkXdp]) -> Option<AttachedProgram> {
     attached.then_some(AttachedProgram { id, mode })
 }
 
+/// The name of the interface that has this address; `None` where none of this network namespace has.
+///
+/// # Errors
+/// [`Error::Netlink`].
+pub fn interface_of(address: IpAddr) -> Result<Option<String>, Error> {
+    let failed = |what| move |source| Error::Netlink { what, source };
+    let replies = ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)
+        .map_err(failed("the addresses of this host"))?;
+    let holder = replies.into_iter().find_map(|reply| match reply {
+        RouteNetlinkMessage::NewAddress(message) => {
+            let is_it = |at: &AddressAttribute| {
+                matches!(at, AddressAttribute::Address(ip) | AddressAttribute::Local(ip) if *ip == address)
+            };
+            message.attributes.iter().any(is_it).then_some(message.header.index)
+        }
+        _ => None,
+    });
+    // 127.0.0.0/8 is all loopback, whatever the addresses say.
+    let holder = holder.or_else(|| address.is_loopback().then_some(1));
+    let Some(index) = holder else { return Ok(None) };
+    Ok(links()?.into_iter().find(|link| link.index == index).map(|link| link.name))
+}
+
+/// All interfaces of this network namespace, in order of their index.
+///
+/// # Errors
+/// [`Error::Netlink`].
+pub(crate) fn links() -> Result<Vec<Interface>, Error> {
+    let replies = ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)
+        .map_err(|source| Error::Netlink { what: "the interfaces of this host", source })?;
+    let mut links: Vec<_> = replies
+        .into_iter()
+        .filter_map(|reply| match reply {
+            RouteNetlinkMessage::NewLink(link) => {
+                let name = link.attributes.iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name.clone()),
+                    _ => None,
+                })?;
+                Some(Interface::from_message(&name, &link))
+            }
+            _ => None,
+        })
+        .collect();
+    links.sort_by_key(|link| link.index);
+    Ok(links)
+}
+
 /// One question to rtnetlink and all of its answers.
 fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -178,6 +225,9 @@ mod tests {
     fn loopback_is_found_with_its_addresses() {
         let lo = Interface::find("lo").expect("lo");
         assert_eq!((lo.index, lo.ethernet, lo.veth, lo.program), (1, true, false, None));
+        assert!(links().expect("links").contains(&lo));
+        assert_eq!(interface_of(Ipv4Addr::LOCALHOST.into()).expect("addresses"), Some("lo".into()));
+        assert_eq!(interface_of(Ipv4Addr::new(192, 0, 2, 222).into()).expect("addresses"), None);
         let (own, _) = lo.addresses().expect("addresses");
         assert!(own.contains(&Ipv4Addr::LOCALHOST.into()) || own.contains(&Ipv6Addr::LOCALHOST.into()), "{own:?}");
     }

@@ -17,6 +17,7 @@ use super::{
     sys,
 };
 use crate::{
+    HwCoverage,
     clock::{ClockQuality, monotonic_now, realtime_now},
     datapath::{Datagram, SendId, SentStamp, StampedSocket, Undelivered},
 };
@@ -35,6 +36,8 @@ pub(super) struct Host<'a> {
     spin: Spin,
     stop: &'a AtomicBool,
     undelivered: HashMap<SocketAddr, Undelivered>,
+    /// Datagrams that came, and those that the card stamped.
+    received: HwCoverage,
     /// Test hook: reads each datagram so much later than it could.
     delay_before_read: Interval,
     /// When each socket that is being held back may be read.
@@ -65,6 +68,7 @@ impl<'a> Host<'a> {
             spin,
             stop,
             undelivered: HashMap::new(),
+            received: HwCoverage::default(),
             delay_before_read: interval(delay_before_read),
         })
     }
@@ -72,6 +76,11 @@ impl<'a> Host<'a> {
     /// What ICMP or this host said about packets to `target`, if the kernel passed it on.
     pub(super) fn undelivered(&self, target: SocketAddr) -> Option<Undelivered> {
         self.undelivered.get(&target).copied()
+    }
+
+    /// How many of the datagrams that came the card has stamped; all were asked for.
+    pub(super) fn nic_received(&self) -> HwCoverage {
+        HwCoverage { asked: self.received.packets, ..self.received }
     }
 
     /// Datagrams dropped at the sockets by the kernel.
@@ -135,8 +144,13 @@ impl World for Host<'_> {
         self.sockets[socket].send(to, from, payload)
     }
 
-    fn receive(&mut self, socket: usize, each: impl FnMut(Datagram<'_>)) -> io::Result<usize> {
-        self.sockets[socket].receive(each)
+    fn receive(&mut self, socket: usize, mut each: impl FnMut(Datagram<'_>)) -> io::Result<usize> {
+        let received = &mut self.received;
+        self.sockets[socket].receive(|datagram| {
+            received.packets += 1;
+            received.stamped += u64::from(datagram.nic.is_some());
+            each(datagram);
+        })
     }
 
     fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentStamp)) -> io::Result<usize> {

@@ -27,6 +27,7 @@ use super::{
     sys,
 };
 use crate::{
+    HwCoverage,
     clock::{ClockQuality, monotonic_now, realtime_now},
     datapath::{SocketOptions, StampedSocket},
     wire::{BASE_LEN, NtpTimestamp, SenderPacket},
@@ -213,9 +214,17 @@ pub fn probe(
         pairs,
         strays,
         kernel_drops: world.kernel_drops(),
+        hw_coverage: hw_coverage(options, &world),
         silent,
         interrupted: slots_left && stop.load(Ordering::Relaxed),
     })
+}
+
+/// How many packets the card stamped, where it was asked.
+fn hw_coverage(options: &ProbeOptions, world: &Host<'_>) -> BTreeMap<String, HwCoverage> {
+    let sent = options.socket.nic_transmit_stamps.as_ref().map(|slots| ("A1".to_owned(), slots.counts().into()));
+    let received = options.socket.nic_receive_stamps.then(|| ("A4".to_owned(), world.nic_received()));
+    sent.into_iter().chain(received).collect()
 }
 
 /// From the last preparation to the first slot.

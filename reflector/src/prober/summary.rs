@@ -12,6 +12,7 @@ use super::{
     pace::PacingReport,
     pairs::PairRow,
 };
+use crate::HwCoverage;
 
 /// Quantiles of one quantity in nanoseconds, each within 0.1 % (HdrHistogram, 3 digits).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +185,9 @@ pub struct ProbeReport {
     pub strays: Strays,
     /// Datagrams that this host's kernel dropped at the probe's sockets.
     pub kernel_drops: u64,
+    /// Where the card was asked for stamps, by point (`A1`, `A4`): how many packets got theirs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hw_coverage: BTreeMap<String, HwCoverage>,
     /// Targets from which nothing came back.
     pub silent: Vec<SilentTarget>,
     /// Whether the run was ended by request before its time.

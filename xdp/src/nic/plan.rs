@@ -64,6 +64,8 @@ pub struct Refusal {
 pub struct PlanOptions {
     /// UDP 319 to 319 with sequence numbers that make a test packet look like PTP (experimental).
     pub ptp_shaped: bool,
+    /// ptp4l works on the port.
+    pub ptp4l: bool,
 }
 
 /// What will be stamped on one port, and how.
@@ -92,7 +94,7 @@ impl Plan {
         let rule = facts.driver.as_deref().and_then(|driver| DriverRule::find(driver, facts.ts.as_ref()));
         let has = |quirk| rule.is_some_and(|rule| rule.has(quirk));
         let receive = receive(rule, &ts);
-        let slots = slots(rule, &ts);
+        let slots = slots(rule, &ts, options);
         let stamped = match receive {
             Receive::All => true,
             Receive::PtpOnly => options.ptp_shaped,
@@ -167,9 +169,11 @@ fn receive(rule: Option<&DriverRule>, ts: &TsInfo) -> Receive {
     }
 }
 
-fn slots(rule: Option<&DriverRule>, ts: &TsInfo) -> Slots {
+fn slots(rule: Option<&DriverRule>, ts: &TsInfo, options: PlanOptions) -> Slots {
     match rule {
         _ if !ts.stamps_sent() => Slots::Nothing,
+        // A register that we take is one that ptp4l cannot have: its clock would jump.
+        Some(DriverRule { slots: Slots::Few(_), .. }) | None if options.ptp4l => Slots::Nothing,
         Some(rule) => rule.slots,
         // Unknown: one is what the poorest card has.
         None => Slots::Few(1),
@@ -219,7 +223,13 @@ fn refuse(
         ),
         _ => {}
     }
-    if slots == Slots::Nothing {
+    if slots == Slots::Nothing && options.ptp4l && facts.ts.is_some_and(|ts| ts.stamps_sent()) {
+        refuse(
+            "transmit stamps by the card",
+            format!("ptp4l works on {}, whose card has few registers for them", facts.interface),
+            "stop ptp4l, or do without".into(),
+        );
+    } else if slots == Slots::Nothing {
         refuse(
             "transmit stamps by the card",
             format!("{driver} stamps nothing that leaves"),
@@ -291,8 +301,8 @@ mod tests {
         plan.refusals.iter().any(|refusal| refusal.what.contains(what))
     }
 
-    const ORDINARY: PlanOptions = PlanOptions { ptp_shaped: false };
-    const SHAPED: PlanOptions = PlanOptions { ptp_shaped: true };
+    const ORDINARY: PlanOptions = PlanOptions { ptp_shaped: false, ptp4l: false };
+    const SHAPED: PlanOptions = PlanOptions { ptp_shaped: true, ptp4l: false };
     use Means::{AfXdp, Socket, Tail, Xdp};
 
     #[test]
@@ -352,6 +362,16 @@ mod tests {
             assert!(refused(&plan, "receive stamps by the card") && refused(&plan, "transmit stamps by the card"));
             assert!(plan.refusals.iter().all(|refusal| !refusal.remedy.is_empty()));
         }
+    }
+
+    #[test]
+    fn ptp4l_keeps_the_few_registers_to_itself() {
+        let beside = PlanOptions { ptp4l: true, ..ORDINARY };
+        let plan = Plan::new(&card("ixgbe", ALL, (6, 12)), beside);
+        assert_eq!(means(&plan), [None, Some(Tail), None, Some(Socket)]);
+        assert!(plan.refusals.iter().any(|refusal| refusal.because.contains("ptp4l")), "{:?}", plan.refusals);
+        let plan = Plan::new(&card("mlx5_core", ALL, (6, 12)), beside);
+        assert_eq!(means(&plan), [Some(Socket), Some(Xdp), Some(AfXdp), Some(Socket)], "it has enough for both");
     }
 
     #[test]
