@@ -191,6 +191,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let stamps = Arranged::new(args.timestamps, Some(interface), PlanOptions::default(), "reflect")?;
     let config = AfXdpConfig {
         nic_stamps: stamps.in_xdp(args.timestamps),
+        quirks: stamps.quirks(),
         local: args.listen.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect(),
         mode: match args.xdp_mode {
             Mode::Auto => XdpMode::Auto,

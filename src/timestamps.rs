@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use pathlab_reflector::datapath::{SocketOptions, TransmitSlots};
 use pathlab_xdp::{
+    XdpQuirks,
     nic::{NicFacts, Plan, PlanOptions, interface_of},
     timestamping::{
         hwtstamp::{self, Claim},
@@ -116,6 +117,11 @@ impl Arranged {
             Self { slots: Some(_), .. } => "timestamps of the kernel and the card",
             Self { .. } => "timestamps of the kernel, and of the card for what arrives",
         }
+    }
+
+    /// What XDP programs must know of the card.
+    pub(crate) fn quirks(&self) -> XdpQuirks {
+        self.plan.as_ref().map(XdpQuirks::from).unwrap_or_default()
     }
 
     /// What XDP programs are to do about the card: a stamp behind the frame they read by themselves.

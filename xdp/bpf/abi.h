@@ -107,6 +107,7 @@ _Static_assert(sizeof(struct redirect_counters) == 32, "xsk/redirect.rs: COUNTER
  */
 struct xsk_record {
 	u64 nic;		/* the card's stamp, ns of its own clock; 0 is absent */
+				/* with XSK_NIC_TAIL: cycles of its counter */
 	u64 xdp;		/* CLOCK_TAI at entry, ns */
 	u32 hash;
 	u16 hash_type;		/* enum xdp_rss_hash_type: nine bits as of Linux 6.18 */
@@ -118,6 +119,7 @@ struct xsk_record {
 };
 _Static_assert(sizeof(struct xsk_record) == 32, "xsk/metadata.rs: RECORD_LENGTH");
 #define XSK_RECORD_MAGIC 0x7e5d
+#define XSK_NIC_TAIL 1		/* nic_rc: read from behind the frame */
 #define XSKS_MAX 1024
 
 #endif

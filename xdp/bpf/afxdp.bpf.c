@@ -9,6 +9,7 @@
 #include "abi.h"
 #include "addresses.h"
 #include "parse.h"
+#include "quirks.h"
 #include "redirect.h"
 
 /* Set before loading, read-only after. */
@@ -21,12 +22,15 @@ struct {
 	__type(value, struct redirect_counters);
 } COUNTERS SEC(".maps");
 
-static INLINE bool ours(struct xdp_md *context)
+static INLINE bool ours(struct xdp_md *context, bool *tail)
 {
 	struct cursor cursor = { (void *)(long)context->data, (void *)(long)context->data_end };
 	struct datagram d;
 
-	return parse_datagram(&cursor, &d) && d.udp->destination == cpu_to_be16(PORT) && addressed_to_us(&d);
+	if (!parse_datagram(&cursor, &d) || d.udp->destination != cpu_to_be16(PORT) || must_stay_with_the_stack(&d))
+		return false;
+	*tail = has_tail(context, &d);
+	return addressed_to_us(&d);
 }
 
 static INLINE enum xdp_action redirect(struct xdp_md *context, bool bound)
@@ -34,12 +38,13 @@ static INLINE enum xdp_action redirect(struct xdp_md *context, bool bound)
 	struct xsk_record record = { .xdp = bpf_ktime_get_tai_ns() };
 	u32 queue = context->rx_queue_index;
 	struct redirect_counters *counters;
+	bool tail = false;
 	u32 zero = 0;
 
 	counters = bpf_map_lookup_elem(&COUNTERS, &zero);
 	if (!counters)
 		return XDP_PASS; /* cannot be: it has entry 0 */
-	if (!ours(context)) {
+	if (!ours(context, &tail)) {
 		counters->count[REDIRECT_PASSED]++;
 		return XDP_PASS;
 	}
@@ -47,9 +52,9 @@ static INLINE enum xdp_action redirect(struct xdp_md *context, bool bound)
 		counters->count[REDIRECT_NO_SOCKET]++;
 		return XDP_PASS;
 	}
-	ask_the_card(context, &record, bound);
+	ask_the_card(context, &record, bound, tail);
 	counters->count[write_record(context, &record) ? REDIRECT_REDIRECTED : REDIRECT_REDIRECTED_BARE]++;
-	return to_socket(queue);
+	return to_socket(queue, tail);
 }
 
 /* For every driver and mode. */

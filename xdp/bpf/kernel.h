@@ -60,14 +60,19 @@ static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)
 static u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static long (*const bpf_xdp_adjust_meta)(struct xdp_md *context, int delta) = (void *)54;
+static long (*const bpf_xdp_adjust_tail)(struct xdp_md *context, int delta) = (void *)65;
+static u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *context) = (void *)188;	/* since 5.18, as the next */
+static long (*const bpf_xdp_load_bytes)(struct xdp_md *context, u32 offset, void *to, u32 length) = (void *)189;
 static u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208; /* since 6.1 */
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define be16_to_cpu(x) __builtin_bswap16(x)
 #define be32_to_cpu(x) __builtin_bswap32(x)
+#define le64_to_cpu(x) (x)
 #else
 #define be16_to_cpu(x) (x)
 #define be32_to_cpu(x) (x)
+#define le64_to_cpu(x) __builtin_bswap64(x)
 #endif
 #define cpu_to_be16(x) be16_to_cpu(x)
 #define cpu_to_be32(x) be32_to_cpu(x)

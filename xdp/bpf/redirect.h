@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include "kfunc.h"
+#include "quirks.h"
 
 #define EOPNOTSUPP 95
 
@@ -23,12 +24,19 @@ static INLINE bool has_socket(u32 queue)
 	return bpf_map_lookup_elem(&XSKS, &queue) != NULL;
 }
 
-/* What the driver knows of the packet; `bound` is whether it can be asked. */
-static INLINE void ask_the_card(struct xdp_md *context, struct xsk_record *record, bool bound)
+/*
+ * What the driver knows of the packet; `bound` is whether it can be asked. `tail`:
+ * the card's stamp is behind the frame, and comes off here.
+ */
+static INLINE void ask_the_card(struct xdp_md *context, struct xsk_record *record, bool bound, bool tail)
 {
 	u32 hash_type = 0;
 
-	if (bound) {
+	if (tail) {
+		record->nic = take_tail(context);
+		record->nic_rc = record->nic ? XSK_NIC_TAIL : -EOPNOTSUPP;
+		record->hash_rc = -EOPNOTSUPP;
+	} else if (bound) {
 		record->nic_rc = bpf_xdp_metadata_rx_timestamp(context, &record->nic);
 		record->hash_rc = bpf_xdp_metadata_rx_hash(context, &record->hash, &hash_type);
 		record->hash_type = hash_type;
@@ -55,10 +63,13 @@ static INLINE bool write_record(struct xdp_md *context, struct xsk_record *recor
 	return true;
 }
 
-/* XDP_PASS should the socket have gone since. */
-static INLINE enum xdp_action to_socket(u32 queue)
+/*
+ * XDP_PASS should the socket have gone since; but without its tail the frame is no
+ * more what the driver thinks it is.
+ */
+static INLINE enum xdp_action to_socket(u32 queue, bool tail)
 {
-	return bpf_redirect_map(&XSKS, queue, XDP_PASS);
+	return bpf_redirect_map(&XSKS, queue, tail ? XDP_DROP : XDP_PASS);
 }
 
 #endif

@@ -22,6 +22,7 @@
 #include "allow.h"
 #include "csum.h"
 #include "parse.h"
+#include "quirks.h"
 #include "redirect.h"
 #include "stamp.h"
 
@@ -194,7 +195,7 @@ static INLINE struct ntp_time fixed_time(u64 fixed)
 }
 
 static INLINE enum xdp_action hand_over(struct xdp_md *context, struct reflector_counters *counters, u64 tai,
-					bool bound)
+					bool bound, bool tail)
 {
 	struct xsk_record record = { .xdp = tai };
 	u32 queue = context->rx_queue_index;
@@ -204,9 +205,9 @@ static INLINE enum xdp_action hand_over(struct xdp_md *context, struct reflector
 		return XDP_PASS;
 	}
 	counters->count[REFLECTOR_HANDED_TO_XSK]++;
-	ask_the_card(context, &record, bound);
+	ask_the_card(context, &record, bound, tail);
 	write_record(context, &record); /* without room for it the socket does without */
-	return to_socket(queue);
+	return to_socket(queue, tail);
 }
 
 /* The whole reflector. `bound`: on a device whose driver can be asked for the card's stamp. */
@@ -227,7 +228,7 @@ static INLINE enum xdp_action reflect(struct xdp_md *context, bool bound)
 	if (!counters || !clock)
 		return XDP_PASS; /* cannot be: both have entry 0 */
 
-	if (!parse_datagram(&cursor, &d) || d.udp->destination != cpu_to_be16(PORT))
+	if (!parse_datagram(&cursor, &d) || d.udp->destination != cpu_to_be16(PORT) || must_stay_with_the_stack(&d))
 		goto pass;
 	tai = bpf_ktime_get_tai_ns();
 	if (!addressed_to_us(&d))
@@ -235,13 +236,22 @@ static INLINE enum xdp_action reflect(struct xdp_md *context, bool bound)
 	request = take(&cursor, sizeof(struct stamp_request));
 	verdict = judge(&d);
 	if (verdict == REFLECTOR_REPLIED) {
-		/* What comes after the datagram (a card's own stamp) must not be echoed. */
-		bool longer = d.trailer || d.payload_length > sizeof(struct stamp_request);
+		/* What comes after the datagram must not be echoed; a card's own stamp is cut off. */
+		bool tail = has_tail(context, &d);
+		bool longer = (d.trailer && !tail) || d.payload_length > sizeof(struct stamp_request);
 
 		if (HAND_OVER == HAND_OVER_ALL || (HAND_OVER == HAND_OVER_LONGER && longer))
-			return hand_over(context, counters, tai, bound);
-		if (!request || d.trailer)
+			return hand_over(context, counters, tai, bound, tail);
+		if (!request || (d.trailer && !tail))
 			goto pass;
+		if (tail) {
+			if (!take_tail(context))
+				goto pass;
+			cursor = (struct cursor){ (void *)(long)context->data, (void *)(long)context->data_end };
+			if (!parse_datagram(&cursor, &d))
+				return XDP_DROP; /* cannot be: it is the same datagram */
+			request = take(&cursor, sizeof(struct stamp_request));
+		}
 	}
 
 	counters->count[REFLECTOR_RECEIVED]++;

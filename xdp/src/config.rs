@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use pathlab_record::Prefix;
 
-use crate::{Error, XdpMode, allow, xsk::NicStamps};
+use crate::{Error, XdpMode, allow, nic::Plan, xsk::NicStamps};
 
 /// Which of the requests that deserve a reply the driver leaves to others: to the AF_XDP socket of their queue
 /// ([`crate::XdpReflector::add`]), or, where there is none, to the stack and so to a UDP socket.
@@ -54,6 +54,24 @@ pub struct XdpReflectorConfig {
     pub hand_over: HandOver,
     /// Whether to ask the card when a packet that is handed to AF_XDP came. Nothing else is stamped by the card here.
     pub nic_stamps: NicStamps,
+    /// What the port's card does that the program must know of.
+    pub quirks: XdpQuirks,
+}
+
+/// What some cards do that an XDP program must know of: [`crate::nic::Plan`] says for a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XdpQuirks {
+    /// Pass UDP port 319 whatever is asked for: the stamps of PTP packets sit in registers that the socket path alone empties.
+    pub leave_ptp: bool,
+    /// The card appends 8 octets to each frame: read them as its stamp, and cut them off what does not go to the stack. Frames with
+    /// anything else behind the datagram are as without.
+    pub read_tail: bool,
+}
+
+impl From<&Plan> for XdpQuirks {
+    fn from(plan: &Plan) -> Self {
+        Self { leave_ptp: plan.leave_ptp, read_tail: plan.read_tail }
+    }
 }
 
 impl XdpReflectorConfig {
@@ -70,6 +88,7 @@ impl XdpReflectorConfig {
             error_estimate: Self::UNSYNCHRONISED,
             hand_over: HandOver::Nothing,
             nic_stamps: NicStamps::Auto,
+            quirks: XdpQuirks::default(),
         }
     }
 

@@ -62,7 +62,7 @@ pub mod xsk;
 pub use abi::{Counter, Counters};
 pub use attach::{AttachedMode, XdpMode};
 pub use clock::{NicClock, tai_minus_utc};
-pub use config::{HandOver, XdpReflectorConfig};
+pub use config::{HandOver, XdpQuirks, XdpReflectorConfig};
 pub use error::Error;
 pub use object::{Action, TestRunOutcome};
 pub use program::{ReflectorProgram, XdpPass, XdpReflector};

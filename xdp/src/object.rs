@@ -7,7 +7,7 @@ use aya::{
     programs::{ProgramError, TestRun, TestRunOptions, Xdp},
 };
 
-use crate::{Error, entry::refused};
+use crate::{Error, entry::refused, xsk::metadata::RECORD_LENGTH};
 
 /// Room for the metadata of any program here.
 const METADATA_MAX: usize = 256;
@@ -47,8 +47,11 @@ impl Object {
             .and_then(|program| program.test_run(options))
             .map_err(|source| Error::TestRun { length: frame.len(), source: Box::new(source) })?;
         out.truncate(result.data_size_out as usize);
-        let frame = out.split_off(out.len().saturating_sub(frame.len()));
-        Ok(TestRunOutcome { action: result.return_value.into(), metadata: out, frame })
+        let action = Action::from(result.return_value);
+        // a record is put before what goes to a socket, and nothing else
+        let metadata = if action == Action::Redirect { RECORD_LENGTH.min(out.len()) } else { 0 };
+        let frame = out.split_off(metadata);
+        Ok(TestRunOutcome { action, metadata: out, frame })
     }
 
     fn program(&self) -> Result<&Xdp, ProgramError> {
@@ -63,7 +66,7 @@ pub struct TestRunOutcome {
     pub action: Action,
     /// What the program has put before the frame: the record of a packet that is redirected to an AF_XDP socket.
     pub metadata: Vec<u8>,
-    /// The frame as the program left it; no program here changes its length.
+    /// The frame as the program left it; shorter by a card's stamp that was cut off ([`crate::XdpQuirks`]).
     pub frame: Vec<u8>,
 }
 

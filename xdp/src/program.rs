@@ -11,7 +11,7 @@ use crate::{
     AttachedMode, Counters, Error, TestRunOutcome, XdpMode, XdpReflectorConfig,
     attach::{self, Attachment},
     clock::tai_minus_utc,
-    config::{self, HandOver},
+    config::{self, HandOver, XdpQuirks},
     entry::{self, Entries, Put},
     interface::Interface,
     maps::Maps,
@@ -56,7 +56,11 @@ impl ReflectorProgram {
         config.check()?;
         let mut loader = EbpfLoader::new();
         let (hand_over, allowlist) = (config.hand_over.number(), u8::from(!config.allow.is_empty()));
+        let XdpQuirks { leave_ptp, read_tail } = config.quirks;
+        let (leave_ptp, read_tail) = (u8::from(leave_ptp), u8::from(read_tail));
         loader
+            .override_global("LEAVE_PTP", &leave_ptp, true)
+            .override_global("READ_TAIL", &read_tail, true)
             .override_global("PORT", &config.port, true)
             .override_global("HAND_OVER", &hand_over, true)
             .override_global("ALLOWLIST", &allowlist, true)

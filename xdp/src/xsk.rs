@@ -34,7 +34,7 @@
 //! Packets of one frame only (no `XDP_USE_SG`): an interface whose MTU does not fit a frame loses the long ones, counted.
 //! UMEMs are not shared between sockets: one socket, one queue, one thread.
 
-mod metadata;
+pub(crate) mod metadata;
 mod options;
 mod redirect;
 mod region;

@@ -14,11 +14,17 @@ pub(crate) const TX_METADATA_LENGTH: usize = 16;
 /// `XSK_RECORD_MAGIC` in `bpf/abi.h`.
 pub(crate) const MAGIC: u16 = 0x7e5d;
 
+/// `XSK_NIC_TAIL` in `bpf/abi.h`.
+pub(crate) const NIC_TAIL: i16 = 1;
+
 /// What the XDP program knew of a packet when it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The card's receive stamp, nanoseconds of its own clock. `None` when the driver has none, whatever it calls the reason.
     pub nic: Option<i64>,
+    /// The card's stamp from behind the frame ([`crate::XdpQuirks::read_tail`]), in cycles of its own counter, which is not the clock that
+    /// `/dev/ptpN` shows: good for spans between two of them once the counter's rate is known.
+    pub tail: Option<i64>,
     /// What `bpf_xdp_metadata_rx_timestamp` returned: 0, `-ENODATA` (not for this packet), `-EOPNOTSUPP` (driver cannot, or the
     /// plain program runs). 0 with [`Self::nic`] absent is a driver that says yes and gives nothing.
     pub nic_rc: i16,
@@ -56,6 +62,7 @@ impl Record {
         let hash = Hash { value: u32::from_ne_bytes(field(bytes, 16)), kind: u16::from_ne_bytes(field(bytes, 20)) };
         Some(Self {
             nic: present(nic).filter(|_| nic_rc == 0),
+            tail: present(nic).filter(|_| nic_rc == NIC_TAIL),
             nic_rc,
             xdp: present(xdp).map(Time::from_nanos),
             hash: (hash_rc == 0).then_some(hash),
@@ -153,6 +160,7 @@ mod tests {
             seen,
             Some(Record {
                 nic: Some(1_000),
+                tail: None,
                 nic_rc: 0,
                 xdp: Some(Time::from_nanos(2_000)),
                 hash: Some(Hash { value: 0xfeed_beef, kind: 0x24 }),
@@ -171,7 +179,9 @@ mod tests {
     #[test]
     fn a_value_beside_an_error_is_absent() {
         let seen = Record::take(&mut record(5, 5, -95, 0, MAGIC)).unwrap();
-        assert_eq!((seen.nic, seen.nic_rc), (None, -95));
+        assert_eq!((seen.nic, seen.tail, seen.nic_rc), (None, None, -95));
+        let seen = Record::take(&mut record(1_000, 5, NIC_TAIL, 0, MAGIC)).expect("a record");
+        assert_eq!((seen.nic, seen.tail), (None, Some(1_000)), "cycles are no nanoseconds of the card's clock");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use aya::{
 
 use super::XskSocket;
 use crate::{
-    AttachedMode, Error, XdpMode,
+    AttachedMode, Error, XdpMode, XdpQuirks,
     attach::{self, Attachment},
     config::check_unicast,
     entry::{self, Entries, Put},
@@ -42,12 +42,20 @@ pub struct RedirectConfig {
     pub mode: XdpMode,
     /// Whether to ask the card.
     pub nic_stamps: NicStamps,
+    /// What the port's card does that the program must know of.
+    pub quirks: XdpQuirks,
 }
 
 impl RedirectConfig {
     /// Datagrams to `port` and the interface's own addresses, in the best mode with the best stamps.
     pub fn new(port: u16) -> Self {
-        Self { port, local: Vec::new(), mode: XdpMode::default(), nic_stamps: NicStamps::default() }
+        Self {
+            port,
+            local: Vec::new(),
+            mode: XdpMode::default(),
+            nic_stamps: NicStamps::default(),
+            quirks: XdpQuirks::default(),
+        }
     }
 }
 
@@ -114,6 +122,8 @@ impl Redirect {
 
         let mut ebpf = EbpfLoader::new()
             .override_global("PORT", &config.port, true)
+            .override_global("LEAVE_PTP", &u8::from(config.quirks.leave_ptp), true)
+            .override_global("READ_TAIL", &u8::from(config.quirks.read_tail), true)
             .load(OBJECT)
             .map_err(|error| entry::refused("afxdp", error))?;
         let entries = Entries { object: OBJECT, plain: "afxdp", bound: "afxdp_bound" };
@@ -210,7 +220,7 @@ impl fmt::Debug for Redirect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xsk::metadata::{MAGIC, RECORD_LENGTH};
+    use crate::xsk::metadata::{MAGIC, NIC_TAIL, RECORD_LENGTH};
 
     const ABI_H: &str = include_str!("../../bpf/abi.h");
 
@@ -238,6 +248,7 @@ mod tests {
     #[test]
     fn the_record_is_that_of_the_header() {
         assert!(ABI_H.contains(&format!("sizeof(struct xsk_record) == {RECORD_LENGTH}")));
+        assert!(ABI_H.contains(&format!("#define XSK_NIC_TAIL {NIC_TAIL}\t")));
         assert!(ABI_H.contains(&format!("#define XSK_RECORD_MAGIC {MAGIC:#x}\n")));
     }
 

@@ -22,7 +22,7 @@ use std::{
 
 use pathlab_record::{Interval, Plane};
 use pathlab_xdp::{
-    AttachedMode, Counter, HandOver, NicClock, XdpMode, XdpReflector, XdpReflectorConfig, tai_minus_utc,
+    AttachedMode, Counter, HandOver, NicClock, XdpMode, XdpQuirks, XdpReflector, XdpReflectorConfig, tai_minus_utc,
     xsk::{BindMode, NicStamps, XskOptions, XskSocket},
 };
 
@@ -60,6 +60,8 @@ pub struct AfXdpConfig {
     pub pin: bool,
     /// Whether to ask the card when packets came.
     pub nic_stamps: NicStamps,
+    /// What the port's card does that the XDP program must know of.
+    pub quirks: XdpQuirks,
     /// Makes the card's stamps B2; without it they are counted and the XDP program's are.
     pub nic_clock: Option<Arc<dyn NicClock>>,
     /// Who gets replies, at each worker.
@@ -80,6 +82,7 @@ impl AfXdpConfig {
             xsk: XskOptions::default(),
             pin: true,
             nic_stamps: NicStamps::Auto,
+            quirks: XdpQuirks::default(),
             nic_clock: None,
             rules: Rules::default(),
             delay_before_send: None,
@@ -120,6 +123,7 @@ impl AfXdpReflector {
                 // the driver checks no HMAC
                 hand_over: if config.hybrid && !keyed { HandOver::Longer } else { HandOver::All },
                 nic_stamps: config.nic_stamps,
+                quirks: config.quirks,
                 ..XdpReflectorConfig::new(config.port)
             },
         )?;
