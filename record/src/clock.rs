@@ -136,3 +136,10 @@ impl<C: Clock> Reading<C> {
         Self { time, uncertainty }
     }
 }
+
+impl<C: Clock> From<Time<C>> for Reading<C> {
+    /// A reading without stated uncertainty.
+    fn from(time: Time<C>) -> Self {
+        Self::new(time, 0)
+    }
+}

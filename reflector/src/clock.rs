@@ -33,9 +33,9 @@ pub fn software_uncertainty() -> u64 {
     *COST.get_or_init(reading_cost)
 }
 
-/// A stamp that software of this host has read, with its uncertainty.
-pub fn software<C: Clock>(time: Time<C>) -> Stamp {
-    Reading::new(time, software_uncertainty()).into()
+/// What software of this host has read, with its uncertainty.
+pub fn software<C: Clock>(time: Time<C>) -> Reading<C> {
+    Reading::new(time, software_uncertainty())
 }
 
 /// A stamp out of a packet, by the sender's own clock. The field resolves a nanosecond or less; how surely it was read there, the packet

@@ -228,7 +228,7 @@ impl Desk {
     fn departed(&mut self, reply: Option<(Reply, Time<Realtime>)>, stamp: SentStamp) {
         let (plane, left) = match stamp {
             SentStamp::Sched(_) => return,
-            SentStamp::Kernel(left) => (Plane::Kernel, Some(software(left))),
+            SentStamp::Kernel(left) => (Plane::Kernel, Some(software(left).into())),
             SentStamp::Nic(nic) => {
                 self.nic_departed += 1;
                 (Plane::Nic, nic_stamp(nic, self.nic_clock.as_deref()))
@@ -253,8 +253,8 @@ impl Desk {
     ) {
         self.nic_received += u64::from(datagram.nic.is_some());
         let nic = datagram.nic.and_then(|nic| nic_stamp(nic, self.nic_clock.as_deref()));
-        let kernel = datagram.kernel.map(software);
-        let arrival = Arrival::new(datagram.app, Planes { kernel, nic, ..Planes::default() });
+        let kernel = datagram.kernel.map(|time| software(time).into());
+        let arrival = Arrival::new(software(datagram.app), Planes { kernel, nic, ..Planes::default() });
         let request = Request {
             peer: datagram.peer,
             local: datagram.local,
@@ -274,7 +274,7 @@ impl Desk {
         }
         let bytes = &mut self.reply[..reply.len()];
         let sent = realtime_now();
-        self.session.finish(&reply, sent, bytes);
+        self.session.finish(&reply, software(sent), bytes);
         if let Some(delay) = self.delay_after_stamp {
             thread::sleep(delay);
         }

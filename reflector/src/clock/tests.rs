@@ -25,7 +25,7 @@ fn this_kernel_answers() {
 
 #[test]
 fn every_software_stamp_states_an_uncertainty() {
-    assert!(software(realtime_now()).uncertainty() >= 1);
+    assert!(software(realtime_now()).uncertainty >= 1);
     assert_eq!(from_wire(WireTime::Ptp(Time::from_nanos(5))).uncertainty(), 1);
 }
 

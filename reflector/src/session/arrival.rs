@@ -1,6 +1,6 @@
 //! When a request arrived, at every place of this host that says so: what B2 is made of.
 
-use pathlab_record::{ClockId, Plane, Planes, Realtime, Stamp, Time};
+use pathlab_record::{ClockId, Plane, Planes, Reading, Realtime, Stamp, Time};
 use pathlab_xdp::NicClock;
 
 /// The stamps of one arrival, from the wire to user space.
@@ -15,7 +15,8 @@ impl Arrival {
     /// An arrival that user space saw at `app`, and other places as `outer` says; its `app` and `sched` are not looked at.
     ///
     /// A stamp may stand on any clock. B2 as the packet carries it is the outermost in UTC.
-    pub fn new(app: Time<Realtime>, outer: Planes) -> Self {
+    pub fn new(app: impl Into<Reading<Realtime>>, outer: Planes) -> Self {
+        let app = app.into();
         let told = |plane: Plane, stamp: Option<Stamp>| {
             stamp
                 .filter(|stamp| stamp.clock() == ClockId::Realtime)
@@ -24,7 +25,7 @@ impl Arrival {
         let outermost = told(Plane::Nic, outer.nic)
             .or_else(|| told(Plane::Xdp, outer.xdp))
             .or_else(|| told(Plane::Kernel, outer.kernel));
-        let (received, plane) = outermost.unwrap_or((app, Plane::App));
+        let (received, plane) = outermost.unwrap_or((app.time, Plane::App));
         Self { planes: Planes { app: Some(app.into()), sched: None, ..outer }, received, plane }
     }
 

@@ -4,7 +4,7 @@
 //! there is a key, and Direct Measurement (5) where sessions are remembered. Extra Padding (1) goes back as it came. All others go back
 //! with flag U, Location (2) and Access Report (6) among them: this host tells nobody its addresses, and has no access network.
 
-use pathlab_record::{ClockId, Plane, Planes, Realtime, Stamp, Time};
+use pathlab_record::{ClockId, Plane, Planes, Stamp, Time};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 use super::{Arrival, table::Memory};
@@ -88,14 +88,14 @@ pub(super) fn reflect(extensions: &mut [u8], integrity: Integrity, context: &Con
 }
 
 /// Adds what is known of a reply only as it is sent: B3 to the stages, and where the request's HMAC was right, that of the reply.
-pub(super) fn finish(extensions: &mut [u8], sent: Time<Realtime>, signing: Option<(&[u8], &Key)>) {
+pub(super) fn finish(extensions: &mut [u8], sent: Stamp, signing: Option<(&[u8], &Key)>) {
     let mut at = 0;
     while let Some(tlv) = Tlv::read(extensions, at).filter(|tlv| !tlv.cut) {
         at = tlv.end;
         match (tlv.kind, tlv.flags, signing) {
             (Some(REFLECTOR_STAGES), 0, _) => {
                 if let Some(stages) = exactly::<ReflectorStages>(&mut extensions[tlv.value()]) {
-                    stages.sent_app = Some(sent.into()).into();
+                    stages.sent_app = Some(sent).into();
                 }
             }
             (Some(tlv_type::HMAC), 0, Some((sequence, key))) => {

@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use pathlab_record::{Monotonic, Plane, Prefix, Realtime, Stamp, Time};
+use pathlab_record::{Monotonic, Plane, Prefix, Reading, Realtime, Stamp, Time};
 use zerocopy::{FromBytes, IntoBytes};
 
 pub use arrival::Arrival;
@@ -152,25 +152,26 @@ impl SessionReflector {
     /// Writes B3 and then the HMACs into a reply that [`respond`](Self::respond) made, at its head still: the last thing before the send.
     ///
     /// What is shorter than the reply is left alone.
-    pub fn finish(&mut self, reply: &Reply, sent: Time<Realtime>, bytes: &mut [u8]) {
+    pub fn finish(&mut self, reply: &Reply, sent: impl Into<Reading<Realtime>>, bytes: &mut [u8]) {
+        let sent = sent.into();
         let Some(bytes) = bytes.get_mut(..reply.len) else { return };
         let key = self.keys.as_ref().and_then(|keys| keys.find(reply.ssid));
         let (base, extensions) = bytes.split_at_mut(self.base_len());
         let sequence = reply.sequence.to_be_bytes();
         let signing = key.filter(|_| reply.sign_extensions).map(|key| (&sequence[..], key));
-        extensions::finish(extensions, sent, signing);
+        extensions::finish(extensions, sent.into(), signing);
         if base.len() == BASE_LEN {
             if let Ok(packet) = ReflectedPacket::mut_from_bytes(base) {
-                packet.timestamp = sent.into();
+                packet.timestamp = sent.time.into();
             }
         } else if let Ok(packet) = AuthenticatedReflectedPacket::mut_from_bytes(base) {
-            packet.timestamp = sent.into();
+            packet.timestamp = sent.time.into();
             if let Some(key) = key {
                 packet.hmac = key.hmac(&[&packet.as_bytes()[..AUTHENTICATED_PART]]);
             }
         }
         if let (Some(sessions), Some(key)) = (&mut self.sessions, &reply.session) {
-            sessions.sent(key, reply.sequence, reply.sender_sequence, sent);
+            sessions.sent(key, reply.sequence, reply.sender_sequence, sent.into());
         }
     }
 

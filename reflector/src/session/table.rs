@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Stamp, Time};
+use pathlab_record::{Interval, Monotonic, Plane, Planes, Stamp, Time};
 
 /// A session that is silent for so long is over.
 const IDLE: Interval = Interval::from_nanos(60_000_000_000);
@@ -95,9 +95,9 @@ impl Sessions {
     }
 
     /// The reply `sequence` to `sender_sequence` is about to be sent: B3 in user space.
-    pub(super) fn sent(&mut self, key: &Key, sequence: u32, sender_sequence: u32, app: Time<Realtime>) {
+    pub(super) fn sent(&mut self, key: &Key, sequence: u32, sender_sequence: u32, app: Stamp) {
         if let Some(session) = self.known.get_mut(key) {
-            let stamps = Planes { app: Some(app.into()), ..Planes::default() };
+            let stamps = Planes { app: Some(app), ..Planes::default() };
             session.memory.previous = Some(Departed { sequence, sender_sequence, stamps });
         }
     }
@@ -150,12 +150,16 @@ fn set(planes: &mut Planes, plane: Plane, stamp: Stamp) {
 
 #[cfg(test)]
 mod tests {
-    use pathlab_record::ClockId;
+    use pathlab_record::{ClockId, Realtime};
 
     use super::*;
 
     fn key(port: u16) -> Key {
         Key { peer: ([192, 0, 2, 1], port).into(), local: None, local_port: 862, ssid: 0 }
+    }
+
+    fn app(nanos: i64) -> Stamp {
+        Time::<Realtime>::from_nanos(nanos).into()
     }
 
     const fn second(n: i64) -> Time<Monotonic> {
@@ -181,7 +185,7 @@ mod tests {
         let first = sessions.next(key(1), second(0)).expect("room");
         assert_eq!((first.next, first.received, first.unsent), (0, 1, 0), "refused before it was known");
         sessions.refused(&key(1));
-        sessions.sent(&key(1), 0, 70, Time::from_nanos(5));
+        sessions.sent(&key(1), 0, 70, app(5));
         sessions.unsent(&key(1), 0);
         let second = sessions.next(key(1), second(0)).expect("room");
         assert_eq!((second.next, second.received, second.unsent, second.previous), (1, 3, 1, None));
@@ -196,7 +200,7 @@ mod tests {
         };
         let next = |sessions: &mut Sessions| {
             let memory = sessions.next(key(1), second(0)).expect("room");
-            sessions.sent(&key(1), memory.next, memory.next + 70, Time::from_nanos(100 + i64::from(memory.next)));
+            sessions.sent(&key(1), memory.next, memory.next + 70, app(100 + i64::from(memory.next)));
             memory
         };
         assert_eq!(next(&mut sessions).previous, None);

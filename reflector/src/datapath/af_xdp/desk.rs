@@ -126,8 +126,8 @@ impl Desk {
         // A stamp from behind the frame counts as one, though nothing here can tell it in UTC.
         self.account.nic_received += u64::from(nic.or(record.and_then(|record| record.tail)).is_some());
         let nic = nic.and_then(|nic| nic_stamp(nic, self.nic_clock.as_deref()));
-        let xdp = record.and_then(|record| record.xdp).map(|xdp| software(self.utc(xdp)));
-        Arrival::new(app, Planes { xdp, nic, ..Planes::default() })
+        let xdp = record.and_then(|record| record.xdp).map(|xdp| software(self.utc(xdp)).into());
+        Arrival::new(software(app), Planes { xdp, nic, ..Planes::default() })
     }
 
     fn utc(&self, tai: Time<Tai>) -> Time<Realtime> {
@@ -137,7 +137,7 @@ impl Desk {
     /// Writes B3 into a reply, the last thing before it is given to the kernel; the number by which its departure is to be told.
     pub(super) fn finish(&mut self, ready: &Ready, frame: &mut [u8], sent: Time<Realtime>) -> u64 {
         let Self { session, departing, next, .. } = self;
-        ready.datagram.edit(frame, |bytes| session.finish(&ready.reply, sent, bytes));
+        ready.datagram.edit(frame, |bytes| session.finish(&ready.reply, software(sent), bytes));
         departing.put(*next, ready.reply, sent);
         *next += 1;
         *next - 1
@@ -161,7 +161,7 @@ impl Desk {
         let Some(stamp) = stamp else { return };
         self.account.sent_on[place(stamp.plane())] += 1;
         let left = match stamp {
-            TransmitStamp::Software(tai) => Some(software(self.utc(tai))),
+            TransmitStamp::Software(tai) => Some(software(self.utc(tai)).into()),
             TransmitStamp::Nic(nic) => nic_stamp(nic, self.nic_clock.as_deref()),
         };
         if let Some((left, (reply, sent))) = left.zip(self.departing.find(number)) {

@@ -1,5 +1,7 @@
 //! Each TLV as RFC 8972 asks for it, octet by octet.
 
+use pathlab_record::Realtime;
+
 use super::*;
 use crate::session::table::Departed;
 
@@ -124,7 +126,7 @@ fn the_stages_of_this_host_are_told_as_they_are_known() {
     known.told = Some(Departed { sequence: 5, sender_sequence: 59, stamps });
     let told = |memory: Option<&Memory>| {
         let mut bytes = answered(&asked, planes, false, memory);
-        finish(&mut bytes, Time::from_nanos(ARRIVED + 30), None);
+        finish(&mut bytes, Time::<Realtime>::from_nanos(ARRIVED + 30).into(), None);
         assert_eq!(bytes[..4], [0, REFLECTOR_STAGES, 0, 92]);
         let stages = ReflectorStages::read_from_bytes(&bytes[4..]).expect("92 octets");
         let departed = (stages.departed.get(), stages.departed_kernel.stamp(), stages.departed_nic.stamp());
@@ -215,7 +217,7 @@ mod integrity {
         let error_estimate = ErrorEstimate::from_nanos(1, true);
         let context = Context { arrival: &arrival, traffic_class: 0, allowed_dscp: 0, error_estimate, memory: None };
         reflect(&mut bytes, Integrity::Verified, &context);
-        finish(&mut bytes, Time::from_nanos(ARRIVED), Some((&[0, 0, 0, 77], &key())));
+        finish(&mut bytes, Time::<Realtime>::from_nanos(ARRIVED).into(), Some((&[0, 0, 0, 77], &key())));
         assert_eq!(Integrity::of(&bytes, &[0, 0, 0, 77], Some(&key()), true), Integrity::Verified);
     }
 }
