@@ -2,6 +2,7 @@
 
 mod canary;
 mod demo;
+mod doctor;
 mod duration;
 mod evidence;
 mod exit;
@@ -46,6 +47,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Verb {
+    Doctor(doctor::Doctor),
     Reflect(reflect::Reflect),
     Probe(Box<probe::Probe>),
     Canary(canary::CanaryArgs),
@@ -61,8 +63,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };
-    // The demo tells its story by itself.
-    let least = usize::from(!matches!(cli.verb, Verb::Demo(_)));
+    // The demo tells its story by itself, and so does the doctor.
+    let least = usize::from(!matches!(cli.verb, Verb::Demo(_) | Verb::Doctor(_)));
     let level = ["warn", "info", "debug", "trace"][(least + usize::from(cli.global.verbose)).min(3)];
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         .init();
     let global = &cli.global;
     let outcome = match cli.verb {
+        Verb::Doctor(args) => doctor::run(&args, global),
         Verb::Reflect(args) => reflect::run(args, global),
         Verb::Probe(args) => probe::run(*args, global),
         Verb::Canary(args) => canary::run(args, global),

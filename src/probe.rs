@@ -264,7 +264,7 @@ fn pairs(fan: &Fan, marks: &[u32]) -> Result<Vec<SessionSpec>> {
 }
 
 /// `192.0.2.1`, `192.0.2.1:862`, `2001:db8::1`, `[2001:db8::1]:862`, `name`, `name:862`.
-fn target(text: &str) -> Result<SocketAddr> {
+pub(crate) fn target(text: &str) -> Result<SocketAddr> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
     }

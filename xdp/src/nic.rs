@@ -12,6 +12,6 @@ mod plan;
 mod rules;
 
 pub use crate::interface::interface_of;
-pub use facts::{KernelVersion, NicFacts, PROFILE_VARIABLE, TsInfo};
+pub use facts::{KernelVersion, NicFacts, PROFILE_VARIABLE, Rings, TsInfo, interfaces, queues, rings};
 pub use plan::{Means, Plan, PlanOptions, Point, Refusal, Stamping};
 pub use rules::{DriverRule, Quirk, RULES, Receive, Since, Slots};

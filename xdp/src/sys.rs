@@ -7,7 +7,10 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use crate::{AttachedMode, nic::TsInfo};
+use crate::{
+    AttachedMode,
+    nic::{Rings, TsInfo},
+};
 
 /// `setsockopt` with an `int`.
 pub(crate) fn set_socket_option(
@@ -124,6 +127,16 @@ pub(crate) fn ethtool_ts_info(interface: &str) -> io::Result<TsInfo> {
         tx_types: argument[3],
         rx_filters: argument[7],
     })
+}
+
+/// `ETHTOOL_GRINGPARAM`.
+pub(crate) fn ethtool_rings(interface: &str) -> io::Result<Rings> {
+    const ETHTOOL_GRINGPARAM: u32 = 0x10;
+    // struct ethtool_ringparam: cmd, the largest rx, rx_mini, rx_jumbo, tx; the present rx, rx_mini, rx_jumbo, tx
+    let mut argument = [0; 9];
+    argument[0] = ETHTOOL_GRINGPARAM;
+    ethtool(interface, &mut argument)?;
+    Ok(Rings { rx: argument[5], rx_max: argument[1], tx: argument[8], tx_max: argument[4] })
 }
 
 /// `ioctl(SIOCETHTOOL)` with a command's structure as words, the command first.

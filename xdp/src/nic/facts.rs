@@ -4,7 +4,11 @@ use std::{env, fs, io};
 
 use serde::Serialize;
 
-use crate::sys;
+use crate::{
+    Error,
+    interface::{Interface, links},
+    sys,
+};
 
 /// For tests on a port that is no card's: the name of a driver or of a row of the table to take the port for.
 pub const PROFILE_VARIABLE: &str = "PATHLAB_TEST_DRIVER_PROFILE";
@@ -96,6 +100,38 @@ impl NicFacts {
         let driver = env::var(PROFILE_VARIABLE).ok().or(driver);
         Ok(Self { interface: interface.to_owned(), driver, kernel: KernelVersion::running(), ts })
     }
+}
+
+/// The names of the Ethernet-like ports of this network namespace, in order of their index; loopback is none.
+///
+/// # Errors
+/// [`Error::Netlink`].
+pub fn interfaces() -> Result<Vec<String>, Error> {
+    let ethernet = |link: &Interface| link.ethernet && link.index != 1;
+    Ok(links()?.into_iter().filter(ethernet).map(|link| link.name).collect())
+}
+
+/// How many receive queues a port has.
+///
+/// # Errors
+/// [`Error::NoInterface`]; [`Error::Queues`] where the driver does not tell.
+pub fn queues(interface: &str) -> Result<u32, Error> {
+    Interface::find(interface)?.queues()
+}
+
+/// The card's rings: descriptors of each, and how many they could have (`ethtool -g`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)] // receive and transmit
+pub struct Rings {
+    pub rx: u32,
+    pub rx_max: u32,
+    pub tx: u32,
+    pub tx_max: u32,
+}
+
+/// `None` where the driver does not tell, as those without rings of a card.
+pub fn rings(interface: &str) -> Option<Rings> {
+    sys::ethtool_rings(interface).ok()
 }
 
 /// What the kernel does not say is absent, but for a port that is not there.

@@ -237,6 +237,9 @@ fn refuse(
         );
     }
     let Some(rule) = rule else {
+        if receive == Receive::Nothing && slots == Slots::Nothing {
+            return;
+        }
         refuse(
             "stamps of the card in XDP",
             format!("{driver} is not in the table of drivers: what it gives to XDP is not known"),
