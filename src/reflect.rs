@@ -151,11 +151,11 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let config = ReflectorConfig {
         listen: args.listen,
         socket,
+        nic_clock: stamps.nic_clock(),
         rules,
         delay_before_read: args.fault_delay_rx,
         delay_before_send: args.fault_delay_tx,
         delay_after_stamp: args.fault_delay_departure,
-        ..ReflectorConfig::default()
     };
     let mut reflector = Reflector::new(config).map_err(misuse_or_failure)?;
     for address in reflector.local_addrs() {
@@ -191,6 +191,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let stamps = Arranged::new(args.timestamps, Some(interface), PlanOptions::default(), "reflect")?;
     let config = AfXdpConfig {
         nic_stamps: stamps.in_xdp(args.timestamps),
+        nic_clock: stamps.nic_clock(),
         quirks: stamps.quirks(),
         local: args.listen.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect(),
         mode: match args.xdp_mode {

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
 };
 
 use anyhow::{Result, anyhow};
@@ -10,6 +11,7 @@ use clap::ValueEnum;
 use pathlab_reflector::datapath::{SocketOptions, TransmitSlots};
 use pathlab_xdp::{
     XdpQuirks,
+    clock::{ClockDevice, NicClock, Phc, PhcTracker},
     nic::{NicFacts, Plan, PlanOptions, interface_of},
     timestamping::{
         hwtstamp::{self, Claim},
@@ -49,6 +51,7 @@ impl Timestamps {
 pub(crate) struct Arranged {
     plan: Option<Plan>,
     slots: Option<TransmitSlots>,
+    clock: Option<Arc<PhcTracker>>,
     _claim: Option<Claim>,
 }
 
@@ -98,7 +101,13 @@ impl Arranged {
             info!("{interface}: no {}: {}; {}", refusal.what, refusal.because, refusal.remedy);
         }
         let slots = plan.transmit_limit().map(TransmitSlots::new);
-        Ok(Self { plan: Some(plan), slots, _claim: claim })
+        let clock = clock_of(interface);
+        Ok(Self { plan: Some(plan), slots, clock, _claim: claim })
+    }
+
+    /// Tells the card's stamps in UTC; absent where its clock cannot be compared with this host's.
+    pub(crate) fn nic_clock(&self) -> Option<Arc<dyn NicClock>> {
+        self.clock.clone().map(|clock| clock as Arc<dyn NicClock>)
     }
 
     /// Has sockets ask for the card's stamps.
@@ -131,6 +140,31 @@ impl Arranged {
             _ if self.plan.as_ref().is_some_and(|plan| plan.read_tail) => NicStamps::Off,
             Timestamps::Auto => NicStamps::Auto,
             Timestamps::Nic => NicStamps::Require,
+        }
+    }
+}
+
+/// Follows the clock of the card of `interface`; without it, the card's stamps stay on the card's own clock.
+fn clock_of(interface: &str) -> Option<Arc<PhcTracker>> {
+    let started = Phc::of(interface).and_then(|phc| {
+        phc.map(|phc| {
+            let words = format!("{} by {}", phc.name().unwrap_or("unnamed"), phc.method());
+            PhcTracker::start(phc).map(|clock| (clock, words))
+        })
+        .transpose()
+    });
+    match started {
+        Ok(Some((clock, words))) => {
+            info!(
+                "{interface}: the card's clock /dev/ptp{}, {words}, is told in UTC from some seconds on",
+                clock.phc()
+            );
+            Some(Arc::new(clock))
+        }
+        Ok(None) => None,
+        Err(error) => {
+            warn!("{interface}: the card's stamps cannot be told in UTC: {error}");
+            None
         }
     }
 }
