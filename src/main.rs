@@ -48,7 +48,7 @@ struct Global {
 #[derive(Subcommand)]
 enum Verb {
     Doctor(doctor::Doctor),
-    Reflect(reflect::Reflect),
+    Reflect(Box<reflect::Reflect>),
     Probe(Box<probe::Probe>),
     Canary(canary::CanaryArgs),
     Lab(lab::LabArgs),
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     let global = &cli.global;
     let outcome = match cli.verb {
         Verb::Doctor(args) => doctor::run(&args, global),
-        Verb::Reflect(args) => reflect::run(args, global),
+        Verb::Reflect(args) => reflect::run(*args, global),
         Verb::Probe(args) => probe::run(*args, global),
         Verb::Canary(args) => canary::run(args, global),
         Verb::Lab(args) => lab::run(args, global),

@@ -1,6 +1,7 @@
 //! `pathlab reflect`: a STAMP Session-Reflector on this host.
 
 mod rings;
+mod served;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +17,7 @@ use pathlab_reflector::{
 use pathlab_xdp::{XdpMode, nic::PlanOptions, xsk::BindMode};
 use tracing::{info, warn};
 
-use self::rings::Rings;
+use self::{rings::Rings, served::Served};
 use crate::{
     Global, duration,
     exit::{Exit, Misuse},
@@ -55,6 +56,9 @@ pub(crate) struct Reflect {
     /// At most so many replies a second in all (socket and afxdp datapaths)
     #[arg(long, value_name = "N")]
     rate_total: Option<NonZeroU32>,
+    /// Serve the running account as OpenMetrics on `/metrics`; a port alone is one on loopback
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = served::address)]
+    metrics: Option<SocketAddr>,
     /// Remember sessions: number their replies, so that a sender can tell in which direction a packet was lost, and tell in each
     /// reply when the one before it left (socket and afxdp datapaths)
     #[arg(long)]
@@ -148,12 +152,14 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let stamps = Arranged::new(args.timestamps, interface.as_deref(), PlanOptions::default(), "reflect")?;
     let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
     let socket = stamps.apply(socket);
+    let served = Served::bind(args.metrics)?;
     let config = ReflectorConfig {
         listen: args.listen,
         socket,
         nic_clock: stamps.nic_clock(),
         rules,
         delay_before_read: args.fault_delay_rx,
+        metrics: served.metrics(),
         delay_before_send: args.fault_delay_tx,
         delay_after_stamp: args.fault_delay_departure,
     };
@@ -161,8 +167,10 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     for address in reflector.local_addrs() {
         info!("answering on {address} over a socket, with {}", stamps.words());
     }
-    readiness::announce();
-    reflector.run(stop.event())?;
+    served.during(|| {
+        readiness::announce();
+        reflector.run(stop.event())
+    })?;
     Ok(reflector.report())
 }
 
@@ -189,6 +197,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         return Err(Misuse(wrong).into());
     };
     let stamps = Arranged::new(args.timestamps, Some(interface), PlanOptions::default(), "reflect")?;
+    let served = Served::bind(args.metrics)?;
     let config = AfXdpConfig {
         nic_stamps: stamps.in_xdp(args.timestamps),
         nic_clock: stamps.nic_clock(),
@@ -203,6 +212,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         queues: args.queues.clone(),
         xsk: args.rings.options(),
         rules: args.rules()?,
+        metrics: served.metrics(),
         delay_before_send: args.fault_delay_tx,
         ..AfXdpConfig::new(port)
     };
@@ -218,8 +228,10 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     }
     let where_made = if hybrid { "in the driver, longer packets over AF_XDP" } else { "over AF_XDP" };
     info!("answering on {interface} port {port} {where_made}, {} XDP", reflector.mode());
-    readiness::announce();
-    reflector.run(stop.event())?;
+    served.during(|| {
+        readiness::announce();
+        reflector.run(stop.event())
+    })?;
     Ok(reflector.report()?)
 }
 

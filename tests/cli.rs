@@ -66,6 +66,7 @@ const WRITTEN_WRONG: &[Row] = &[
     ("reflect --datapath magic", 2, "[possible values: auto, socket, afxdp, xdp]"),
     ("reflect --datapath xdp", 2, "the xdp datapath works on an interface: say which with --iface"),
     ("reflect --datapath xdp --iface lo --rate 9", 2, "--rate and --stateful need the socket or afxdp datapath"),
+    ("reflect --metrics localhost", 2, "`localhost` is no address with a port, and no port"),
     // canary
     ("canary plan", 2, "canary.toml: cannot be read: No such file"),
     ("canary plan -c unknown-key.toml", 2, "unknown-key.toml line 11: unknown field `leese`, expected one of"),
@@ -146,6 +147,7 @@ const HOST_CANNOT: &[Row] = &[
     ("reflect --datapath xdp --iface nic7", 2, "no interface \"nic7\" in this network namespace; see `ip link`"),
     ("reflect --listen 192.0.2.77:862", 2, "192.0.2.77:862: no interface of this host has that address"),
     ("reflect --listen 127.0.0.1:8620", 1, "127.0.0.1:8620: the port is in use; see who has it with `ss"),
+    ("reflect --metrics 192.0.2.77:9862", 2, "metrics on 192.0.2.77:9862: Cannot assign requested address"),
     (
         "reflect --datapath xdp --xdp-mode native --iface lo",
         1,

@@ -38,6 +38,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The metrics cannot be served there.
+    #[error("metrics on {address}: {source}; name another with --metrics ADDR:PORT")]
+    Metrics {
+        /// Where they were wanted.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Waiting for traffic failed.
     #[error("poll: {0}")]
     Wait(io::Error),

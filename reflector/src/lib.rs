@@ -18,6 +18,7 @@
 //!   [`datapath::AfXdpReflector`] past the stack with a worker a queue, and [`datapath::DriverReflector`], which answers by XDP before
 //!   the stack has seen the request.
 //! - [`prober`] is the Session-Sender: many sessions on an isochronous schedule, matched, sampled and split into the ledger.
+//! - [`Metrics`] is the running account with the time in this host by place, and [`MetricsServer`] hands it out.
 //! - [`Reflector`] puts rules and sockets together and keeps the account, a [`ReflectorReport`].
 //!
 //! ```
@@ -68,6 +69,8 @@ pub mod clock;
 pub mod datapath;
 mod error;
 pub mod keys;
+mod metrics;
+mod places;
 pub mod prober;
 mod reflect;
 mod report;
@@ -77,7 +80,9 @@ mod sys;
 pub mod wire;
 
 pub use error::Error;
+pub use metrics::{Metrics, MetricsServer, Scrapes};
 pub use pathlab_record::{Prefix, PrefixError};
+pub use places::{BOUNDS, Bins, Place, Stages};
 pub use reflect::{Reflector, ReflectorConfig};
 pub use report::{HwCoverage, Quantiles, ReflectorReport};
 pub use stop::Stop;

@@ -9,6 +9,8 @@ use crate::{
     Error,
     clock::{ClockQuality, monotonic_now, realtime_now, software},
     datapath::{Datagram, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
+    metrics::Metrics,
+    places::{Place, Places},
     report::{HwCoverage, ReflectorReport, Spans},
     session::{
         Arrival, Reason, Reply, Request, Rules, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp,
@@ -43,6 +45,8 @@ pub struct ReflectorConfig {
     pub rules: Rules,
     /// Fault for tests of the ledger: read what has arrived so much later.
     pub delay_before_read: Option<Duration>,
+    /// Where the running account is published, once a second; nowhere if absent.
+    pub metrics: Option<Arc<Metrics>>,
     /// Fault for tests of the ledger: wait so long before B3 is taken and the reply sent. Datagrams behind it wait as well.
     pub delay_before_send: Option<Duration>,
     /// Fault for tests of the ledger: wait so long after B3 is taken, before the reply is sent.
@@ -55,6 +59,7 @@ pub struct Reflector {
     desk: Desk,
     nic_receive_stamps: bool,
     nic_transmit_stamps: Option<TransmitSlots>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 struct Port {
@@ -80,6 +85,9 @@ struct Desk {
     clock_steps: u64,
     residence: Spans,
     departure: Spans,
+    places: Places,
+    /// Where the reflector runs.
+    here: Place,
 }
 
 impl Reflector {
@@ -109,9 +117,11 @@ impl Reflector {
             clock_steps: 0,
             residence: Spans::new(),
             departure: Spans::new(),
+            places: Places::default(),
+            here: Place::default(),
         };
         let SocketOptions { nic_receive_stamps, nic_transmit_stamps, .. } = config.socket;
-        Ok(Self { ports, desk, nic_receive_stamps, nic_transmit_stamps })
+        Ok(Self { ports, desk, nic_receive_stamps, nic_transmit_stamps, metrics: config.metrics })
     }
 
     /// The addresses it is bound to, with the ports that the kernel chose where 0 was asked.
@@ -128,6 +138,9 @@ impl Reflector {
         loop {
             let now = monotonic_now();
             if now >= clock_due {
+                if let Some(metrics) = self.metrics.as_ref().filter(|metrics| metrics.is_due(now)) {
+                    metrics.publish(self.report());
+                }
                 clock_due = now + self.desk.measure_clock();
             }
             let (stopping, ready) = self.wait(stop, (clock_due - now).as_nanos() / 1_000_000 + 1)?;
@@ -174,6 +187,7 @@ impl Reflector {
             clock: desk.clock,
             queues: Vec::new(),
             handed_to_stack: 0,
+            places: desk.places.all(),
         }
     }
 }
@@ -199,6 +213,7 @@ impl Port {
             let (receiver, sender) = self.socket.halves();
             let departing = &mut self.departing;
             let now = monotonic_now();
+            desk.here = Place::here(None);
             let received = receiver
                 .receive(|datagram| desk.answer(&datagram, address.port(), now, sender, departing))
                 .map_err(failed("recvmmsg"))?;
@@ -238,6 +253,7 @@ impl Desk {
         if let SentStamp::Kernel(left) = stamp {
             self.departed += 1;
             self.departure.record(left - sent);
+            self.places.left(self.here, left - sent);
         }
         self.session.departed(&reply, plane, left);
     }
@@ -290,5 +306,6 @@ impl Desk {
         if !self.residence.record(sent - arrival.received()) {
             self.clock_steps += 1;
         }
+        self.places.answered(self.here, arrival.received(), datagram.app, sent);
     }
 }

@@ -6,7 +6,11 @@ use hdrhistogram::Histogram;
 use pathlab_record::{Interval, Plane};
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::ClockQuality, datapath::SlotCounts};
+use crate::{
+    clock::ClockQuality,
+    datapath::SlotCounts,
+    places::{Place, Stages},
+};
 
 /// The account of a reflector, whichever datapath answered.
 ///
@@ -50,6 +54,9 @@ pub struct ReflectorReport {
     /// Requests to the reflector's port and addresses that the driver left to the stack, for want of an AF_XDP socket on their
     /// queue. They are counted by whatever socket takes them, and not here.
     pub handed_to_stack: u64,
+    /// The stages of the time in this host by place; for metrics, and too much for a report.
+    #[serde(skip)]
+    pub places: Vec<(Place, Stages)>,
 }
 
 /// How many packets the card stamped at one point of the path. A card with few registers for transmit stamps cannot stamp all of them, and
@@ -96,6 +103,8 @@ pub struct QueueReport {
     pub rx_ring_full: u64,
     /// `XDP_STATISTICS`: how often the fill ring was empty. In copy mode these are among `rx_dropped`.
     pub rx_fill_ring_empty: u64,
+    /// `XDP_STATISTICS`: how often the kernel looked for something to send and found nothing.
+    pub tx_ring_empty: u64,
     /// `XDP_STATISTICS`: entries of the fill and tx rings that the kernel did not take. Not 0: a fault of ours.
     pub invalid_descriptors: u64,
     /// Ring entries from the kernel that named no frame it had. Not 0: a fault, of the driver or ours.

@@ -243,6 +243,14 @@ pub(crate) fn poll(sources: &mut [Polled<'_>], timeout: c_int) -> io::Result<()>
     }
 }
 
+/// `getcpu`: the CPU that the calling thread runs on, and its NUMA node.
+pub(crate) fn current_cpu() -> io::Result<(u32, u32)> {
+    let (mut cpu, mut node) = (0_u32, 0_u32);
+    // SAFETY: the kernel writes one `unsigned` each to `cpu` and `node`, which live on this frame; the third argument is unused.
+    let rc = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut cpu, &raw mut node, ptr::null_mut::<c_void>()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok((cpu, node)) }
+}
+
 /// `sched_getaffinity` of this thread: the CPUs that it may run on, lowest first.
 pub(crate) fn allowed_cpus() -> io::Result<Vec<u32>> {
     // SAFETY: `cpu_set_t` is an array of bits, for which all zeroes is a value.

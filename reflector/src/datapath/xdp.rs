@@ -107,6 +107,7 @@ impl DriverReflector {
             clock: self.clock,
             queues: Vec::new(),
             handed_to_stack: counters[Counter::HandedToStack],
+            places: Vec::new(),
         })
     }
 }

@@ -10,6 +10,7 @@ use pathlab_xdp::{
 
 use crate::{
     clock::software,
+    places::{Place, Places},
     report::Spans,
     session::{Arrival, Reason, Reply, Request, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp},
     wire::UdpFrame,
@@ -27,6 +28,8 @@ pub(super) struct Desk {
     departing: Departing,
     /// The number of the next reply, by which its departure is told.
     next: u64,
+    /// Where the worker runs.
+    pub(super) here: Place,
     reply: Box<[u8]>,
 }
 
@@ -39,6 +42,7 @@ pub(super) struct Account {
     pub(super) clock_steps: u64,
     pub(super) residence: Spans,
     pub(super) departure: Spans,
+    pub(super) places: Places,
 }
 
 /// The planes that a stamp can be of here.
@@ -55,6 +59,9 @@ pub(super) struct Ready {
     pub(super) length: usize,
     arrival: Arrival,
     reply: Reply,
+    app: Time<Realtime>,
+    /// CPU of the interrupt.
+    irq_cpu: Option<u32>,
 }
 
 impl Desk {
@@ -67,6 +74,7 @@ impl Desk {
             nic_clock,
             departing: Departing::new(in_flight),
             next: 0,
+            here: Place::default(),
             reply: vec![0; LONGEST].into(),
         }
     }
@@ -117,7 +125,8 @@ impl Desk {
         if let Some(dscp) = reply.dscp() {
             datagram.set_dscp(frame, dscp);
         }
-        Ok(Ready { datagram, length, arrival, reply })
+        let irq_cpu = record.map(|record| record.cpu.into());
+        Ok(Ready { datagram, length, arrival, reply, app, irq_cpu })
     }
 
     /// B2 on every plane that says something.
@@ -154,6 +163,8 @@ impl Desk {
         if !self.account.residence.record(sent - ready.arrival.received()) {
             self.account.clock_steps += 1;
         }
+        let place = Place { irq_cpu: ready.irq_cpu, ..self.here };
+        self.account.places.answered(place, ready.arrival.received(), ready.app, sent);
     }
 
     /// The reply of that number has left, with a stamp of that or without.
@@ -167,6 +178,7 @@ impl Desk {
         if let Some((left, (reply, sent))) = left.zip(self.departing.find(number)) {
             if let Some(departure) = left.since(sent.into()) {
                 self.account.departure.record(departure);
+                self.account.places.left(self.here, departure);
             }
             self.session.departed(&reply, stamp.plane(), left);
         }
@@ -183,7 +195,15 @@ impl Account {
             clock_steps: 0,
             residence: Spans::new(),
             departure: Spans::new(),
+            places: Places::default(),
         }
+    }
+
+    /// The counts and the places, without the distributions: what can be copied between two batches.
+    pub(super) fn counts(&self) -> Self {
+        let Self { tally, received_on, sent_on, nic_received, clock_steps, .. } = *self;
+        let places = self.places.clone();
+        Self { tally, received_on, sent_on, nic_received, clock_steps, places, ..Self::new() }
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -198,6 +218,7 @@ impl Account {
         self.clock_steps += other.clock_steps;
         self.residence.add(&other.residence);
         self.departure.add(&other.departure);
+        self.places.add(&other.places);
     }
 }
 

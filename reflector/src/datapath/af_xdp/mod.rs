@@ -31,8 +31,9 @@ use self::{
     worker::{Shared, Worker},
 };
 use crate::{
-    Error, ReflectorReport, Stop,
+    Error, Metrics, ReflectorReport, Stop,
     clock::{ClockQuality, monotonic_now},
+    report::QueueReport,
     session::{Rules, SessionReflector},
     sys,
     wire::ErrorEstimate,
@@ -66,6 +67,8 @@ pub struct AfXdpConfig {
     pub nic_clock: Option<Arc<dyn NicClock>>,
     /// Who gets replies, at each worker.
     pub rules: Rules,
+    /// Where the running account is published, once a second; nowhere if absent.
+    pub metrics: Option<Arc<Metrics>>,
     /// Fault for tests of the ledger: wait so long before B3 is taken and the reply sent.
     pub delay_before_send: Option<Duration>,
 }
@@ -85,6 +88,7 @@ impl AfXdpConfig {
             quirks: XdpQuirks::default(),
             nic_clock: None,
             rules: Rules::default(),
+            metrics: None,
             delay_before_send: None,
         }
     }
@@ -96,10 +100,10 @@ pub struct AfXdpReflector {
     // Dropped first: after that nothing is redirected any more.
     program: XdpReflector,
     workers: Vec<Worker>,
-    listen: String,
-    hybrid: bool,
+    identity: Identity,
     clock: Option<ClockQuality>,
     nic_clock: Option<Arc<dyn NicClock>>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl AfXdpReflector {
@@ -150,13 +154,15 @@ impl AfXdpReflector {
                 );
             }
         }
+        let datapath = if config.hybrid { "xdp" } else { "afxdp" };
+        let identity = Identity { datapath, listen: format!("{interface}:{}", config.port) };
         Ok(Self {
             program,
             workers,
-            listen: format!("{interface}:{}", config.port),
-            hybrid: config.hybrid,
+            identity,
             clock,
             nic_clock: config.nic_clock.clone(),
+            metrics: config.metrics.clone(),
         })
     }
 
@@ -186,7 +192,7 @@ impl AfXdpReflector {
     /// The interface is gone; nothing that a peer sends makes it fail. One that is down is waited for.
     pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
         let (halt, ended) = (Stop::new().map_err(Error::Wait)?, Stop::new().map_err(Error::Wait)?);
-        let Self { program, workers, clock, nic_clock, .. } = self;
+        let Self { program, workers, clock, nic_clock, identity, metrics } = self;
         let shared = Shared {
             halting: false.into(),
             tai_minus_utc: tai_minus_utc()?.as_nanos().into(),
@@ -195,6 +201,19 @@ impl AfXdpReflector {
                 .error_estimate_of(nic_clock.as_deref())
                 .bits()
                 .into(),
+            round: 0.into(),
+        };
+        let accounts: Vec<_> = workers.iter().map(|worker| worker.published.clone()).collect();
+        let publish = |program: &XdpReflector, clock| {
+            let Some(metrics) = metrics.as_ref().filter(|metrics| metrics.is_due(monotonic_now())) else {
+                return Ok(());
+            };
+            // What a worker publishes in this round is read in the next.
+            shared.round.fetch_add(1, Ordering::Relaxed);
+            let mut account = Account::new();
+            let queues = accounts.iter().filter_map(|published| published.add_to(&mut account)).collect();
+            metrics.publish(assemble(identity, program, clock, queues, &account)?);
+            Ok(())
         };
         thread::scope(|scope| {
             let (shared, halt, ended) = (&shared, &halt, &ended);
@@ -211,7 +230,7 @@ impl AfXdpReflector {
                     (queue, thread::Builder::new().name(name).spawn_scoped(scope, work))
                 })
                 .collect();
-            let watched = watch(program, clock, nic_clock.as_deref(), shared, [stop, ended]);
+            let watched = watch(program, clock, nic_clock.as_deref(), shared, [stop, ended], publish);
             shared.halting.store(true, Ordering::Release);
             halt.request();
             let joined = threads.into_iter().map(|(queue, thread)| match thread {
@@ -228,39 +247,10 @@ impl AfXdpReflector {
     /// # Errors
     /// [`pathlab_xdp::Error::Map`], [`pathlab_xdp::Error::Xsk`].
     pub fn report(&self) -> Result<ReflectorReport, Error> {
-        let counters = self.program.counters()?;
         let queues = self.workers.iter().map(Worker::report).collect::<Result<Vec<_>, _>>()?;
         let mut account = Account::new();
         self.workers.iter().for_each(|worker| account.add(&worker.desk.account));
-        let kernel_drops = queues.iter().map(|queue| queue.rx_dropped + queue.rx_ring_full).sum();
-        let mut refused = account.tally.by_reason();
-        for (counter, count) in counters.iter().filter(|(counter, _)| counter.is_reason()) {
-            *refused.entry(counter.name()).or_default() += count;
-        }
-        let in_driver = counters[Counter::Replied];
-        let mut received_on = by_plane(account.received_on);
-        if in_driver > 0 {
-            *received_on.entry(Plane::Xdp).or_default() += in_driver;
-        }
-        Ok(ReflectorReport {
-            datapath: if self.hybrid { "xdp" } else { "afxdp" },
-            listen: vec![self.listen.clone()],
-            received: counters[Counter::Received] + account.tally.received + kernel_drops,
-            replied: in_driver + account.tally.replied,
-            refused,
-            kernel_drops,
-            received_on,
-            sent_on: by_plane(account.sent_on),
-            nic_received: account.nic_received,
-            hw_coverage: Default::default(),
-            clock_steps: account.clock_steps,
-            undelivered: 0,
-            residence: account.residence.quantiles(),
-            departure: account.departure.quantiles(),
-            clock: self.clock,
-            queues,
-            handed_to_stack: counters[Counter::HandedToStack],
-        })
+        assemble(&self.identity, &self.program, self.clock, queues, &account)
     }
 
     /// What the program in the driver counted.
@@ -272,20 +262,70 @@ impl AfXdpReflector {
     }
 }
 
+/// What of a report does not change.
+struct Identity {
+    datapath: &'static str,
+    listen: String,
+}
+
+/// One account of the driver's and the workers'.
+fn assemble(
+    identity: &Identity,
+    program: &XdpReflector,
+    clock: Option<ClockQuality>,
+    queues: Vec<QueueReport>,
+    account: &Account,
+) -> Result<ReflectorReport, Error> {
+    let counters = program.counters()?;
+    let kernel_drops = queues.iter().map(|queue| queue.rx_dropped + queue.rx_ring_full).sum();
+    let mut refused = account.tally.by_reason();
+    for (counter, count) in counters.iter().filter(|(counter, _)| counter.is_reason()) {
+        *refused.entry(counter.name()).or_default() += count;
+    }
+    let in_driver = counters[Counter::Replied];
+    let mut received_on = by_plane(account.received_on);
+    if in_driver > 0 {
+        *received_on.entry(Plane::Xdp).or_default() += in_driver;
+    }
+    Ok(ReflectorReport {
+        datapath: identity.datapath,
+        listen: vec![identity.listen.clone()],
+        received: counters[Counter::Received] + account.tally.received + kernel_drops,
+        replied: in_driver + account.tally.replied,
+        refused,
+        kernel_drops,
+        received_on,
+        sent_on: by_plane(account.sent_on),
+        nic_received: account.nic_received,
+        hw_coverage: std::collections::BTreeMap::new(),
+        clock_steps: account.clock_steps,
+        undelivered: 0,
+        residence: account.residence.quantiles(),
+        departure: account.departure.quantiles(),
+        clock,
+        queues,
+        handed_to_stack: counters[Counter::HandedToStack],
+        places: account.places.all(),
+    })
+}
+
 fn by_plane(counts: [u64; PLANES.len()]) -> std::collections::BTreeMap<Plane, u64> {
     PLANES.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 
-/// Until one of `ends` is raised: measures the clock whenever its last word no longer holds, and follows the interface's addresses.
+/// Until one of `ends` is raised: measures the clock whenever its last word no longer holds, follows the interface's addresses, and
+/// publishes the account.
 fn watch(
     program: &mut XdpReflector,
     clock: &mut Option<ClockQuality>,
     nic_clock: Option<&dyn NicClock>,
     shared: &Shared,
     ends: [&Stop; 2],
+    publish: impl Fn(&XdpReflector, Option<ClockQuality>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut addresses_due = monotonic_now() + REFRESH;
     loop {
+        publish(program, *clock)?;
         let mut polled = ends.map(sys::Polled::readable);
         let holds = clock.unwrap_or(ClockQuality::UNKNOWN).holds();
         sys::poll(&mut polled, (holds.as_nanos() / 1_000_000) as libc::c_int).map_err(Error::Wait)?;

@@ -1,7 +1,10 @@
 //! The loop of one queue: packets from its AF_XDP socket to the desk and back, until told to halt.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU16, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -9,10 +12,11 @@ use std::{
 use pathlab_record::Interval;
 use pathlab_xdp::xsk::{BindMode, Completed, Frame, Received, XskSocket};
 
-use super::desk::{Desk, Ready};
+use super::desk::{Account, Desk, Ready};
 use crate::{
     Error, Stop,
     clock::{monotonic_now, realtime_now},
+    places::Place,
     report::QueueReport,
     sys,
     wire::ErrorEstimate,
@@ -32,6 +36,22 @@ pub(super) struct Shared {
     pub(super) halting: AtomicBool,
     pub(super) tai_minus_utc: AtomicI64,
     pub(super) error_estimate: AtomicU16,
+    /// How often the workers have been asked to publish their account.
+    pub(super) round: AtomicU64,
+}
+
+/// A worker's account as of its last round, for whoever reads along.
+#[derive(Default)]
+pub(super) struct Published(Mutex<Option<(QueueReport, Account)>>);
+
+impl Published {
+    /// Adds it to `account`; the queue's own part. `None` before the first round.
+    pub(super) fn add_to(&self, account: &mut Account) -> Option<QueueReport> {
+        let published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (queue, counts) = published.as_ref()?;
+        account.add(counts);
+        Some(queue.clone())
+    }
 }
 
 pub(super) struct Worker {
@@ -46,6 +66,8 @@ pub(super) struct Worker {
     received: Vec<Received>,
     ready: Vec<(Frame, Ready)>,
     completed: Vec<Completed>,
+    round: u64,
+    pub(super) published: Arc<Published>,
 }
 
 /// The interface is down, and may come up again; one that is gone is another error.
@@ -55,8 +77,20 @@ fn is_down(error: &Error) -> bool {
 
 impl Worker {
     pub(super) fn new(socket: XskSocket, desk: Desk, busy: bool, delay_before_send: Option<Duration>) -> Self {
-        let (received, ready, completed) = Default::default();
-        Self { socket, desk, busy, delay_before_send, cpu: None, in_flight: 0, received, ready, completed }
+        let (received, ready, completed, published) = Default::default();
+        Self {
+            socket,
+            desk,
+            busy,
+            delay_before_send,
+            cpu: None,
+            in_flight: 0,
+            received,
+            ready,
+            completed,
+            round: 0,
+            published,
+        }
     }
 
     pub(super) fn queue(&self) -> u32 {
@@ -74,6 +108,7 @@ impl Worker {
             self.desk.tai_minus_utc = Interval::from_nanos(shared.tai_minus_utc.load(Ordering::Relaxed));
             let error_estimate = shared.error_estimate.load(Ordering::Relaxed);
             self.desk.session.set_error_estimate(ErrorEstimate::from_bits(error_estimate));
+            self.publish(shared.round.load(Ordering::Relaxed))?;
             let (received, unsent) = match self.turn() {
                 Err(error) if is_down(&error) => {
                     self.pause(halt)?;
@@ -90,8 +125,20 @@ impl Worker {
         }
     }
 
+    /// Publishes its account where that has been asked for since the last time.
+    fn publish(&mut self, round: u64) -> Result<(), Error> {
+        if round == self.round {
+            return Ok(());
+        }
+        self.round = round;
+        let published = (self.report()?, self.desk.account.counts());
+        *self.published.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+        Ok(())
+    }
+
     /// Answers one batch. Returns how many packets came, and how many replies the kernel has not taken off the tx ring.
     fn turn(&mut self) -> Result<(usize, u32), Error> {
+        self.desk.here = Place::here(Some(self.queue()));
         self.complete();
         let received = self.socket.receive(&mut self.received, BATCH)?;
         let (app, now) = (realtime_now(), monotonic_now());
@@ -181,6 +228,7 @@ impl Worker {
             rx_dropped: statistics.rx_dropped,
             rx_ring_full: statistics.rx_ring_full,
             rx_fill_ring_empty: statistics.rx_fill_ring_empty_descs,
+            tx_ring_empty: statistics.tx_ring_empty_descs,
             invalid_descriptors: statistics.rx_invalid_descs + statistics.tx_invalid_descs,
             strays: self.socket.strays(),
             residence: account.residence.quantiles(),
