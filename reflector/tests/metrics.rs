@@ -72,12 +72,22 @@ fn while_serving<T>(metrics: &Metrics, body: impl FnOnce(SocketAddr) -> T) -> (T
     let stop = Stop::new().expect("eventfd");
     let said = thread::scope(|scope| {
         let serving = scope.spawn(|| server.run(metrics, &stop).expect("a sound listener"));
+        // also when an assertion fails: the scope waits for the server
+        let over = RequestWhenDropped(&stop);
         let said = body(server.local_addr());
-        stop.request();
+        drop(over);
         serving.join().expect("no panic");
         said
     });
     (said, server.scrapes())
+}
+
+struct RequestWhenDropped<'a>(&'a Stop);
+
+impl Drop for RequestWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.request();
+    }
 }
 
 /// `received = replied + refused + dropped` as scraped; `replied`.

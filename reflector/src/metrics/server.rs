@@ -72,7 +72,7 @@ impl MetricsServer {
                 if polled[1].is_ready() {
                     return Ok(());
                 }
-                let connection = match self.listener.accept() {
+                let mut connection = match self.listener.accept() {
                     Ok((connection, _)) => connection,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                     // Out of descriptors, or a client that left at once: a pause keeps the former from spinning.
@@ -87,10 +87,12 @@ impl MetricsServer {
                     continue;
                 }
                 let serve = move || {
-                    let ended = serve(connection, metrics).unwrap_or(false);
-                    let count = if ended { &self.served } else { &self.refused };
+                    let served = serve(&mut connection, metrics).unwrap_or(false);
+                    let count = if served { &self.served } else { &self.refused };
                     count.fetch_add(1, Ordering::Relaxed);
+                    // Before the client sees the end: it may come back at once.
                     self.busy.fetch_sub(1, Ordering::Relaxed);
+                    drop(connection);
                 };
                 if thread::Builder::new().name("metrics".into()).spawn_scoped(scope, serve).is_err() {
                     self.busy.fetch_sub(1, Ordering::Relaxed);
@@ -108,7 +110,7 @@ impl MetricsServer {
 }
 
 /// One connection, one answer; true where that was the metrics.
-fn serve(mut connection: TcpStream, metrics: &Metrics) -> io::Result<bool> {
+fn serve(connection: &mut TcpStream, metrics: &Metrics) -> io::Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     connection.set_nonblocking(false)?;
     let mut request = Vec::new();
