@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -143,7 +143,15 @@ fn serve(connection: &mut TcpStream, metrics: &Metrics) -> io::Result<bool> {
         let written = connection.write(rest)?;
         rest = &rest[written..];
     }
-    Ok(status == "200 OK")
+    let served = status == "200 OK";
+    if !served {
+        // Closing over octets that were not read would be a reset, and could take the answer with it (RFC 9112, section 9.6).
+        connection.shutdown(Shutdown::Write)?;
+        while connection.read(&mut [0; 1024])? > 0 {
+            connection.set_read_timeout(Some(left(deadline)?))?;
+        }
+    }
+    Ok(served)
 }
 
 /// What is left of the time; none is an error.
