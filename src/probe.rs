@@ -2,18 +2,23 @@
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
+    num::NonZeroU16,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use pathlab_record::{KeepSamples, Labels, Run};
 use pathlab_reflector::{
     Prefix,
     datapath::SocketOptions,
-    prober::{self, Background, Class, Fan, Pace, Pacing, ProbeOptions, Recording, RunOutput, SessionSpec},
+    keys::Keys,
+    prober::{
+        self, Background, Class, Fan, Pace, Pacing, ProbeOptions, Question, Recording, RunOutput, SessionSpec, Shape,
+    },
 };
 use pathlab_xdp::nic::PlanOptions;
 use serde_json::{Value, json};
@@ -81,9 +86,19 @@ pub(crate) struct Probe {
     /// A reply later than this is late, and late is lost
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = duration::parse)]
     timeout: Duration,
-    /// Octets of a test packet (UDP payload)
-    #[arg(long, value_name = "BYTES", default_value_t = 44)]
-    size: usize,
+    /// Octets of a test packet (UDP payload) [default: what its parts take, 44 for a base packet]
+    #[arg(long, value_name = "BYTES")]
+    size: Option<usize>,
+    /// What to ask the reflector for, by TLVs (RFC 8972), separated by commas: a reflector in the driver answers packets with TLVs
+    /// elsewhere, and so base packets are the default; with --size, stages and follow-up are asked for where they fit
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    tlv: Option<Vec<TlvName>>,
+    /// Session identifier of the first session, 1 to 65535; those after it count up
+    #[arg(long, value_name = "N")]
+    ssid: Option<NonZeroU16>,
+    /// Send authenticated packets (RFC 8762), and take no others, by the keys of this file: see docs/formats.md
+    #[arg(long, value_name = "FILE")]
+    auth_key_file: Option<PathBuf>,
     /// DSCP of the test packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..64))]
     dscp: Option<u8>,
@@ -116,6 +131,55 @@ pub(crate) struct Probe {
     fault_delay_rx: Option<Duration>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TlvName {
+    /// No TLVs, whatever the size
+    None,
+    /// The stages of the reflector's host (pathlab's own)
+    Stages,
+    /// When the previous reply left
+    FollowUp,
+    /// Sources and methods of its timestamps
+    Timestamps,
+    /// How the packet's class of service arrived; the reply is asked to have the DSCP of --dscp
+    Cos,
+    /// How many packets it received and sent
+    Direct,
+}
+
+/// Size, TLVs and keys as asked for.
+fn shape(args: &Probe) -> Result<Shape> {
+    let keys = args.auth_key_file.as_deref().map(Keys::load).transpose().map_err(Misuse::of)?.map(Arc::new);
+    let of = |questions: &[Question]| Shape {
+        questions: questions.to_vec(),
+        size: args.size.unwrap_or(0),
+        keys: keys.clone(),
+    };
+    let Some(names) = &args.tlv else {
+        let sets: [&[Question]; 2] = [&[Question::Stages, Question::FollowUp], &[Question::Stages]];
+        let fitting = sets.into_iter().map(of).find(|shape| shape.size > 0 && shape.fits());
+        return Ok(fitting.unwrap_or_else(|| of(&[])));
+    };
+    if names.len() > 1 && names.contains(&TlvName::None) {
+        return Err(Misuse("--tlv none goes with no other".into()).into());
+    }
+    let question = |name: &TlvName| match name {
+        TlvName::None => None,
+        TlvName::Stages => Some(Question::Stages),
+        TlvName::FollowUp => Some(Question::FollowUp),
+        TlvName::Timestamps => Some(Question::Timestamps),
+        TlvName::Cos => Some(Question::ClassOfService(args.dscp.unwrap_or(0))),
+        TlvName::Direct => Some(Question::Direct),
+    };
+    let mut questions: Vec<Question> = Vec::new();
+    for question in names.iter().filter_map(question) {
+        if !questions.contains(&question) {
+            questions.push(question);
+        }
+    }
+    Ok(of(&questions))
+}
+
 fn zone(name: &str) -> Result<String, String> {
     jiff::tz::TimeZone::get(name).map_err(|_| format!("`{name}` is no IANA time zone: write such as `Asia/Tokyo`"))?;
     Ok(name.to_owned())
@@ -142,7 +206,8 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         count: args.count,
         duration: args.duration.or_else(|| args.count.is_none().then_some(Duration::from_secs(10))),
         timeout: args.timeout,
-        size: args.size,
+        shape: shape(&args)?,
+        ssid: args.ssid,
         coalesce: args.coalesce.unwrap_or_default(),
         pacing: Pacing { pace: args.pace, class: args.class, cpu: args.cpu },
         socket: stamps.apply(SocketOptions {
@@ -293,7 +358,10 @@ fn resolved(args: &Probe, options: &ProbeOptions, sessions: usize) -> Value {
         "count": options.count,
         "duration_s": options.duration.map(seconds),
         "timeout_s": seconds(options.timeout),
-        "size": options.size,
+        "size": options.shape.size.max(options.shape.least()),
+        "tlvs": options.shape.questions.iter().map(|question| format!("{question:?}")).collect::<Vec<_>>(),
+        "authenticated": options.shape.keys.as_ref().map(|keys| keys.authenticate()),
+        "ssid": options.ssid,
         "coalesce_s": seconds(options.coalesce),
         "pace": options.pacing.pace,
         "class": options.pacing.class,

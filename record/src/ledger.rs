@@ -11,9 +11,13 @@
 //! (`A4 - A1`) and the reflector's (`B3 - B2`). So `wire = (A4 - A1) - (B3 - B2)` needs no synchronised clocks. The sum is right by
 //! construction and proves nothing; that each delay lands in its own term is what the tests show.
 
+mod inner;
+
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
+
+pub use inner::{Inner, Stage};
 
 use crate::{Interval, Planes, Stamp, Stamps};
 
@@ -69,6 +73,8 @@ pub struct Ledger {
     /// Each part, in path order of its first term: the terms it holds (more than one when merged) and its length.
     /// Every [`Term`] stands in exactly one part.
     pub parts: Vec<(Vec<Term>, Interval)>,
+    /// What `residence` is made of, where the reflector told more than one stamp each way.
+    pub inner: Option<Inner>,
     /// Uncertainty of the part that holds `wire`, in nanoseconds: the sum over the stamps that bound it.
     pub uncertainty: u64,
 }
@@ -127,6 +133,7 @@ impl Ledger {
                 split.bound(&[b2, b3]);
                 let residence = span(b2, b3);
                 split.part(vec![Term::Residence], residence);
+                split.inner = Inner::split(&stamps.b2, &stamps.b3, (b2, b3));
                 split.part(path, away - residence);
             }
             None => {
@@ -184,6 +191,7 @@ fn outermost_pair(first: &[Stamp], second: &[Stamp]) -> Option<(Stamp, Stamp)> {
 #[derive(Default)]
 struct Split {
     parts: Vec<(Vec<Term>, Interval)>,
+    inner: Option<Inner>,
     uncertainty: u64,
 }
 
@@ -201,7 +209,7 @@ impl Split {
 
     fn ledger(mut self, total: Interval) -> Ledger {
         self.parts.sort_unstable();
-        let ledger = Ledger { parts: self.parts, uncertainty: self.uncertainty };
+        let ledger = Ledger { parts: self.parts, inner: self.inner, uncertainty: self.uncertainty };
         debug_assert_eq!(ledger.total(), total, "{ledger:?}");
         ledger
     }
@@ -220,7 +228,7 @@ fn joined(terms: &[Term]) -> String {
 /// `{"sched_late":412,"probe_tx+wire":31809532,...,"merged":["probe_tx+wire"],"u":180}`.
 impl Serialize for Ledger {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.parts.len() + 2))?;
+        let mut map = serializer.serialize_map(Some(self.parts.len() + 2 + usize::from(self.inner.is_some())))?;
         let mut merged = Vec::new();
         for (terms, length) in &self.parts {
             match terms.as_slice() {
@@ -233,6 +241,9 @@ impl Serialize for Ledger {
             }
         }
         map.serialize_entry("merged", &merged)?;
+        if let Some(inner) = &self.inner {
+            map.serialize_entry("inner", inner)?;
+        }
         map.serialize_entry("u", &self.uncertainty)?;
         map.end()
     }
@@ -243,6 +254,7 @@ impl<'de> Deserialize<'de> for Ledger {
         #[derive(Deserialize)]
         struct Line {
             merged: Vec<String>,
+            inner: Option<Inner>,
             u: u64,
             #[serde(flatten)]
             parts: BTreeMap<String, Interval>,
@@ -264,7 +276,11 @@ impl<'de> Deserialize<'de> for Ledger {
             return Err(de::Error::custom("a ledger holds every term once, in path order"));
         }
         parts.sort_unstable();
-        Ok(Self { parts, uncertainty: line.u })
+        let ledger = Self { parts, inner: line.inner, uncertainty: line.u };
+        if ledger.inner.as_ref().is_some_and(|inner| Some(inner.total()) != ledger.term(Term::Residence)) {
+            return Err(de::Error::custom("\"inner\" does not add up to \"residence\""));
+        }
+        Ok(ledger)
     }
 }
 
@@ -342,7 +358,7 @@ mod tests {
     fn kernel_stamps_part_every_term() {
         assert_eq!(
             json(&without_nic(stamps_of(STAGES))),
-            r#"{"sched_late":412,"probe_tx":9120,"wire":31800412,"residence":2210,"probe_rx":15003,"merged":[],"u":40}"#
+            r#"{"sched_late":412,"probe_tx":9120,"wire":31800412,"residence":2210,"probe_rx":15003,"merged":[],"inner":{"rx_kernel":736,"app":738,"tx_kernel":736},"u":40}"#
         );
     }
 
@@ -351,7 +367,7 @@ mod tests {
         let stamps = stamps_of(STAGES);
         assert_eq!(
             json(&stamps),
-            r#"{"sched_late":412,"probe_tx+probe_rx":24123,"wire":31800412,"residence":2210,"merged":["probe_tx+probe_rx"],"u":40}"#
+            r#"{"sched_late":412,"probe_tx+probe_rx":24123,"wire":31800412,"residence":2210,"merged":["probe_tx+probe_rx"],"inner":{"rx_nic+rx_xdp+tx_nic":0,"rx_kernel":736,"app":738,"tx_kernel":736},"u":40}"#
         );
         assert_eq!(Ledger::split(&stamps).unwrap().probe_host(), Some(Interval::from_nanos(24_123)));
     }

@@ -64,7 +64,7 @@ pub use error::Error;
 pub use evidence::{Head, verify};
 pub use histogram::SparseHistogram;
 pub use hlog::LogInterval;
-pub use ledger::{Ledger, Term};
+pub use ledger::{Inner, Ledger, Stage, Term};
 pub use prefix::{Prefix, PrefixError};
 pub use pseudonym::Salt;
 pub use recorded::{RecordedRun, read_sessions};

@@ -15,7 +15,7 @@ use pathlab_record::{KeepSamples, Outcome, RecordedRun, Run, RunDirectory, Term,
 use pathlab_reflector::{
     ReflectorConfig,
     datapath::SocketOptions,
-    prober::{Fan, Kept, ProbeError, ProbeOptions, ProbeReport, RunOutput, SessionSpec, probe},
+    prober::{Fan, Kept, ProbeError, ProbeOptions, ProbeReport, RunOutput, SessionSpec, Shape, probe},
     session::Rules,
 };
 use running::Running;
@@ -134,7 +134,8 @@ fn a_stateful_reflector_is_told_by_its_own_numbers() {
 fn padding_makes_a_packet_longer_and_nothing_else() {
     let reflector = reflector_on(&["127.0.0.1:0"]);
     let sessions = [SessionSpec::new(reflector.addresses[0])];
-    let (report, _) = run(&sessions, &ProbeOptions { size: 1200, ..options(2, 20) });
+    let (report, _) =
+        run(&sessions, &ProbeOptions { shape: Shape { size: 1200, ..Shape::default() }, ..options(2, 20) });
     assert_eq!(report.total.counts.received, 20);
 }
 
@@ -194,7 +195,10 @@ fn wrong_options_are_one_sentence_each() {
         probe(std::slice::from_ref(spec), &options, &AtomicBool::new(false), &mut ()).unwrap_err().to_string()
     };
     assert!(fails(&foreign, options(10, 1)).contains("192.0.2.77: not an address of this host"));
-    assert!(fails(&spec, ProbeOptions { size: 45, ..options(10, 1) }).contains("--size 45"));
+    assert!(
+        fails(&spec, ProbeOptions { shape: Shape { size: 45, ..Shape::default() }, ..options(10, 1) })
+            .contains("--size 45")
+    );
     let eager = ProbeOptions { interval: Duration::from_nanos(1), ..options(10, 1) };
     assert!(fails(&spec, eager).contains("--interval 1ns"));
     let patient =

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use pathlab_record::Stage;
 use pathlab_reflector::prober::{
-    Counts, Difference, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row, Segment, SessionRow,
+    Counts, Difference, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row, Segment, SessionRow, Split,
 };
 
 use super::{Table, hw_coverage, percent, span};
@@ -51,6 +52,14 @@ pub(crate) fn text(report: &ProbeReport) -> String {
     }
     for (point, coverage) in &report.hw_coverage {
         let _ = writeln!(text, "{}", hw_coverage(point, coverage));
+    }
+    let strays = &report.strays;
+    if strays.bad_hmac + strays.bad_extensions > 0 {
+        let _ = writeln!(
+            text,
+            "not authentic: {} datagrams by their HMAC, {} replies by that of their TLVs, which were not used",
+            strays.bad_hmac, strays.bad_extensions,
+        );
     }
     for silent in &report.silent {
         let _ = writeln!(text, "no reply from {} ({} sessions): {}", silent.target, silent.sessions, silent.why);
@@ -269,6 +278,30 @@ fn stages(row: &Row) -> Table {
             Some(q) => table.row([name.to_owned(), span(q.p50), span(q.p95), span(q.p99), span(q.p999)]),
             None => table.row([name, "–", "–", "–", "–"]),
         }
+        if name == "reflector host" {
+            for (name, q) in inner(split) {
+                table.row([format!("  {name}"), span(q.p50), span(q.p95), span(q.p99), span(q.p999)]);
+            }
+        }
     }
     table
+}
+
+/// The stages of the reflector's host in the order in which a packet passes them, in words.
+fn inner(split: &Split) -> Vec<(String, &Quantiles)> {
+    let words = |stage: Stage| match stage {
+        Stage::RxNic => "card to XDP",
+        Stage::RxXdp => "XDP to stack",
+        Stage::RxKernel => "stack to reflector",
+        Stage::App => "reflector",
+        Stage::TxKernel => "reflector to driver",
+        Stage::TxNic => "driver to wire",
+    };
+    let stages = |name: &str| name.split('+').filter_map(|stage| stage.parse().ok()).collect::<Vec<Stage>>();
+    let mut parts: Vec<_> = split.inner.iter().map(|(name, quantiles)| (stages(name), quantiles)).collect();
+    parts.sort_by(|one, other| one.0.cmp(&other.0));
+    let named = |(stages, quantiles): (Vec<Stage>, _)| {
+        (stages.into_iter().map(words).collect::<Vec<_>>().join(" + "), quantiles)
+    };
+    parts.into_iter().map(named).collect()
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     time::Duration,
 };
 
@@ -11,7 +12,9 @@ use pathlab_record::{Interval, Monotonic, Realtime, Time};
 use zerocopy::IntoBytes;
 
 use super::{
+    inside,
     matching::{Matching, Patience, Sink, TransmitStamp},
+    packet::{self, Answers, Send, Shape, Template},
     passage::{Departure, Reply},
     schedule::{Due, Schedule, Slot},
     sessions::{SessionSpec, SocketPlan},
@@ -19,7 +22,11 @@ use super::{
 use crate::{
     clock::{ClockQuality, from_wire},
     datapath::{Datagram, SendId, SentStamp},
-    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket},
+    session::Integrity,
+    wire::{
+        AUTHENTICATED_LEN, AUTHENTICATED_PART, AuthenticatedReflectedPacket, ErrorEstimate, NtpTimestamp,
+        ReflectedPacket, Tlv, tlv_flag,
+    },
 };
 
 /// One instant by both clocks that the probe lives by.
@@ -117,6 +124,18 @@ pub struct Strays {
     pub unknown: u64,
     /// Datagrams from a target that are no STAMP packets.
     pub malformed: u64,
+    /// Datagrams from a target whose HMAC is not that of the session's key.
+    #[serde(default)]
+    pub bad_hmac: u64,
+    /// Replies that count, but whose TLVs failed their HMAC or came back as such (flag I), so that nothing they say was used.
+    #[serde(default)]
+    pub bad_extensions: u64,
+}
+
+/// Why a datagram from a target is no reply.
+enum Stray {
+    Malformed,
+    BadHmac,
 }
 
 /// How a run ended.
@@ -133,8 +152,10 @@ pub enum End {
 pub struct Terms {
     /// Whom to wait for, how long.
     pub patience: Patience,
-    /// Octets of a test packet, [`BASE_LEN`] or 4 and more beyond it.
-    pub size: usize,
+    /// Size, TLVs and keys of the test packets.
+    pub shape: Shape,
+    /// SSID of the first session, those after it count up; `None` for none (RFC 8972 §3).
+    pub ssid: Option<NonZeroU16>,
     /// Wake at most so often for sending: slots that lie closer together leave together, late by up to this. Zero: each by itself.
     pub coalesce: Interval,
     /// End with [`End::Silence`] when the packets of the first timeout had no reply at all.
@@ -152,7 +173,7 @@ pub struct Engine<'a, W> {
     /// Of the clock of the stamps, and in words for the wire.
     clock: ClockQuality,
     error_estimate: ErrorEstimate,
-    packet: Vec<u8>,
+    template: Template,
     session_of: HashMap<(usize, Option<IpAddr>, IpAddr, u16), usize>,
     ids: Vec<Ids>,
     strays: Strays,
@@ -179,7 +200,7 @@ impl<'a, W: World> Engine<'a, W> {
             socket_of: plan.socket_of.clone(),
             schedule,
             matching: Matching::new(specs.len(), terms.patience),
-            packet: blank_packet(terms.size),
+            template: Template::new(&terms.shape),
             terms,
             clock: ClockQuality::UNKNOWN,
             error_estimate: ClockQuality::UNKNOWN.error_estimate(),
@@ -289,11 +310,16 @@ impl<'a, W: World> Engine<'a, W> {
         let seq = self.matching.next_seq(slot.session);
         let now = self.world.now();
         let timestamp = NtpTimestamp::from(now.realtime);
-        let header = SenderPacket::new(seq, timestamp, self.error_estimate);
-        self.packet[..BASE_LEN].copy_from_slice(header.as_bytes());
+        let packet = self.template.fill(Send {
+            sequence: seq,
+            time: now.realtime,
+            error_estimate: self.error_estimate,
+            ssid: ssid(self.terms.ssid, slot.session),
+            sent: seq.wrapping_add(1),
+        });
         // The slot on the stamping clock: read back from this very instant, so that a clock step in between moves both.
         let a0 = on_realtime(slot.at, now);
-        match self.world.send(socket, spec.target, spec.source_address(), &self.packet) {
+        match self.world.send(socket, spec.target, spec.source_address(), packet) {
             Ok(id) => {
                 let departure = Departure {
                     a0,
@@ -311,7 +337,7 @@ impl<'a, W: World> Engine<'a, W> {
     }
 
     fn take(&mut self, ready: Ready, watch: &mut impl Watch) -> Result<(), (&'static str, io::Error)> {
-        let Self { world, matching, session_of, ids, strays, heard, .. } = self;
+        let Self { world, matching, session_of, ids, strays, heard, terms, .. } = self;
         let socket = ready.socket;
         if ready.stamps {
             let ids = &mut ids[socket];
@@ -338,11 +364,21 @@ impl<'a, W: World> Engine<'a, W> {
                     strays.unknown += 1;
                     return;
                 };
-                let Ok((packet, _)) = ReflectedPacket::parse(datagram.payload) else {
-                    strays.malformed += 1;
+                let ssid = ssid(terms.ssid, session);
+                let (packet, answers) = match read(datagram.payload, ssid, &terms.shape) {
+                    Ok(read) => read,
+                    Err(Stray::Malformed) => return strays.malformed += 1,
+                    Err(Stray::BadHmac) => return strays.bad_hmac += 1,
+                };
+                let Some(answers) = answers else {
+                    strays.bad_extensions += 1;
+                    *heard |= matching.reply(session, now, reply(&packet, &datagram, ours), watch);
                     return;
                 };
-                *heard |= matching.reply(session, now, reply(packet, &datagram, ours), watch);
+                let reply = reply(&packet, &datagram, ours);
+                let inside = inside::inside(&answers, reply.b2, reply.b3);
+                let follow_up = inside::follow_up(&answers, packet.error_estimate);
+                *heard |= matching.reply_inside(session, now, reply, inside, follow_up, watch);
             });
             taken.map_err(|error| ("recvmmsg", error))?;
         }
@@ -368,15 +404,31 @@ fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>, ours: ErrorEstimate)
     }
 }
 
-/// A test packet of `size` octets, its header still zero. What goes beyond the base packet is one Extra Padding TLV
-/// (RFC 8972, section 4.1), so that a reflector that reads TLVs finds one.
-fn blank_packet(size: usize) -> Vec<u8> {
-    let mut packet = vec![0; size.max(BASE_LEN)];
-    if let Some(padding) = size.checked_sub(BASE_LEN + 4) {
-        let [high, low] = (padding as u16).to_be_bytes();
-        packet[BASE_LEN..BASE_LEN + 4].copy_from_slice(&[0x80, 1, high, low]);
-    }
-    packet
+/// The base packet of a reply, and what its TLVs say, if that may be used.
+fn read(payload: &[u8], ssid: u16, shape: &Shape) -> Result<(ReflectedPacket, Option<Answers>), Stray> {
+    let key = packet::key(shape.keys.as_ref(), ssid);
+    let authenticated = shape.base_len() == AUTHENTICATED_LEN;
+    let (packet, extensions) = if authenticated {
+        let (packet, rest) = AuthenticatedReflectedPacket::parse(payload).map_err(|_| Stray::Malformed)?;
+        let verified = key.is_some_and(|key| key.verifies(&[&payload[..AUTHENTICATED_PART]], &packet.hmac));
+        if !verified {
+            return Err(Stray::BadHmac);
+        }
+        (packet.plain(), rest)
+    } else {
+        let (packet, rest) = ReflectedPacket::parse(payload).map_err(|_| Stray::Malformed)?;
+        (*packet, rest)
+    };
+    let failed = Tlv::all(extensions).any(|tlv| tlv.flags & tlv_flag::INTEGRITY_FAILED != 0)
+        || Integrity::of(extensions, packet.sequence.as_bytes(), key, authenticated) == Integrity::Failed;
+    // A reflector that knows no TLVs gives back the request's, under the request's HMAC: that is no failure where there is nothing to read.
+    let unread = Tlv::all(extensions).all(|tlv| tlv.flags & tlv_flag::UNRECOGNIZED != 0);
+    Ok((packet, if unread { Some(Answers::default()) } else { (!failed).then(|| Answers::read(extensions)) }))
+}
+
+/// The SSID of a session: never zero where there are any.
+pub(super) fn ssid(first: Option<NonZeroU16>, session: usize) -> u16 {
+    first.map_or(0, |first| ((usize::from(first.get()) - 1 + session) % usize::from(u16::MAX)) as u16 + 1)
 }
 
 /// Which packet a socket's send id stands for; a send may have several stamps, the card's last. Bounded: the oldest gives way.

@@ -5,13 +5,15 @@
 //!   ├───reply after the timeout──► answered ─────────────────────────► Late
 //!   └───kept for twice the timeout without a reply───────────────────► Lost, LostForward, LostReturn
 //! ```
+//! From a reflector that tells in each reply when the one before left its host, an answered packet waits for that as well.
 //! Every packet that was sent is settled exactly once; a further reply to it is a duplicate.
 
 use std::{collections::VecDeque, time::Duration};
 
-use pathlab_record::{Interval, Ledger, Monotonic, Outcome, Realtime, Stamps, Time};
+use pathlab_record::{Interval, Ledger, Monotonic, Outcome, Planes, Realtime, Stamps, Time};
 
 use super::{
+    inside::{Earlier, FollowUp, Inside},
     legs::{Answered, Leg, Legs},
     passage::{Departure, Ipdv, Passage, Reply},
 };
@@ -58,6 +60,8 @@ pub struct Patience {
     pub timeout: Duration,
     /// How long an answered packet waits for its `A1kernel`, which comes by another way and may come after the reply.
     pub stamp: Duration,
+    /// How long an answered packet waits for the reply that tells when its own left the reflector's host. Zero: not at all.
+    pub follow_up: Duration,
 }
 
 /// Counts of one session. `sent = received + late + lost()` once all is settled.
@@ -129,6 +133,8 @@ pub struct Matching {
     flights: VecDeque<(Time<Monotonic>, usize)>,
     /// Answered packets that still want their `A1kernel`, in order of their replies.
     wanting: VecDeque<(Time<Monotonic>, usize, u32)>,
+    /// Answered packets that still want their `B3` beyond user space, in order of their replies.
+    following: VecDeque<(Time<Monotonic>, usize, u32)>,
 }
 
 #[derive(Debug, Default)]
@@ -143,12 +149,21 @@ struct Session {
     next_expected: u32,
     /// What the reflector's own numbers say of lost packets.
     legs: Legs,
+    /// Whether the reflector tells when earlier replies left; unknown before its second reply.
+    follows: Option<bool>,
+    /// Replies that had stamps of the reflector's host.
+    told: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Flight {
     departure: Departure,
     echo: u64,
+    /// What the reflector told of its host, until the packet is settled.
+    inside: Option<Box<Inside>>,
+    /// Answered, and still waiting for these.
+    wants_stamp: bool,
+    wants_follow_up: bool,
     state: State,
 }
 
@@ -163,7 +178,7 @@ impl Matching {
     /// Rules for `sessions` sessions, nothing sent yet.
     pub fn new(sessions: usize, patience: Patience) -> Self {
         let sessions = std::iter::repeat_with(Session::default).take(sessions).collect();
-        Self { patience, sessions, flights: VecDeque::new(), wanting: VecDeque::new() }
+        Self { patience, sessions, flights: VecDeque::new(), wanting: VecDeque::new(), following: VecDeque::new() }
     }
 
     /// The sequence number of the session's next test packet. RFC 8762, section 4.1.1: it starts at zero.
@@ -192,7 +207,14 @@ impl Matching {
         let entry = &mut self.sessions[session];
         entry.next_seq = entry.next_seq.wrapping_add(1);
         entry.counts.sent += 1;
-        entry.window.push_back(Flight { departure, echo, state: State::Waiting });
+        entry.window.push_back(Flight {
+            departure,
+            echo,
+            inside: None,
+            wants_stamp: false,
+            wants_follow_up: false,
+            state: State::Waiting,
+        });
         self.flights.push_back((now, session));
     }
 
@@ -205,13 +227,27 @@ impl Matching {
             TransmitStamp::Sched(time) => flight.departure.a1_sched = Some(time),
             TransmitStamp::Kernel(time) => {
                 flight.departure.a1_kernel = Some(time);
-                entry.settle_answered(session, index, sink);
+                flight.wants_stamp = false;
+                entry.settle_complete(session, index, sink);
             }
         }
     }
 
     /// Takes a reply that came on the session's address, port and peer; whether it answers a packet of the session.
     pub fn reply(&mut self, session: usize, now: Time<Monotonic>, reply: Reply, sink: &mut impl Sink) -> bool {
+        self.reply_inside(session, now, reply, None, None, sink)
+    }
+
+    /// The same with what the reply tells of the reflector's host, and of an earlier reply.
+    pub fn reply_inside(
+        &mut self,
+        session: usize,
+        now: Time<Monotonic>,
+        reply: Reply,
+        inside: Option<Inside>,
+        follow_up: Option<FollowUp>,
+        sink: &mut impl Sink,
+    ) -> bool {
         let entry = &mut self.sessions[session];
         let Some(index) = entry.index(reply.seq) else {
             entry.counts.stale += 1;
@@ -236,7 +272,10 @@ impl Matching {
                 // One sample a packet at most: a peer that repeats itself fills a counter, not a disk.
                 if !std::mem::replace(duplicated, true) {
                     let passage = Passage { departure, reply };
-                    sink.settled(session, Settled::with_reply(reply.seq, Outcome::Duplicate, &passage));
+                    sink.settled(
+                        session,
+                        Settled::with_reply(reply.seq, Outcome::Duplicate, &passage, inside.as_ref()),
+                    );
                 }
                 return true;
             }
@@ -252,12 +291,21 @@ impl Matching {
             }
             Outcome::Received
         };
-        entry.window[index].state = State::Answered(reply, outcome);
-        if departure.a1_kernel.is_some() || self.patience.stamp.is_zero() {
-            entry.settle_answered(session, index, sink);
-        } else {
+        if inside.is_some() {
+            entry.learn(session, index, follow_up, sink);
+        }
+        let flight = &mut entry.window[index];
+        flight.state = State::Answered(reply, outcome);
+        flight.wants_stamp = departure.a1_kernel.is_none() && !self.patience.stamp.is_zero();
+        flight.wants_follow_up = inside.is_some() && entry.follows != Some(false) && !self.patience.follow_up.is_zero();
+        flight.inside = inside.map(Box::new);
+        if flight.wants_stamp {
             self.wanting.push_back((now, session, reply.seq));
         }
+        if flight.wants_follow_up {
+            self.following.push_back((now, session, reply.seq));
+        }
+        entry.settle_complete(session, index, sink);
         true
     }
 
@@ -270,7 +318,18 @@ impl Matching {
             self.wanting.pop_front();
             let entry = &mut self.sessions[session];
             if let Some(index) = entry.index(seq) {
-                entry.settle_answered(session, index, sink);
+                entry.window[index].wants_stamp = false;
+                entry.settle_complete(session, index, sink);
+            }
+        }
+        while let Some(&(since, session, seq)) = self.following.front()
+            && over(since, self.patience.follow_up)
+        {
+            self.following.pop_front();
+            let entry = &mut self.sessions[session];
+            if let Some(index) = entry.index(seq) {
+                entry.window[index].wants_follow_up = false;
+                entry.settle_complete(session, index, sink);
             }
         }
         while let Some(&(since, session)) = self.flights.front()
@@ -285,13 +344,15 @@ impl Matching {
     pub fn next_expiry(&self) -> Option<Time<Monotonic>> {
         let after = |since: Time<Monotonic>, wait: Duration| since + Interval::from_nanos(wait.as_nanos() as i64);
         let stamp = self.wanting.front().map(|&(since, ..)| after(since, self.patience.stamp));
+        let follow_up = self.following.front().map(|&(since, ..)| after(since, self.patience.follow_up));
         let flight = self.flights.front().map(|&(since, _)| after(since, self.patience.timeout * 2));
-        stamp.into_iter().chain(flight).min()
+        [stamp, follow_up, flight].into_iter().flatten().min()
     }
 
     /// Settles everything as it stands: the run is over.
     pub fn finish(&mut self, sink: &mut impl Sink) {
         self.wanting.clear();
+        self.following.clear();
         while let Some((_, session)) = self.flights.pop_front() {
             self.sessions[session].retire(session, sink);
         }
@@ -318,12 +379,62 @@ impl Session {
         self.next_seq.wrapping_sub((self.window.len() - index) as u32)
     }
 
+    /// Takes what the reply to the packet at `index` tells of an earlier one. A reflector that has told nothing by its second reply is
+    /// not waited for.
+    fn learn(&mut self, session: usize, index: usize, follow_up: Option<FollowUp>, sink: &mut impl Sink) {
+        self.told += 1;
+        if let Some(FollowUp { reply, stamps }) = follow_up {
+            self.follows = Some(true);
+            let earlier = match reply {
+                Earlier::Ours(seq) => self.index(seq),
+                Earlier::Theirs(theirs) => self.answered_by(theirs, index),
+            };
+            if let Some(earlier) = earlier {
+                self.departed(session, earlier, &stamps, sink);
+            }
+        } else if self.told > 1 && self.follows.is_none() {
+            self.follows = Some(false);
+            for waiting in 0..self.window.len() {
+                if std::mem::take(&mut self.window[waiting].wants_follow_up) {
+                    self.settle_complete(session, waiting, sink);
+                }
+            }
+        }
+    }
+
+    /// The packet whose reply the reflector gave the number `theirs`, near the one at `index`.
+    fn answered_by(&self, theirs: u32, index: usize) -> Option<usize> {
+        const NEAR: usize = 64;
+        let first = index.saturating_sub(NEAR);
+        let near = self.window.range(first..self.window.len().min(index + NEAR));
+        let place = near.enumerate().find(|(_, flight)| flight.reflector_seq() == Some(theirs))?.0;
+        Some(first + place)
+    }
+
+    /// The reply to the packet at `index` left the reflector's host then.
+    fn departed(&mut self, session: usize, index: usize, stamps: &Planes, sink: &mut impl Sink) {
+        let flight = &mut self.window[index];
+        let Some(inside) = &mut flight.inside else { return };
+        inside.add(stamps);
+        flight.wants_follow_up = false;
+        self.settle_complete(session, index, sink);
+    }
+
+    /// Settles the packet at `index` if it has been answered and waits for nothing more.
+    fn settle_complete(&mut self, session: usize, index: usize, sink: &mut impl Sink) {
+        let flight = &self.window[index];
+        if !flight.wants_stamp && !flight.wants_follow_up {
+            self.settle_answered(session, index, sink);
+        }
+    }
+
     /// Settles the packet at `index` if it has been answered and not settled yet.
     fn settle_answered(&mut self, session: usize, index: usize, sink: &mut impl Sink) {
-        let flight = &self.window[index];
+        let flight = &mut self.window[index];
         let State::Answered(reply, outcome) = flight.state else { return };
         let passage = Passage { departure: flight.departure, reply };
-        let mut settled = Settled::with_reply(reply.seq, outcome, &passage);
+        let inside = flight.inside.take();
+        let mut settled = Settled::with_reply(reply.seq, outcome, &passage, inside.as_deref());
         self.counts.kernel_sent += u64::from(passage.departure.a1_kernel.is_some());
         self.counts.kernel_received += u64::from(reply.a4_kernel.is_some());
         let mut kept = None;
@@ -395,8 +506,11 @@ impl Flight {
 }
 
 impl Settled {
-    fn with_reply(seq: u32, outcome: Outcome, passage: &Passage) -> Self {
-        let stamps = passage.stamps();
+    fn with_reply(seq: u32, outcome: Outcome, passage: &Passage, inside: Option<&Inside>) -> Self {
+        let mut stamps = passage.stamps();
+        if let Some(Inside { b2, b3 }) = inside {
+            (stamps.b2, stamps.b3) = (*b2, *b3);
+        }
         Self {
             seq,
             outcome,

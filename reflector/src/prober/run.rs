@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
+    num::NonZeroU16,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -15,11 +16,12 @@ use zerocopy::IntoBytes;
 use super::{
     ProbeError,
     claim::Claim,
-    engine::{End, Engine, Terms},
+    engine::{self, End, Engine, Terms},
     host::Host,
     matching::Patience,
     output::Output,
     pace::{Pace, Pacing, PacingReport, Spin},
+    packet::{Question, Shape},
     recorder::{Recorder, Recording},
     schedule::{LONGEST_INTERVAL, MOST_SESSIONS, Schedule},
     sessions::{SessionSpec, SocketPlan},
@@ -30,7 +32,7 @@ use crate::{
     HwCoverage,
     clock::{ClockQuality, monotonic_now, realtime_now},
     datapath::{SocketOptions, StampedSocket},
-    wire::{BASE_LEN, NtpTimestamp, SenderPacket},
+    wire::{NtpTimestamp, SenderPacket},
 };
 
 /// What to send, how, and what to keep.
@@ -46,8 +48,10 @@ pub struct ProbeOptions {
     pub timeout: Duration,
     /// How long an answered packet waits for its transmit stamp.
     pub stamp_wait: Duration,
-    /// Octets of a test packet (UDP payload): 44, or 48 to 65,000.
-    pub size: usize,
+    /// Size, TLVs and keys of the test packets. A size of 0 is the least that the others take.
+    pub shape: Shape,
+    /// SSID of the first session, those after it count up; `None` for none.
+    pub ssid: Option<NonZeroU16>,
     /// What to do for slots to be kept.
     pub pacing: Pacing,
     /// Send slots that lie closer together than this together, late by up to this: saves processor time where many sessions
@@ -68,7 +72,7 @@ pub struct ProbeOptions {
 }
 
 impl Default for ProbeOptions {
-    /// 10 ms, no end, 1 s timeout, 44 octets, kernel stamps, bins of 10 min.
+    /// 10 ms, no end, 1 s timeout, base packets, kernel stamps, bins of 10 min.
     fn default() -> Self {
         Self {
             interval: Duration::from_millis(10),
@@ -76,7 +80,8 @@ impl Default for ProbeOptions {
             duration: None,
             timeout: Duration::from_secs(1),
             stamp_wait: Duration::from_millis(20),
-            size: BASE_LEN,
+            shape: Shape::default(),
+            ssid: None,
             pacing: Pacing::default(),
             coalesce: Duration::ZERO,
             skip_after: None,
@@ -125,10 +130,12 @@ pub fn probe(
     let claim = Claim::take(options.pacing, !options.coalesce.is_zero())?;
     let skip_after =
         options.skip_after.unwrap_or(options.interval.clamp(Duration::from_millis(10), Duration::from_millis(100)));
-    let patience = Patience { timeout: options.timeout, stamp: options.stamp_wait };
+    let patience =
+        Patience { timeout: options.timeout, stamp: options.stamp_wait, follow_up: options.follow_up_wait() };
     let terms = Terms {
         patience,
-        size: options.size,
+        shape: options.shape.clone(),
+        ssid: options.ssid,
         coalesce: Interval::from_nanos(options.coalesce.as_nanos() as i64),
         give_up_on_silence: true,
     };
@@ -227,10 +234,18 @@ fn hw_coverage(options: &ProbeOptions, world: &Host<'_>) -> BTreeMap<String, HwC
     sent.into_iter().chain(received).collect()
 }
 
+/// By how much later than its turn a reply may come and still be waited for by the one before.
+const FOLLOW_UP_WAIT: Duration = Duration::from_millis(100);
 /// From the last preparation to the first slot.
 const HEAD_START: Interval = Interval::from_nanos(5_000_000);
 
 impl ProbeOptions {
+    /// How long to wait for the reply that tells when the one before left: that comes an interval later, give or take its own delay.
+    fn follow_up_wait(&self) -> Duration {
+        let asks = self.shape.questions.iter().any(|asked| matches!(asked, Question::Stages | Question::FollowUp));
+        if asks { (self.interval + FOLLOW_UP_WAIT).min(self.timeout) } else { Duration::ZERO }
+    }
+
     fn check(&self, sessions: &[SessionSpec]) -> Result<(), ProbeError> {
         let wrong =
             |option, value: String, limit: &str| Err(ProbeError::Option { option, value, limit: limit.to_owned() });
@@ -249,8 +264,17 @@ impl ProbeOptions {
         if self.paired && !sessions.len().is_multiple_of(2) {
             return wrong("--pair", format!("with {} sessions", sessions.len()), "possible is an even number");
         }
-        if self.size != BASE_LEN && !(BASE_LEN + 4..=65_000).contains(&self.size) {
-            return wrong("--size", self.size.to_string(), "possible are 44, a base packet, and 48 to 65000 octets");
+        let (size, least) = (self.shape.size, self.shape.least());
+        if !self.shape.fits() || size > 65_000 {
+            let limit = format!("possible are {least}, which these packets take, and {} to 65000 octets", least + 4);
+            return wrong("--size", size.to_string(), &limit);
+        }
+        if let Some(keys) = &self.shape.keys {
+            let ssids = (0..sessions.len()).map(|session| engine::ssid(self.ssid, session));
+            if let Some(ssid) = ssids.into_iter().find(|ssid| keys.find(*ssid).is_none()) {
+                let limit = "the key file has no key for this SSID, and no default";
+                return wrong("--ssid", ssid.to_string(), limit);
+            }
         }
         if self.recording.bin < Duration::from_millis(1) || self.recording.bin > Duration::from_secs(86_400) {
             return wrong("--bin", format!("{:?}", self.recording.bin), "possible are 1 ms to 1 day");

@@ -18,6 +18,7 @@ use super::{
     matching::{Counts, Patience},
     one_way::OneWayRow,
     output::Kept,
+    packet::Shape,
     recorder::{Recorder, Recording},
     schedule::Schedule,
     sessions::{SessionSpec, SocketPlan},
@@ -276,10 +277,15 @@ fn specs(sessions: usize) -> Vec<SessionSpec> {
 fn play(nature: Nature, sessions: usize, count: u64) -> Played {
     let specs = specs(sessions);
     let plan = SocketPlan::new(&specs);
-    let patience = Patience { timeout: Duration::from_nanos(TIMEOUT as u64), stamp: Duration::from_millis(20) };
+    let patience = Patience {
+        timeout: Duration::from_nanos(TIMEOUT as u64),
+        stamp: Duration::from_millis(20),
+        follow_up: Duration::ZERO,
+    };
     let schedule = Schedule::new(Time::from_nanos(MS), Duration::from_millis(10), sessions, Duration::from_millis(30))
         .until_count(count);
-    let terms = Terms { patience, size: 44, coalesce: Interval::ZERO, give_up_on_silence: true };
+    let terms =
+        Terms { patience, shape: Shape::default(), ssid: None, coalesce: Interval::ZERO, give_up_on_silence: true };
     let recording = Recording { bin: Duration::from_secs(1), zone: "UTC".into(), salt: None };
     let keys: Vec<_> = specs.iter().map(|spec| spec.source).collect();
     let mut kept = Kept::default();
@@ -501,7 +507,7 @@ fn a_stalled_host_skips_what_would_burst_and_says_so() {
 
 #[test]
 fn a_reply_that_fits_nothing_is_counted_and_changes_nothing() {
-    let patience = Patience { timeout: Duration::from_millis(200), stamp: Duration::ZERO };
+    let patience = Patience { timeout: Duration::from_millis(200), stamp: Duration::ZERO, follow_up: Duration::ZERO };
     let mut matching = super::Matching::new(1, patience);
     let now = Simulation::new(Nature::default()).now();
     let mut sink = Vec::new();

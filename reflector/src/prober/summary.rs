@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use pathlab_record::{Interval, Labels, Outcome, SparseHistogram, Term};
+use pathlab_record::{Interval, Labels, Outcome, SparseHistogram, Stage, Term};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -81,6 +81,10 @@ pub struct Split {
     pub reflector_host: Option<Quantiles>,
     /// Every part by its name in the ledger, such as `probe_tx`, or `probe_tx+wire` where a stamp was absent.
     pub parts: BTreeMap<String, Quantiles>,
+    /// The stages of the reflector's host within `residence`, where it told them: `rx_kernel`, `app`, `tx_kernel`, or with their names
+    /// joined where a stamp was absent.
+    #[serde(default)]
+    pub inner: BTreeMap<String, Quantiles>,
     /// Parts below zero, counted as zero above: clocks that were set during the packet's flight.
     pub negative: u64,
 }
@@ -215,6 +219,7 @@ pub(super) struct Tally {
     wire: SparseHistogram,
     reflector_host: SparseHistogram,
     parts: BTreeMap<Vec<Term>, SparseHistogram>,
+    inner: BTreeMap<Vec<Stage>, SparseHistogram>,
     negative: u64,
 }
 
@@ -266,6 +271,13 @@ impl Tally {
                 None => record(self.parts.entry(terms.clone()).or_default(), Some(*span)),
             }
         }
+        for (stages, span) in ledger.inner.iter().flat_map(|inner| &inner.parts) {
+            self.negative += u64::from(span.as_nanos() < 0);
+            match self.inner.get_mut(stages) {
+                Some(part) => record(part, Some(*span)),
+                None => record(self.inner.entry(stages.clone()).or_default(), Some(*span)),
+            }
+        }
     }
 
     /// Every histogram that is not empty, by the name of its interval log: a file name, where merged parts are `probe_tx-wire`.
@@ -281,7 +293,11 @@ impl Tally {
         ];
         let fixed = fixed.into_iter().map(|(name, histogram)| (name.to_owned(), histogram));
         let parts = self.parts.iter().map(|(terms, part)| (part_name(terms).replace('+', "-"), part));
-        fixed.chain(parts).filter(|(_, histogram)| !histogram.is_empty())
+        let inner = self
+            .inner
+            .iter()
+            .map(|(stages, part)| (format!("reflector_{}", stage_name(stages).replace('+', "-")), part));
+        fixed.chain(parts).chain(inner).filter(|(_, histogram)| !histogram.is_empty())
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
@@ -306,6 +322,9 @@ impl Tally {
         }
         for (terms, part) in &other.parts {
             self.parts.entry(terms.clone()).or_default().merge(part);
+        }
+        for (stages, part) in &other.inner {
+            self.inner.entry(stages.clone()).or_default().merge(part);
         }
     }
 
@@ -339,10 +358,20 @@ impl Tally {
                 wire: Quantiles::of(&self.wire),
                 reflector_host: Quantiles::of(&self.reflector_host),
                 parts: self.parts.iter().filter_map(named).collect(),
+                inner: self
+                    .inner
+                    .iter()
+                    .filter_map(|(stages, part)| Some((stage_name(stages), Quantiles::of(part)?)))
+                    .collect(),
                 negative: self.negative,
             },
         }
     }
+}
+
+/// A part of the reflector's host by its name in `samples.jsonl`, such as `rx_nic+rx_xdp`.
+fn stage_name(stages: &[Stage]) -> String {
+    stages.iter().map(|stage| stage.name()).collect::<Vec<_>>().join("+")
 }
 
 /// A part of the ledger by its name in `samples.jsonl`, such as `probe_tx+wire`.

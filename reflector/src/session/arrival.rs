@@ -72,7 +72,7 @@ mod tests {
         let mut outer = Planes { kernel: utc(30), xdp: utc(20), nic: utc(10), ..Planes::default() };
         let received = |outer| {
             let arrival = Arrival::new(app, outer);
-            assert_eq!(arrival.planes().app, Some(app.into()));
+            assert_eq!(arrival.planes().app.map(Stamp::nanos), Some(app.as_nanos()));
             (arrival.received().as_nanos(), arrival.plane())
         };
         assert_eq!(received(outer), (10, Plane::Nic));

@@ -133,7 +133,10 @@ fn the_stages_of_this_host_are_told_as_they_are_known() {
         let nic = stages.received_nic.stamp().map(|nic| (nic.nanos(), nic.clock(), nic.uncertainty() >= 7));
         assert_eq!(nic, Some((5, ClockId::Phc(2), true)), "on the card's own clock");
         let others = [stages.received_xdp, stages.received_kernel, stages.received_app, stages.sent_app];
-        assert_eq!(others.map(|other| other.stamp()), [None, stamp(-20), stamp(0), stamp(30)]);
+        assert_eq!(
+            others.map(|other| other.stamp().map(Stamp::nanos)),
+            [None, Some(ARRIVED - 20), Some(ARRIVED), Some(ARRIVED + 30)]
+        );
         departed
     };
     assert_eq!(told(None), (0, None, None), "stateless");
