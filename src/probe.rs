@@ -89,8 +89,7 @@ pub(crate) struct Probe {
     /// Octets of a test packet (UDP payload) [default: what its parts take, 44 for a base packet]
     #[arg(long, value_name = "BYTES")]
     size: Option<usize>,
-    /// What to ask the reflector for, by TLVs (RFC 8972), separated by commas: a reflector in the driver answers packets with TLVs
-    /// elsewhere, and so base packets are the default; with --size, stages and follow-up are asked for where they fit
+    /// What to ask the reflector for, by TLVs, separated by commas: the stages of its host, when its previous reply left, sources and methods of its timestamps, class of service (the reply is asked to have the --dscp), its counters. Nothing by default, because the reflector in the driver answers base packets alone; stages and follow-up with a --size into which they fit
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
     tlv: Option<Vec<TlvName>>,
     /// Session identifier of the first session, 1 to 65535; those after it count up
@@ -133,17 +132,11 @@ pub(crate) struct Probe {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TlvName {
-    /// No TLVs, whatever the size
     None,
-    /// The stages of the reflector's host (pathlab's own)
     Stages,
-    /// When the previous reply left
     FollowUp,
-    /// Sources and methods of its timestamps
     Timestamps,
-    /// How the packet's class of service arrived; the reply is asked to have the DSCP of --dscp
     Cos,
-    /// How many packets it received and sent
     Direct,
 }
 

@@ -20,7 +20,7 @@ use std::{
 
 use pathlab_guard::privilege::root_or_skip;
 use pathlab_netlab::netns::Namespace;
-use pathlab_record::Term;
+use pathlab_record::{Stage, Term};
 use pathlab_reflector::prober::{ProbeReport, Row};
 use relay::Relay;
 use verbs::{Probe, Reflector};
@@ -95,6 +95,55 @@ fn a_longer_way_there_or_back_is_wire() {
     }
     let account = reflector.stop();
     assert_eq!(account["received"], account["replied"]);
+}
+
+/// Stages of the reflector's host: where each is delayed, the option that does it, and the stage.
+const INSIDE: [(&str, &str, Stage); 3] = [
+    ("before the reflector reads", "--fault-delay-rx", Stage::RxKernel),
+    ("while it answers", "--fault-delay-tx", Stage::App),
+    ("between its timestamp and the driver", "--fault-delay-departure", Stage::TxKernel),
+];
+
+#[test]
+fn a_delay_inside_the_reflectors_host_is_its_stage_and_residence() {
+    if !root_or_skip("a_delay_inside_the_reflectors_host_is_its_stage_and_residence") {
+        return;
+    }
+    let _alone = alone();
+    let [near, far] = hosts::in_a_row("inside");
+    let plain = Reflector::start(&far, "--stateful --listen 192.0.2.2:862 --listen [2001:db8::2]:862");
+    for (place, fault, stage) in INSIDE {
+        let listen = "--listen 192.0.2.2:8862 --listen [2001:db8::2]:8862";
+        let delayed = Reflector::start(&far, &format!("--stateful {listen} {fault} 5ms"));
+        let reports = together(
+            Run { host: &near, args: "192.0.2.2:862 [2001:db8::2]:862 --tlv stages" },
+            Run { host: &near, args: "192.0.2.2:8862 [2001:db8::2]:8862 --tlv stages" },
+        );
+        eprintln!("delayed {place}:");
+        check(Term::Residence, &reports);
+        check_inside(stage, &reports);
+        let account = delayed.stop();
+        assert_eq!(account["received"], account["replied"]);
+    }
+    let account = plain.stop();
+    assert_eq!(account["received"], account["replied"]);
+}
+
+/// Compares the medians of the stages that the kernel's stamps part.
+fn check_inside(moved: Stage, [plain, delayed]: &[ProbeReport; 2]) {
+    let median = |report: &ProbeReport, stage: Stage| {
+        let inner = &report.total.split.inner;
+        let part = inner.get(stage.name()).unwrap_or_else(|| panic!("no {stage} by itself: {inner:?}"));
+        assert!(part.count >= 400, "a median of {} packets", part.count);
+        part.p50 as i64
+    };
+    let by = [Stage::RxKernel, Stage::App, Stage::TxKernel]
+        .map(|stage| (stage, median(delayed, stage) - median(plain, stage)));
+    eprintln!("{moved} delayed: medians inside the reflector's host moved by {by:?} ns");
+    for (stage, by) in by {
+        let right = if stage == moved { by >= MOVED } else { by.abs() < STILL };
+        assert!(right, "{moved} was delayed by {DELAY:?}: {stage} moved by {by} ns");
+    }
 }
 
 /// One relay a family, from `port` of the middle host to the reflector.
