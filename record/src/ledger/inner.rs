@@ -87,7 +87,7 @@ impl Inner {
             cut(first, of_clock(from.clock()).chain([last]), &mut parts);
         } else {
             let begin = *between.first()?;
-            let end = of_clock(begin.1.clock()).last().filter(|end| end.0 > begin.0)?;
+            let end = of_clock(begin.1.clock()).next_back().filter(|end| end.0 > begin.0)?;
             let outside = (first.0..begin.0).chain(end.0..last.0).map(|place| Stage::ALL[place]).collect();
             parts.push((outside, span(from, to) - span(begin.1, end.1)));
             cut(begin, of_clock(begin.1.clock()).skip(1), &mut parts);
