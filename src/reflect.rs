@@ -5,8 +5,9 @@ mod served;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use pathlab_guard::capabilities::{self, Keep};
 use pathlab_record::Plane;
 use pathlab_reflector::{
     Prefix, Reflector, ReflectorConfig, ReflectorReport,
@@ -167,11 +168,17 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     for address in reflector.local_addrs() {
         info!("answering on {address} over a socket, with {}", stamps.words());
     }
+    give_up(stamps.keep())?;
     served.during(|| {
         readiness::announce();
         reflector.run(stop.event())
     })?;
     Ok(reflector.report())
+}
+
+/// From here on there is nothing to set up. Threads that are started later have no more than this one.
+fn give_up(keep: Keep) -> Result<()> {
+    capabilities::drop_all_but(keep).context("give up what was needed for setting up")
 }
 
 fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
@@ -228,6 +235,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     }
     let where_made = if hybrid { "in the driver, longer packets over AF_XDP" } else { "over AF_XDP" };
     info!("answering on {interface} port {port} {where_made}, {} XDP", reflector.mode());
+    give_up(stamps.keep())?;
     served.during(|| {
         readiness::announce();
         reflector.run(stop.event())

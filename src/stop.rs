@@ -9,6 +9,7 @@ use std::{
     thread,
 };
 
+use pathlab_guard::capabilities::{self, Keep};
 use pathlab_reflector::Stop;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,6 +31,8 @@ impl Interrupt {
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
         };
         thread::Builder::new().name("signals".into()).spawn(move || {
+            // It raises a flag and ends the process: whatever the others keep, it needs nothing.
+            let _ = capabilities::drop_all_but(Keep::Nothing);
             runtime.block_on(async {
                 let code = tokio::select! { _ = ctrl_c.recv() => 130, _ = terminate.recv() => 143 };
                 theirs.raised.store(true, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use clap::ValueEnum;
+use pathlab_guard::capabilities::Keep;
 use pathlab_reflector::datapath::{SocketOptions, TransmitSlots};
 use pathlab_xdp::{
     XdpQuirks,
@@ -52,7 +53,7 @@ pub(crate) struct Arranged {
     plan: Option<Plan>,
     slots: Option<TransmitSlots>,
     clock: Option<Arc<PhcTracker>>,
-    _claim: Option<Claim>,
+    claim: Option<Claim>,
 }
 
 impl Arranged {
@@ -102,7 +103,7 @@ impl Arranged {
         }
         let slots = plan.transmit_limit().map(TransmitSlots::new);
         let clock = clock_of(interface);
-        Ok(Self { plan: Some(plan), slots, clock, _claim: claim })
+        Ok(Self { plan: Some(plan), slots, clock, claim })
     }
 
     /// Tells the card's stamps in UTC; absent where its clock cannot be compared with this host's.
@@ -117,6 +118,11 @@ impl Arranged {
             nic_transmit_stamps: self.slots.clone(),
             ..socket
         }
+    }
+
+    /// What must be kept to put the card back at the end.
+    pub(crate) fn keep(&self) -> Keep {
+        if self.claim.is_some() { Keep::NetAdmin } else { Keep::Nothing }
     }
 
     /// What stamps are taken, for one line of log.

@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, ChildStderr, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use isolation::{files, host, is_isolated, isolated, pathlab};
@@ -303,6 +304,55 @@ fn what_serves_ends_cleanly_on_ctrl_c_and_on_sigterm() {
             let stdout = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success() && stdout.contains(said), "pathlab {args}, SIG{signal}: {stdout}");
         }
+    }
+}
+
+/// Every thread of a reflector that serves, on every datapath: no capability in any set and no way to gain one; and it still answers, is
+/// read, and takes its program back.
+#[test]
+fn a_reflector_that_serves_has_no_capability_left() {
+    if !isolated("a_reflector_that_serves_has_no_capability_left") {
+        return;
+    }
+    let place = place();
+    gateway();
+    let before = host();
+    for args in [
+        "reflect --listen 203.0.113.1:862 --metrics 127.0.0.1:9862",
+        "reflect --datapath afxdp --iface d0 --listen 203.0.113.1:862 --metrics 127.0.0.1:9862",
+        "reflect --datapath xdp --iface d0 --listen 203.0.113.1:862 --metrics 127.0.0.1:9862 --allow 203.0.113.0/24",
+    ] {
+        let serving = Serving::start(place.path(), args);
+        let threads = format!("/proc/{}/task", serving.child.id());
+        let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| format!("{set}:\t{:016x}", 0));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // It says that it answers just before it gives them up.
+        loop {
+            let statuses: Vec<String> = fs::read_dir(&threads)
+                .unwrap()
+                .filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).ok())
+                .collect();
+            let bare =
+                |status: &String| sets.iter().all(|set| status.contains(set)) && status.contains("NoNewPrivs:\t1");
+            // main, signals, metrics, and a worker over AF_XDP
+            if statuses.len() >= 3 + usize::from(args.contains("iface")) && statuses.iter().all(bare) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "pathlab {args}: {statuses:?}");
+        }
+        // The maps of the program are written once a second, and must be writable without any.
+        let mut scrape = String::new();
+        while !scrape.contains("pathlab_reflector_received_datagrams_total") {
+            use std::io::{Read, Write};
+            assert!(Instant::now() < deadline + Duration::from_secs(10), "{scrape}");
+            let mut connection = std::net::TcpStream::connect("127.0.0.1:9862").unwrap();
+            connection.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+            scrape.clear();
+            connection.read_to_string(&mut scrape).unwrap();
+        }
+        let output = serving.signalled("INT");
+        assert!(output.status.success(), "pathlab {args}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(host(), before, "pathlab {args}");
     }
 }
 

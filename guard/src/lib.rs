@@ -40,6 +40,7 @@ mod rtnetlink;
 mod sys;
 mod sysctl;
 
+pub mod capabilities;
 pub mod privilege;
 
 pub use error::{Error, Result};

@@ -116,3 +116,65 @@ pub(crate) unsafe fn close_inherited() -> io::Result<()> {
     // SAFETY: close_range takes three integers; that nobody owns the descriptors is the caller's promise.
     check(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) }).map(drop)
 }
+
+/// Executing a program gains nothing from now on; prctl(2), `PR_SET_NO_NEW_PRIVS`.
+pub(crate) fn no_new_privileges() -> io::Result<()> {
+    // SAFETY: this option takes integers alone.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
+}
+
+/// Takes one capability from the bounding set; prctl(2), `PR_CAPBSET_DROP`.
+pub(crate) fn drop_from_bounding_set(capability: u32) -> io::Result<()> {
+    // SAFETY: this option takes integers alone.
+    check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) }.into()).map(drop)
+}
+
+/// Empties the ambient set; prctl(2), `PR_CAP_AMBIENT_CLEAR_ALL`.
+pub(crate) fn clear_ambient_set() -> io::Result<()> {
+    // SAFETY: this option takes integers alone.
+    check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }.into()).map(drop)
+}
+
+/// The highest capability that this kernel knows.
+pub(crate) fn last_capability() -> io::Result<u32> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// `struct __user_cap_header_struct`: version 3, the calling thread.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+impl CapabilityHeader {
+    const THIS_THREAD: Self = Self { version: 0x2008_0522, pid: 0 };
+}
+
+/// `struct __user_cap_data_struct`, of which version 3 takes two: the lower 32 capabilities and the upper.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// What the calling thread may have; capget(2).
+pub(crate) fn permitted() -> io::Result<u64> {
+    let mut header = CapabilityHeader::THIS_THREAD;
+    let mut data = [CapabilityData::default(); 2];
+    // SAFETY: version 3 reads and writes one header and writes two data structs; all live on this frame.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+}
+
+/// Makes `set` all that the calling thread has and may have, and lets it pass nothing on; capset(2).
+pub(crate) fn set_capabilities(set: u64) -> io::Result<()> {
+    let mut header = CapabilityHeader::THIS_THREAD;
+    let half = |bits: u64| CapabilityData { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
+    let data = [half(set), half(set >> 32)];
+    // SAFETY: version 3 reads one header, and writes it where the version is wrong, and reads two data structs; all live on this frame.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
+}
