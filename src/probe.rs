@@ -212,10 +212,12 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         }),
         recording: Recording { bin: args.bin, zone: args.zone.clone().unwrap_or_else(system_zone), salt: None },
         paired: args.pair,
+        nic_clock: stamps.nic_clock(),
         delay_before_read: args.fault_delay_rx.unwrap_or_default(),
         ..ProbeOptions::default()
     };
     let mut options = options;
+    stamps.settle();
     let started = Timestamp::now();
     let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("probe", started));
     let about = Run {

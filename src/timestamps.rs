@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Result, anyhow};
@@ -23,6 +24,9 @@ use pathlab_xdp::{
 use tracing::{info, warn};
 
 use crate::{exit::Misuse, guardian};
+
+/// The fit of a card's clock takes some two seconds.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// Whose stamps to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -109,6 +113,15 @@ impl Arranged {
     /// Tells the card's stamps in UTC; absent where its clock cannot be compared with this host's.
     pub(crate) fn nic_clock(&self) -> Option<Arc<dyn NicClock>> {
         self.clock.clone().map(|clock| clock as Arc<dyn NicClock>)
+    }
+
+    /// Gives the card's clock the time that it takes to be told in UTC, so that the first stamps are.
+    pub(crate) fn settle(&self) {
+        if let Some(clock) = &self.clock
+            && !clock.wait(SETTLE)
+        {
+            info!("the card's clock is not yet told in UTC: its first stamps stay on its own clock");
+        }
     }
 
     /// Has sockets ask for the card's stamps.

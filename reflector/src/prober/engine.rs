@@ -5,10 +5,12 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
+    sync::Arc,
     time::Duration,
 };
 
 use pathlab_record::{Interval, Monotonic, Realtime, Time};
+use pathlab_xdp::NicClock;
 use zerocopy::IntoBytes;
 
 use super::{
@@ -22,7 +24,7 @@ use super::{
 use crate::{
     clock::{ClockQuality, from_wire},
     datapath::{Datagram, SendId, SentStamp},
-    session::Integrity,
+    session::{Integrity, nic_stamp},
     wire::{
         AUTHENTICATED_LEN, AUTHENTICATED_PART, AuthenticatedReflectedPacket, ErrorEstimate, NtpTimestamp,
         ReflectedPacket, Tlv, tlv_flag,
@@ -178,6 +180,7 @@ pub struct Engine<'a, W> {
     ids: Vec<Ids>,
     strays: Strays,
     heard: bool,
+    nic_clock: Option<Arc<dyn NicClock>>,
 }
 
 /// Packets sent between two looks at the sockets, so that a catch-up after a stall does not starve the receiving side.
@@ -208,7 +211,14 @@ impl<'a, W: World> Engine<'a, W> {
             ids: plan.bind.iter().map(|_| Ids::default()).collect(),
             strays: Strays::default(),
             heard: false,
+            nic_clock: None,
         }
+    }
+
+    /// Takes the card's stamps into the samples; without its clock nobody knows what they mean.
+    pub fn with_nic_clock(mut self, clock: Option<Arc<dyn NicClock>>) -> Self {
+        self.nic_clock = clock;
+        self
     }
 
     /// Runs to the end of the schedule and waits for the last replies, at most one timeout.
@@ -326,6 +336,7 @@ impl<'a, W: World> Engine<'a, W> {
                     a1_app: now.realtime,
                     a1_sched: None,
                     a1_kernel: None,
+                    a1_nic: None,
                     uncertainty: self.clock.reading_cost,
                 };
                 self.matching.sent(slot.session, now.monotonic, departure, timestamp.bits());
@@ -337,7 +348,8 @@ impl<'a, W: World> Engine<'a, W> {
     }
 
     fn take(&mut self, ready: Ready, watch: &mut impl Watch) -> Result<(), (&'static str, io::Error)> {
-        let Self { world, matching, session_of, ids, strays, heard, terms, .. } = self;
+        let Self { world, matching, session_of, ids, strays, heard, terms, nic_clock, .. } = self;
+        let nic_clock = nic_clock.as_deref();
         let socket = ready.socket;
         if ready.stamps {
             let ids = &mut ids[socket];
@@ -345,7 +357,10 @@ impl<'a, W: World> Engine<'a, W> {
                 let stamp = match stamp {
                     SentStamp::Sched(time) => TransmitStamp::Sched(time),
                     SentStamp::Kernel(time) => TransmitStamp::Kernel(time),
-                    SentStamp::Nic(_) => return,
+                    SentStamp::Nic(nic) => match nic_stamp(nic, nic_clock) {
+                        Some(stamp) => TransmitStamp::Nic(stamp),
+                        None => return,
+                    },
                 };
                 if let Some((session, seq)) = ids.find(id) {
                     matching.sent_stamp(session, seq, stamp, watch);
@@ -370,12 +385,13 @@ impl<'a, W: World> Engine<'a, W> {
                     Err(Stray::Malformed) => return strays.malformed += 1,
                     Err(Stray::BadHmac) => return strays.bad_hmac += 1,
                 };
+                let a4_nic = datagram.nic.and_then(|nic| nic_stamp(nic, nic_clock));
+                let reply = Reply { a4_nic, ..reply(&packet, &datagram, ours) };
                 let Some(answers) = answers else {
                     strays.bad_extensions += 1;
-                    *heard |= matching.reply(session, now, reply(&packet, &datagram, ours), watch);
+                    *heard |= matching.reply(session, now, reply, watch);
                     return;
                 };
-                let reply = reply(&packet, &datagram, ours);
                 let inside = inside::inside(&answers, reply.b2, reply.b3);
                 let follow_up = inside::follow_up(&answers, packet.error_estimate);
                 *heard |= matching.reply_inside(session, now, reply, inside, follow_up, watch);
@@ -400,6 +416,7 @@ fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>, ours: ErrorEstimate)
         b3: packet.sent_at().map(from_wire),
         synchronised: error(ours).zip(error(packet.error_estimate)).map(|(ours, theirs)| ours.saturating_add(theirs)),
         a4_kernel: datagram.kernel,
+        a4_nic: None,
         a4_app: datagram.app,
     }
 }

@@ -10,7 +10,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use pathlab_record::{Interval, Ledger, Monotonic, Outcome, Planes, Realtime, Stamps, Time};
+use pathlab_record::{Interval, Ledger, Monotonic, Outcome, Planes, Realtime, Stamp, Stamps, Time};
 
 use super::{
     inside::{Earlier, FollowUp, Inside},
@@ -60,6 +60,8 @@ pub struct Patience {
     pub timeout: Duration,
     /// How long an answered packet waits for its `A1kernel`, which comes by another way and may come after the reply.
     pub stamp: Duration,
+    /// Whether that wait is for the card's stamp as well, which comes last.
+    pub nic: bool,
     /// How long an answered packet waits for the reply that tells when its own left the reflector's host. Zero: not at all.
     pub follow_up: Duration,
 }
@@ -225,11 +227,12 @@ impl Matching {
         let flight = &mut entry.window[index];
         match stamp {
             TransmitStamp::Sched(time) => flight.departure.a1_sched = Some(time),
-            TransmitStamp::Kernel(time) => {
-                flight.departure.a1_kernel = Some(time);
-                flight.wants_stamp = false;
-                entry.settle_complete(session, index, sink);
-            }
+            TransmitStamp::Kernel(time) => flight.departure.a1_kernel = Some(time),
+            TransmitStamp::Nic(stamp) => flight.departure.a1_nic = Some(stamp),
+        }
+        if self.patience.has_all(&flight.departure) {
+            flight.wants_stamp = false;
+            entry.settle_complete(session, index, sink);
         }
     }
 
@@ -296,7 +299,7 @@ impl Matching {
         }
         let flight = &mut entry.window[index];
         flight.state = State::Answered(reply, outcome);
-        flight.wants_stamp = departure.a1_kernel.is_none() && !self.patience.stamp.is_zero();
+        flight.wants_stamp = !self.patience.has_all(&departure) && !self.patience.stamp.is_zero();
         flight.wants_follow_up = inside.is_some() && entry.follows != Some(false) && !self.patience.follow_up.is_zero();
         flight.inside = inside.map(Box::new);
         if flight.wants_stamp {
@@ -366,6 +369,15 @@ pub enum TransmitStamp {
     Sched(Time<Realtime>),
     /// Hand-over to the driver.
     Kernel(Time<Realtime>),
+    /// The wire.
+    Nic(Stamp),
+}
+
+impl Patience {
+    /// Whether no stamp is waited for any more.
+    fn has_all(&self, departure: &Departure) -> bool {
+        departure.a1_kernel.is_some() && (!self.nic || departure.a1_nic.is_some())
+    }
 }
 
 impl Session {

@@ -19,6 +19,8 @@ pub struct Reply {
     pub synchronised: Option<u64>,
     /// When the probe's kernel got the reply.
     pub a4_kernel: Option<Time<Realtime>>,
+    /// When the probe's card got it: in UTC where its clock can be told so, else on that clock.
+    pub a4_nic: Option<Stamp>,
     /// When the probe read it.
     pub a4_app: Time<Realtime>,
 }
@@ -34,6 +36,8 @@ pub struct Departure {
     pub a1_sched: Option<Time<Realtime>>,
     /// Hand-over to the driver, from the error queue.
     pub a1_kernel: Option<Time<Realtime>>,
+    /// The wire, from the error queue: in UTC where the card's clock can be told so, else on that clock.
+    pub a1_nic: Option<Stamp>,
     /// Of each software stamp of the probe, in nanoseconds: [`ClockQuality::reading_cost`](crate::clock::ClockQuality::reading_cost).
     pub uncertainty: u64,
 }
@@ -61,6 +65,7 @@ impl Departure {
                 app: at(Some(self.a1_app)),
                 sched: at(self.a1_sched),
                 kernel: at(self.a1_kernel),
+                nic: self.a1_nic,
                 ..Planes::default()
             },
             ..Stamps::default()
@@ -77,13 +82,15 @@ impl Passage {
             a4: Planes {
                 app: Some(self.departure.stamp(self.reply.a4_app)),
                 kernel: self.reply.a4_kernel.map(|time| self.departure.stamp(time)),
+                nic: self.reply.a4_nic,
                 ..Planes::default()
             },
             ..self.departure.stamps()
         }
     }
 
-    /// Round-trip time between the probe's outermost stamps: `A4 - A1`, the residence in the reflector included.
+    /// Round-trip time between the probe's outermost software stamps: `A4 - A1`, the residence in the reflector included. The card's stamps,
+    /// which only some packets may have, part the ledger and stay out of here: a distribution over two planes would have two humps.
     pub fn rtt(&self) -> Interval {
         self.reply.a4_kernel.unwrap_or(self.reply.a4_app) - self.departure.a1_kernel.unwrap_or(self.departure.a1_app)
     }

@@ -5,12 +5,16 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     num::NonZeroU16,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use jiff::Timestamp;
 use pathlab_record::Interval;
+use pathlab_xdp::NicClock;
 use zerocopy::IntoBytes;
 
 use super::{
@@ -36,7 +40,7 @@ use crate::{
 };
 
 /// What to send, how, and what to keep.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ProbeOptions {
     /// Between two packets of one session: 1 µs to 1 h.
     pub interval: Duration,
@@ -67,6 +71,8 @@ pub struct ProbeOptions {
     pub paired: bool,
     /// How often to tell the output what happened since the last time.
     pub progress: Option<Duration>,
+    /// Tells the card's stamps in UTC; without it they are counted and stand in no sample.
+    pub nic_clock: Option<Arc<dyn NicClock>>,
     /// For tests of the ledger's truth: read every datagram so much later than possible. Zero in any real run.
     pub delay_before_read: Duration,
 }
@@ -89,6 +95,7 @@ impl Default for ProbeOptions {
             recording: Recording { bin: Duration::from_secs(600), zone: "UTC".into(), salt: None },
             paired: false,
             progress: None,
+            nic_clock: None,
             delay_before_read: Duration::ZERO,
         }
     }
@@ -130,8 +137,9 @@ pub fn probe(
     let claim = Claim::take(options.pacing, !options.coalesce.is_zero())?;
     let skip_after =
         options.skip_after.unwrap_or(options.interval.clamp(Duration::from_millis(10), Duration::from_millis(100)));
+    let nic = options.nic_clock.is_some() && options.socket.nic_transmit_stamps.is_some();
     let patience =
-        Patience { timeout: options.timeout, stamp: options.stamp_wait, follow_up: options.follow_up_wait() };
+        Patience { timeout: options.timeout, stamp: options.stamp_wait, nic, follow_up: options.follow_up_wait() };
     let terms = Terms {
         patience,
         shape: options.shape.clone(),
@@ -158,7 +166,7 @@ pub fn probe(
     if let Some(duration) = options.duration {
         schedule = schedule.until_duration(duration);
     }
-    let mut engine = Engine::new(world, sessions, &plan, schedule, terms);
+    let mut engine = Engine::new(world, sessions, &plan, schedule, terms).with_nic_clock(options.nic_clock.clone());
     let end = engine.run(&mut recorder).map_err(|(call, source)| ProbeError::System { call, source })?;
     recorder.close();
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::{Interval, Outcome, Realtime, Term, Time};
+use pathlab_record::{ClockId, Interval, Outcome, Realtime, Stamp, Term, Time};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -280,6 +280,7 @@ fn play(nature: Nature, sessions: usize, count: u64) -> Played {
     let patience = Patience {
         timeout: Duration::from_nanos(TIMEOUT as u64),
         stamp: Duration::from_millis(20),
+        nic: false,
         follow_up: Duration::ZERO,
     };
     let schedule = Schedule::new(Time::from_nanos(MS), Duration::from_millis(10), sessions, Duration::from_millis(30))
@@ -507,7 +508,8 @@ fn a_stalled_host_skips_what_would_burst_and_says_so() {
 
 #[test]
 fn a_reply_that_fits_nothing_is_counted_and_changes_nothing() {
-    let patience = Patience { timeout: Duration::from_millis(200), stamp: Duration::ZERO, follow_up: Duration::ZERO };
+    let patience =
+        Patience { timeout: Duration::from_millis(200), stamp: Duration::ZERO, nic: false, follow_up: Duration::ZERO };
     let mut matching = super::Matching::new(1, patience);
     let now = Simulation::new(Nature::default()).now();
     let mut sink = Vec::new();
@@ -519,11 +521,11 @@ fn a_reply_that_fits_nothing_is_counted_and_changes_nothing() {
         b3: None,
         synchronised: None,
         a4_kernel: None,
+        a4_nic: None,
         a4_app: now.realtime,
     };
     assert!(!matching.reply(0, now.monotonic, reply, &mut sink), "nothing was sent");
-    let departure =
-        super::Departure { a0: now.realtime, a1_app: now.realtime, a1_sched: None, a1_kernel: None, uncertainty: 0 };
+    let departure = departure(now);
     matching.sent(0, now.monotonic, departure, 6);
     assert!(!matching.reply(0, now.monotonic, reply, &mut sink), "the timestamp is not what was sent");
     for _ in 0..3 {
@@ -532,6 +534,63 @@ fn a_reply_that_fits_nothing_is_counted_and_changes_nothing() {
     let counts = matching.counts(0);
     assert_eq!((counts.stale, counts.mismatched, counts.received, counts.duplicates), (1, 1, 1, 2));
     assert_eq!(sink.len(), 2, "one sample for the packet, one for all its duplicates");
+}
+
+fn departure(now: Now) -> super::Departure {
+    super::Departure {
+        a0: now.realtime,
+        a1_app: now.realtime,
+        a1_sched: None,
+        a1_kernel: None,
+        a1_nic: None,
+        uncertainty: 0,
+    }
+}
+
+/// The card's pair on its own clock parts the wire from the hosts, and is waited for, but not longer than for any stamp.
+#[test]
+fn the_cards_stamps_bound_the_wire_and_are_waited_for() {
+    use super::TransmitStamp::{Kernel, Nic};
+
+    let card = |nanos| Stamp::new(nanos, ClockId::Phc(3), 0).expect("not zero");
+    for stamped in [true, false] {
+        let patience = Patience {
+            timeout: Duration::from_millis(200),
+            stamp: Duration::from_millis(20),
+            nic: true,
+            follow_up: Duration::ZERO,
+        };
+        let mut matching = super::Matching::new(1, patience);
+        let now = Simulation::new(Nature::default()).now();
+        let mut sink = Vec::new();
+        matching.sent(0, now.monotonic, departure(now), 6);
+        let after = |nanos| now.realtime + Interval::from_nanos(nanos);
+        let reply = super::Reply {
+            seq: 0,
+            reflector_seq: 0,
+            echo: 6,
+            b2: None,
+            b3: None,
+            synchronised: None,
+            a4_kernel: Some(after(9_000_000)),
+            a4_nic: Some(card(70_000_000)),
+            a4_app: after(10_000_000),
+        };
+        assert!(matching.reply(0, now.monotonic, reply, &mut sink));
+        matching.sent_stamp(0, 0, Kernel(after(1_000_000)), &mut sink);
+        assert!(sink.is_empty(), "the card's stamp comes last");
+        if stamped {
+            matching.sent_stamp(0, 0, Nic(card(63_000_000)), &mut sink);
+        } else {
+            matching.expire(now.monotonic + Interval::from_nanos(20_000_000), &mut sink);
+        }
+        let [(0, settled)] = sink.as_slice() else { panic!("settled once: {sink:?}") };
+        assert_eq!(settled.stamps.a1.nic, stamped.then(|| card(63_000_000)));
+        let ledger = settled.ledger.as_ref().expect("a reply came");
+        let wire = ledger.parts.iter().find(|(terms, _)| terms.contains(&Term::Wire)).map(|(_, span)| span.as_nanos());
+        assert_eq!(wire, Some(if stamped { 7_000_000 } else { 8_000_000 }), "{ledger:?}");
+        assert_eq!(settled.rtt, Some(Interval::from_nanos(8_000_000)), "on the kernel's plane for every packet");
+    }
 }
 
 proptest! {
