@@ -10,6 +10,7 @@ mod realtime;
 mod verbs;
 
 use std::{
+    io::Write,
     net::{SocketAddr, UdpSocket},
     path::Path,
 };
@@ -22,9 +23,14 @@ use pathlab_reflector::{
     wire::{ErrorEstimate, ReflectedPacket, SenderPacket, WireTime},
 };
 use pathlab_xdp::{XdpMode, XdpPass};
-use peers::{scapy_or_skip, scapy_reads, stamp_suite_or_skip, stamp_suite_reflects, stamp_suite_sends};
+use peers::{
+    scapy_or_skip, scapy_reads, stamp_suite_or_skip, stamp_suite_reflects, stamp_suite_reflects_with,
+    stamp_suite_sends, stamp_suite_sends_with, tshark_or_skip, tshark_reads,
+};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use verbs::{Probe, Reflector};
+use zerocopy::IntoBytes;
 
 /// Packets of a conversation.
 const COUNT: u32 = 200;
@@ -110,6 +116,152 @@ fn our_probe_gets_every_reply_from_stamp_suite() {
         let [rtt, rtt_app, whole] = [total.rtt, total.rtt_app, split.total].map(|row| row.expect("replies"));
         assert!(0 < rtt.min && rtt.p50 <= rtt_app.p50 && rtt_app.p50 <= whole.p50, "{rtt:?} {rtt_app:?} {whole:?}");
         assert!(split.parts[Term::Residence.name()].max <= rtt.max, "{split:?}");
+    }
+}
+
+/// The key of the conversations: the same octets in stamp-suite's option and in our file.
+const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+/// Our key file, and stamp-suite's.
+fn key_files() -> [NamedTempFile; 2] {
+    [format!("default = \"{KEY}\"\n"), KEY.to_owned()].map(|text| {
+        // made for its owner alone
+        let mut file = NamedTempFile::new().expect("a temporary file");
+        file.write_all(text.as_bytes()).expect("written");
+        file
+    })
+}
+
+#[test]
+fn stamp_suite_gets_tlvs_and_hmacs_from_our_reflector() {
+    let name = "stamp_suite_gets_tlvs_and_hmacs_from_our_reflector";
+    if !root_or_skip(name) {
+        return;
+    }
+    let Some(program) = stamp_suite_or_skip(name) else { return };
+    let [near, far] = hosts::in_a_row("suite-tlvs");
+    let [ours, theirs] = key_files().map(|file| file.into_temp_path());
+    let tlvs = "--timestamp-info --direct-measurement --follow-up-telemetry";
+    let keyed = format!("--auth-mode A --hmac-key-file {} --ssid 9", theirs.display());
+    for (kind, reflects, sends) in [
+        ("open, TLVs 3, 5, 7", "--stateful".to_owned(), tlvs.to_owned()),
+        ("authenticated", format!("--auth-key-file {}", ours.display()), keyed.clone()),
+        (
+            "authenticated, TLVs 3, 5, 7, 8",
+            format!("--stateful --auth-key-file {}", ours.display()),
+            format!("{keyed} {tlvs}"),
+        ),
+    ] {
+        for datapath in ["", "--datapath afxdp --iface left"] {
+            let _pass = pass(&near);
+            let reflector = Reflector::start(&far, &format!("{ON_SOCKETS} {reflects} {datapath}"));
+            for target in FAR {
+                let target = target.parse().expect("an address");
+                let account = stamp_suite_sends_with(&program, &near, target, COUNT, &sends);
+                let [sent, received, lost] =
+                    ["packets_sent", "packets_received", "packets_lost"].map(|name| &account[name]);
+                eprintln!("stamp-suite ({kind}) to {target} {datapath}: sent {sent}, received {received}, lost {lost}");
+                assert_eq!([sent, received, lost], [COUNT, COUNT, 0].map(|count| json!(count)).each_ref(), "{account}");
+            }
+            let account = reflector.stop();
+            assert_eq!(
+                (&account["received"], &account["replied"]),
+                (&json!(2 * COUNT), &json!(2 * COUNT)),
+                "{account}"
+            );
+        }
+    }
+    // Without a key, and with another: no reply, and each is counted under its reason.
+    let reflector = Reflector::start(&far, &format!("{ON_SOCKETS} --auth-key-file {}", ours.display()));
+    let target = FAR[0].parse().expect("an address");
+    let wrong = format!("--auth-mode A --hmac-key {}", KEY.replace('0', "1"));
+    for sends in ["", wrong.as_str()] {
+        let account = stamp_suite_sends_with(&program, &near, target, 10, sends);
+        assert_eq!(account["packets_received"], 0, "{account}");
+    }
+    let account = reflector.stop();
+    assert_eq!((&account["refused"]["unauthenticated"], &account["refused"]["bad_hmac"]), (&json!(10), &json!(10)));
+}
+
+#[test]
+fn our_probe_reads_tlvs_and_hmacs_of_stamp_suite() {
+    let name = "our_probe_reads_tlvs_and_hmacs_of_stamp_suite";
+    if !root_or_skip(name) {
+        return;
+    }
+    let Some(program) = stamp_suite_or_skip(name) else { return };
+    let [near, far] = hosts::in_a_row("probe-tlvs");
+    let [ours, theirs] = key_files().map(|file| file.into_temp_path());
+    let keyed = format!("--auth-mode A --require-hmac --verify-tlv-hmac --hmac-key-file {}", theirs.display());
+    let auth = format!("--auth-key-file {} --ssid 9", ours.display());
+    for (kind, reflects, sends, follow_up) in [
+        ("open, TLVs 3, 5, 7", "--stateful-reflector".to_owned(), "--tlv timestamps,direct,follow-up".to_owned(), true),
+        ("open, unknown stages", "--stateful-reflector".to_owned(), "--tlv stages".to_owned(), false),
+        ("authenticated", keyed.clone(), auth.clone(), false),
+        (
+            "authenticated, TLVs 3, 5, 7, 8",
+            format!("{keyed} --stateful-reflector"),
+            format!("{auth} --tlv timestamps,direct,follow-up"),
+            true,
+        ),
+    ] {
+        for target in FAR {
+            let _suite = stamp_suite_reflects_with(&program, &far, target.parse().expect("an address"), &reflects);
+            let report = Probe::start(&near, &format!("{target} --interval 10ms --count {COUNT} {sends}")).report();
+            let (counts, strays) = (&report.total.counts, report.strays);
+            eprintln!("our probe ({kind}) to stamp-suite at {target}: {counts:?}");
+            assert_eq!(counts.received, counts.sent, "{kind}");
+            assert!(counts.sent > u64::from(COUNT) / 2, "too busy a machine to measure on");
+            assert_eq!([strays.unknown, strays.malformed, strays.bad_hmac, strays.bad_extensions], [0; 4], "{kind}");
+            assert_eq!(report.total.split.negative, 0, "{kind}: {:?}", report.total.split);
+            // Its follow-up is the very timestamp of the reply, as software without kernel stamps has it: no stage of its own.
+            assert!(report.total.split.inner.is_empty(), "{kind}: {:?}", report.total.split.inner);
+            if follow_up {
+                let told = counts.followed_up;
+                assert!(told * 10 > counts.received * 9, "{kind}: {told} departures of {}", counts.received);
+            } else {
+                assert_eq!(counts.followed_up, 0, "{kind}");
+            }
+        }
+    }
+    // With another key than the reflector has nobody answers.
+    let other = format!("--auth-mode A --hmac-key {}", KEY.replace('0', "1"));
+    let _suite = stamp_suite_reflects_with(&program, &far, FAR[0].parse().expect("an address"), &other);
+    let silent = Probe::start(&near, &format!("{} --interval 10ms --count 10 --timeout 200ms {auth}", FAR[0]));
+    assert!(silent.fails(), "nothing authentic came back");
+}
+
+#[test]
+fn tshark_reads_our_base_packets() {
+    let name = "tshark_reads_our_base_packets";
+    if !root_or_skip(name) || !tshark_or_skip(name) {
+        return;
+    }
+    let [near, far] = hosts::in_a_row("tshark");
+    let client = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("entered").expect("a free port");
+    client.set_read_timeout(Some(verbs::PATIENCE)).expect("a timeout");
+    let _reflector = Reflector::start(&far, ON_SOCKETS);
+    let port = client.local_addr().expect("bound").port();
+    let mut datagrams = Vec::new();
+    for sequence in 0..5 {
+        let request = SenderPacket::new(sequence, realtime_now().into(), ErrorEstimate::from_nanos(1000, true));
+        client.send_to(request.as_bytes(), FAR[0]).expect("sent");
+        let (_, reply) = receive(&client);
+        datagrams.push((port, 862, request.as_bytes().to_vec()));
+        datagrams.push((862, port, reply));
+    }
+    let read = tshark_reads(&datagrams);
+    assert_eq!(read.len(), datagrams.len());
+    for (fields, (from, _, bytes)) in read.iter().zip(&datagrams) {
+        let (sent, _) = SenderPacket::parse(bytes).expect("44 octets");
+        assert_eq!(fields["twamp.test.seq_number"], sent.sequence.get().to_string());
+        assert_eq!(fields["twamp.test.error_estimate.multiplier"], (sent.error_estimate.bits() & 0xff).to_string());
+        assert_eq!(fields["twamp.test.error_estimate.scale"], (sent.error_estimate.bits() >> 8 & 0x3f).to_string());
+        if *from == 862 {
+            let (reply, _) = ReflectedPacket::parse(bytes).expect("44 octets");
+            assert_eq!(fields["twamp.test.sender_seq_number"], reply.sender_sequence.get().to_string());
+            assert_eq!(fields["twamp.test.sender_ttl"], reply.sender_ttl.to_string());
+        }
     }
 }
 

@@ -15,6 +15,23 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// TLVs of the types that are known and some that are not, of lengths near the right ones; and random octets.
+fn any_extensions() -> impl Strategy<Value = Vec<u8>> {
+    let length = prop_oneof![Just(4_u8), Just(12), Just(16), Just(92), 0..20_u8];
+    let tlv =
+        (any::<u8>(), prop_oneof![0..10_u8, Just(250)], length, any::<u8>()).prop_map(|(flags, kind, length, fill)| {
+            let mut bytes = vec![flags, kind, 0, length];
+            bytes.resize(4 + usize::from(length), fill);
+            bytes
+        });
+    let tlvs = (any::<u8>(), vec(tlv, 0..6), 0..4_usize).prop_map(|(head, tlvs, cut)| {
+        let mut bytes = [vec![head], tlvs.concat()].concat();
+        bytes.truncate(bytes.len().saturating_sub(cut).max(1));
+        bytes
+    });
+    prop_oneof![4 => tlvs, 1 => any_bytes()]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
 
@@ -26,6 +43,11 @@ proptest! {
     #[test]
     fn respond(data in any_bytes()) {
         bodies::respond(&data);
+    }
+
+    #[test]
+    fn extensions(data in any_extensions()) {
+        bodies::extensions(&data);
     }
 
     #[test]

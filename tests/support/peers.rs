@@ -1,6 +1,7 @@
 //! Other people's STAMP, run as processes on a host of the test: stamp-suite, and scapy's dissector.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::Write,
     net::SocketAddr,
@@ -37,13 +38,31 @@ fn present_or_skip(present: bool, test: &str, reason: &str) -> bool {
     present
 }
 
+/// For the head of a test: whether tshark is there; if not, the skip is counted.
+pub(crate) fn tshark_or_skip(test: &str) -> bool {
+    let version = Command::new("tshark").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    present_or_skip(version.is_ok_and(|status| status.success()), test, "needs tshark: apt-get install tshark")
+}
+
 /// stamp-suite as a Session-Sender of `count` packets to `target`: its account.
 pub(crate) fn stamp_suite_sends(program: &Path, host: &Namespace, target: SocketAddr, count: u32) -> Value {
+    stamp_suite_sends_with(program, host, target, count, "")
+}
+
+/// The same with more options.
+pub(crate) fn stamp_suite_sends_with(
+    program: &Path,
+    host: &Namespace,
+    target: SocketAddr,
+    count: u32,
+    options: &str,
+) -> Value {
     let any = if target.is_ipv4() { "0.0.0.0" } else { "::" };
     let mut command = host.command(program).expect("a descriptor");
     command.args(["--remote-addr", &target.ip().to_string(), "--remote-port", &target.port().to_string()]);
     command.args(["--local-addr", any, "--count", &count.to_string(), "--send-delay", "5ms", "--timeout", "2"]);
-    command.args(["--output-format", "json"]).env("RUST_LOG", "warn").stdin(Stdio::null());
+    command.args(["--output-format", "json"]).args(options.split_whitespace());
+    command.env("RUST_LOG", "warn").stdin(Stdio::null());
     let output = command.output().expect("stamp-suite starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "stamp-suite: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -52,9 +71,19 @@ pub(crate) fn stamp_suite_sends(program: &Path, host: &Namespace, target: Socket
 
 /// stamp-suite as a Session-Reflector; ready when this returns.
 pub(crate) fn stamp_suite_reflects(program: &Path, host: &Namespace, listen: SocketAddr) -> Process {
+    stamp_suite_reflects_with(program, host, listen, "")
+}
+
+/// The same with more options.
+pub(crate) fn stamp_suite_reflects_with(
+    program: &Path,
+    host: &Namespace,
+    listen: SocketAddr,
+    options: &str,
+) -> Process {
     let mut command = host.command(program).expect("a descriptor");
     command.args(["--is-reflector", "--local-addr", &listen.ip().to_string()]);
-    command.args(["--local-port", &listen.port().to_string()]);
+    command.args(["--local-port", &listen.port().to_string()]).args(options.split_whitespace());
     command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
     let mut process = Process(command.spawn().expect("stamp-suite starts"));
     let deadline = Instant::now() + PATIENCE;
@@ -86,4 +115,39 @@ pub(crate) fn scapy_reads(datagrams: &[(u16, u16, &[u8])]) -> Vec<Value> {
     let mut process = Process(child.expect("Python starts"));
     process.0.stdin.take().expect("piped").write_all(lines.as_bytes()).expect("Python reads");
     serde_json::from_reader(process.0.stdout.take().expect("piped")).expect("JSON, or a complaint above")
+}
+
+/// What tshark reads in UDP datagrams, each with its source and destination port: the fields of `twamp.test` by name.
+pub(crate) fn tshark_reads(datagrams: &[(u16, u16, Vec<u8>)]) -> Vec<BTreeMap<String, String>> {
+    const FIELDS: [&str; 5] = [
+        "twamp.test.seq_number",
+        "twamp.test.error_estimate.multiplier",
+        "twamp.test.error_estimate.scale",
+        "twamp.test.sender_seq_number",
+        "twamp.test.sender_ttl",
+    ];
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (hex, pcap) = (directory.path().join("hex"), directory.path().join("pcap"));
+    datagrams
+        .iter()
+        .map(|(from, to, bytes)| {
+            let octets: String = bytes.iter().map(|byte| format!(" {byte:02x}")).collect();
+            fs::write(&hex, format!("000000{octets}\n")).expect("written");
+            let ports = format!("{from},{to}");
+            run(Command::new("text2pcap").args(["-q", "-u", &ports]).arg(&hex).arg(&pcap));
+            let mut tshark = Command::new("tshark");
+            tshark.args(["-d", "udp.port==862,twamp.test", "-T", "fields", "-E", "occurrence=f", "-r"]).arg(&pcap);
+            tshark.args(FIELDS.iter().flat_map(|field| ["-e", field]));
+            let text = run(&mut tshark);
+            let values = text.trim_end_matches('\n').split('\t').map(str::to_owned);
+            FIELDS.iter().map(|field| (*field).to_owned()).zip(values).collect()
+        })
+        .collect()
+}
+
+/// What a command prints; panics where it fails.
+fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
 }

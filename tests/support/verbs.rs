@@ -81,6 +81,11 @@ impl Probe {
         Self { process: Process(command.spawn().expect("pathlab was built")), out }
     }
 
+    /// Waits until it has ended by itself; whether it failed.
+    pub(crate) fn fails(mut self) -> bool {
+        !self.process.0.wait().expect("a child").success()
+    }
+
     /// Waits until it has ended by itself, and takes its report.
     pub(crate) fn report(mut self) -> ProbeReport {
         let begun = Instant::now();

@@ -5,10 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use pathlab_record::Time;
 use pathlab_reflector::{
+    keys::{Key, Keys, Protection},
     session::{Reason, Request, Rules, SessionReflector, Verdict},
-    wire::{BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket, SenderPacket, Tlv, UdpFrame},
+    wire::{
+        AUTHENTICATED_PART, AuthenticatedSenderPacket, BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket,
+        ReflectorStages, SenderPacket, Tlv, UdpFrame,
+    },
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Parsing never panics, loses nothing, and refuses exactly what is short; times and estimates decode to what encodes again.
 pub fn codec(data: &[u8]) {
@@ -92,4 +96,60 @@ pub fn frame(data: &[u8]) {
     let read = UdpFrame::parse(&bytes[..length]).expect("a datagram still");
     assert_eq!((read.peer, read.local, read.ttl), (parsed.local, parsed.peer, 255));
     assert_eq!((read, read.payload(&bytes[..length])), (answer, &payload[..]));
+}
+
+/// Extensions, keyed: the first octet chooses the mode, the next ones what is signed. One verdict, every TLV where it was, and what an HMAC
+/// vouched for is vouched for again in the reply.
+pub fn extensions(data: &[u8]) {
+    let Some((head, rest)) = data.split_first() else { return };
+    let key = || Key::new(&[7; 32]).expect("32 octets");
+    let authenticated = head & 1 != 0;
+    let protection = if authenticated { Protection::Authenticated } else { Protection::Extensions };
+    let rules = Rules {
+        keys: Some(Keys::of(protection, key()).into()),
+        sessions: (head & 2 != 0).then_some(1),
+        allowed_dscp: u64::from(*head),
+        ..Rules::default()
+    };
+    let plain = SenderPacket::new(3, NtpTimestamp::from_bits(9), ErrorEstimate::from_bits(0x0101));
+    let mut payload = if authenticated {
+        let mut packet = AuthenticatedSenderPacket::from(plain);
+        packet.hmac = key().hmac(&[&packet.as_bytes()[..AUTHENTICATED_PART]]);
+        packet.as_bytes().to_vec()
+    } else {
+        plain.as_bytes().to_vec()
+    };
+    let base = payload.len();
+    payload.extend(rest);
+    if head & 4 != 0 {
+        let tag = key().hmac(&[plain.sequence.as_bytes(), rest]);
+        payload.extend([&[0x80, 8, 0, 16][..], &tag].concat());
+    }
+    let mut reflector = SessionReflector::new(rules, ErrorEstimate::from_bits(0x0101));
+    let request = Request {
+        peer: SocketAddr::from(([192, 0, 2, 1], 5000)),
+        local: None,
+        local_port: 862,
+        unicast: true,
+        ttl: None,
+        traffic_class: Some(*head),
+        arrival: Time::from_nanos(1).into(),
+        payload: &payload,
+    };
+    let mut reply = vec![0xee; payload.len()];
+    let Verdict::Reply(unfinished) = reflector.respond(&request, Time::from_nanos(1), &mut reply) else {
+        panic!("it is authentic, and there is room")
+    };
+    reflector.finish(&unfinished, Time::from_nanos(2), &mut reply);
+    let layout = |bytes| Tlv::all(bytes).map(|tlv| Tlv { flags: 0, ..tlv }).collect::<Vec<_>>();
+    assert_eq!(layout(&reply[base..]), layout(&payload[base..]));
+    if authenticated {
+        let tag: &[u8; 16] = reply[AUTHENTICATED_PART..base].try_into().expect("16 octets");
+        assert!(key().verifies(&[&reply[..AUTHENTICATED_PART]], tag));
+    }
+    for tlv in Tlv::all(&reply[base..]) {
+        if let Ok(stages) = ReflectorStages::read_from_bytes(&reply[base..][tlv.value()]) {
+            let _ = [stages.received_nic, stages.sent_app, stages.departed_nic].map(|stamp| stamp.stamp());
+        }
+    }
 }

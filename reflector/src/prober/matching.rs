@@ -97,6 +97,9 @@ pub struct Counts {
     pub kernel_sent: u64,
     /// Settled with a reply that carried `A4kernel`.
     pub kernel_received: u64,
+    /// Answered, and a later reply told in time when that answer left the reflector.
+    #[serde(default)]
+    pub followed_up: u64,
 }
 
 impl Counts {
@@ -121,6 +124,7 @@ impl Counts {
         self.mismatched += other.mismatched;
         self.kernel_sent += other.kernel_sent;
         self.kernel_received += other.kernel_received;
+        self.followed_up += other.followed_up;
     }
 }
 
@@ -428,7 +432,9 @@ impl Session {
         let flight = &mut self.window[index];
         let Some(inside) = &mut flight.inside else { return };
         inside.add(stamps);
-        flight.wants_follow_up = false;
+        if std::mem::take(&mut flight.wants_follow_up) {
+            self.counts.followed_up += 1;
+        }
         self.settle_complete(session, index, sink);
     }
 
