@@ -68,7 +68,7 @@ impl Reflector {
 
 /// A running `pathlab probe`.
 pub(crate) struct Probe {
-    process: Process,
+    pub(crate) process: Process,
     out: TempDir,
 }
 
@@ -79,11 +79,6 @@ impl Probe {
         let mut command = pathlab(host, "probe --out");
         command.arg(out.path().join("run")).args(args.split_whitespace()).stdout(Stdio::null());
         Self { process: Process(command.spawn().expect("pathlab was built")), out }
-    }
-
-    /// Waits until it has ended by itself; whether it failed.
-    pub(crate) fn fails(mut self) -> bool {
-        !self.process.0.wait().expect("a child").success()
     }
 
     /// Waits until it has ended by itself, and takes its report.
