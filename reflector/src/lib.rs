@@ -58,12 +58,12 @@
 //!
 //! STAMP has no magic number: any datagram of 44 octets or more to its port is a test packet. So a datagram under 44 octets gets no
 //! reply; any other at most one, never longer than itself, never to the reflector's own port number, never to or from a broadcast or
-//! multicast address. Whatever arrives is counted under one reason: `received = replied + Σ refused + kernel_drops`, exactly.
+//! multicast address. With keys ([`keys`]) what is not authentic gets none. Whatever arrives is counted under one reason: `received = replied + Σ refused + kernel_drops`, exactly.
 //!
 //! # What it does not do
 //!
-//! No authentication. Stamps are software; over AF_XDP the card's are
-//! counted, and become B2 where its clock can be told in UTC ([`NicClock`](pathlab_xdp::NicClock)). Nothing here decides which path a packet takes, nor what its delay means.
+//! No encryption, and no memory of what was authentic before: a replayed packet is answered again. Location and Access Report TLVs go back
+//! unanswered (flag U). Without a card that stamps, stamps are software; the card's are counted, and become B2 where its clock can be told in UTC ([`NicClock`](pathlab_xdp::NicClock)). Nothing here decides which path a packet takes, nor what its delay means.
 
 pub mod clock;
 pub mod datapath;

@@ -507,6 +507,66 @@ fn a_stalled_host_skips_what_would_burst_and_says_so() {
 }
 
 #[test]
+fn a_reply_waits_for_what_the_next_tells_of_it_and_then_goes_without() {
+    let patience = Patience {
+        timeout: Duration::from_millis(200),
+        stamp: Duration::ZERO,
+        nic: false,
+        follow_up: Duration::from_millis(30),
+    };
+    let begun = Simulation::new(Nature::default()).now();
+    let stamp = |nanos: i64| Some(pathlab_record::Stamp::from(begun.realtime + Interval::from_nanos(nanos)));
+    let planes = pathlab_record::Planes::default();
+    let b3 = pathlab_record::Planes { app: stamp(10), ..planes };
+    let inside = super::Inside { b2: pathlab_record::Planes { app: stamp(5), ..planes }, b3 };
+    let tells = |seq| super::FollowUp {
+        reply: super::Earlier::Ours(seq),
+        stamps: pathlab_record::Planes { kernel: stamp(12), ..planes },
+    };
+    let reply = |seq| super::Reply {
+        seq,
+        reflector_seq: seq,
+        echo: 6,
+        b2: stamp(5),
+        b3: stamp(10),
+        synchronised: None,
+        a4_kernel: None,
+        a4_nic: None,
+        a4_app: begun.realtime,
+    };
+    let mut matching = super::Matching::new(2, patience);
+    for session in [0, 1] {
+        for _ in 0..3 {
+            matching.sent(session, begun.monotonic, departure(begun), 6);
+        }
+    }
+    // Session 0 tells of each reply with the next, and nobody of the last.
+    let mut sink = Vec::new();
+    assert!(matching.reply_inside(0, begun.monotonic, reply(0), Some(inside), None, &mut sink));
+    assert_eq!(sink.len(), 0, "it waits");
+    for seq in [1, 2] {
+        assert!(matching.reply_inside(0, begun.monotonic, reply(seq), Some(inside), Some(tells(seq - 1)), &mut sink));
+        assert_eq!(sink.len() as u32, seq);
+        let (_, settled) = sink.last().expect("settled");
+        assert_eq!((settled.seq, settled.stamps.b3.kernel), (seq - 1, stamp(12)));
+    }
+    matching.expire(begun.monotonic + Interval::from_nanos(29 * MS), &mut sink);
+    assert_eq!(sink.len(), 2, "it waits still");
+    matching.expire(begun.monotonic + Interval::from_nanos(30 * MS), &mut sink);
+    let (_, last) = sink.last().expect("settled");
+    assert_eq!((sink.len(), last.seq, last.stamps.b3), (3, 2, b3), "without");
+    assert_eq!((matching.counts(0).followed_up, matching.counts(0).received), (2, 3));
+
+    // Session 1 tells nothing: by its second reply nobody waits any more.
+    let mut sink = Vec::new();
+    for (seq, settled) in [(0, 0), (1, 2), (2, 3)] {
+        assert!(matching.reply_inside(1, begun.monotonic, reply(seq), Some(inside), None, &mut sink));
+        assert_eq!(sink.len(), settled);
+    }
+    assert_eq!(matching.counts(1).followed_up, 0);
+}
+
+#[test]
 fn a_reply_that_fits_nothing_is_counted_and_changes_nothing() {
     let patience =
         Patience { timeout: Duration::from_millis(200), stamp: Duration::ZERO, nic: false, follow_up: Duration::ZERO };
