@@ -19,6 +19,7 @@ use pathlab_reflector::{
     prober::{
         self, Background, Class, Fan, Pace, Pacing, ProbeOptions, Question, Recording, RunOutput, SessionSpec, Shape,
     },
+    wire::ptp_shape,
 };
 use pathlab_xdp::nic::PlanOptions;
 use serde_json::{Value, json};
@@ -125,6 +126,9 @@ pub(crate) struct Probe {
     /// The card's timestamps where it has any, the card's or nothing, or the kernel's alone; the card is that of --iface or of the route to the first target
     #[arg(long, value_enum, default_value_t = Timestamps::Auto)]
     timestamps: Timestamps,
+    /// Experimental, for cards that stamp PTP alone: test packets that look like PTP, from port 319 to port 319 of a reflector that does the same
+    #[arg(long, conflicts_with_all = ["sessions", "source_port", "fan", "sweep", "pair"])]
+    ptp_shaped: bool,
     /// Read each datagram so much later: for tests that ask in which term of the ledger a delay appears
     #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
     fault_delay_rx: Option<Duration>,
@@ -187,13 +191,21 @@ fn label(text: &str) -> Result<(String, Value), String> {
 }
 
 /// Probes until count, duration or Ctrl-C end it, and leaves a run directory.
-pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
+pub(crate) fn run(mut args: Probe, global: &Global) -> Result<Exit> {
     let labels: Labels = args.label.iter().cloned().collect();
+    if args.ptp_shaped {
+        args.source_port = Some(ptp_shape::PORT);
+    }
     let sessions = sessions(&args, &labels)?;
     let stop = Interrupt::on_signals()?;
     let towards = || sessions.first().and_then(|session| timestamps::interface_towards(session.target));
     let interface = args.iface.clone().or_else(towards);
-    let stamps = Arranged::new(args.timestamps, interface.as_deref(), PlanOptions::default(), "probe")?;
+    let stamps = Arranged::new(
+        args.timestamps,
+        interface.as_deref(),
+        PlanOptions { ptp_shaped: args.ptp_shaped, ..PlanOptions::default() },
+        "probe",
+    )?;
     let options = ProbeOptions {
         interval: args.interval,
         count: args.count,
@@ -213,10 +225,16 @@ pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
         recording: Recording { bin: args.bin, zone: args.zone.clone().unwrap_or_else(system_zone), salt: None },
         paired: args.pair,
         nic_clock: stamps.nic_clock(),
+        ptp_shaped: args.ptp_shaped,
         delay_before_read: args.fault_delay_rx.unwrap_or_default(),
         ..ProbeOptions::default()
     };
     let mut options = options;
+    if args.ptp_shaped && packets(&options) > u128::from(ptp_shape::MOST) {
+        let why =
+            format!("--ptp-shaped: at most {} packets a session: choose --count or --duration so", ptp_shape::MOST);
+        return Err(Misuse(why).into());
+    }
     stamps.settle();
     let started = Timestamp::now();
     let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("probe", started));
@@ -268,6 +286,13 @@ fn misuse_or_failure(error: prober::ProbeError) -> anyhow::Error {
     }
 }
 
+/// Packets of each session.
+fn packets(options: &ProbeOptions) -> u128 {
+    let in_time = options.duration.map(|duration| duration.as_nanos().div_ceil(options.interval.as_nanos().max(1)));
+    let counted = options.count.map(u128::from);
+    in_time.into_iter().chain(counted).min().unwrap_or(u128::MAX)
+}
+
 fn sessions(args: &Probe, labels: &Labels) -> Result<Vec<SessionSpec>> {
     if let Some(file) = &args.sessions {
         let mut sessions = prober::read_sessions(file).map_err(misuse_or_failure)?;
@@ -276,7 +301,10 @@ fn sessions(args: &Probe, labels: &Labels) -> Result<Vec<SessionSpec>> {
         }
         return Ok(sessions);
     }
-    let targets = args.targets.iter().map(|text| target(text)).collect::<Result<Vec<_>>>()?;
+    let mut targets = args.targets.iter().map(|text| target(text)).collect::<Result<Vec<_>>>()?;
+    if args.ptp_shaped {
+        targets.iter_mut().for_each(|target| target.set_port(ptp_shape::PORT));
+    }
     let fan = Fan {
         targets,
         sources: args.source.clone(),

@@ -14,6 +14,7 @@ use pathlab_reflector::{
     datapath::{AfXdpConfig, AfXdpReflector, SocketOptions},
     keys::Keys,
     session::{Limiter, Limits, RateLimit, Rules},
+    wire::ptp_shape,
 };
 use pathlab_xdp::{XdpMode, nic::PlanOptions, xsk::BindMode};
 use tracing::{info, warn};
@@ -74,6 +75,10 @@ pub(crate) struct Reflect {
     /// The card's timestamps where it has any, the card's or nothing, or the kernel's alone; the card is that of --iface or of the addresses to answer on
     #[arg(long, value_enum, default_value_t = Timestamps::Auto)]
     timestamps: Timestamps,
+    /// Experimental, for cards that stamp PTP alone: answer test packets that look like PTP, from port 319 to port 319 and from --allow alone
+    /// (socket datapath)
+    #[arg(long, requires = "allow", conflicts_with = "stateful")]
+    ptp_shaped: bool,
     /// Wait before each reply: for tests that ask in which term of the ledger a delay appears
     #[arg(long, hide = true, value_name = "DUR", value_parser = duration::parse)]
     fault_delay_tx: Option<Duration>,
@@ -111,6 +116,12 @@ const STATEFUL_SESSIONS: usize = 100_000;
 
 /// Answers until Ctrl-C or SIGTERM, then prints the account.
 pub(crate) fn run(args: Reflect, global: &Global) -> Result<Exit> {
+    let past_the_stack_wanted = matches!(args.datapath, Datapath::Afxdp | Datapath::Xdp);
+    if args.ptp_shaped && (past_the_stack_wanted || args.listen.iter().any(|address| address.port() != ptp_shape::PORT))
+    {
+        let why = "--ptp-shaped: cards look at port 319, and hand their stamps to sockets: --listen ADDR:319 --datapath socket";
+        return Err(Misuse(why.into()).into());
+    }
     let stop = Interrupt::on_signals()?;
     let report = match args.datapath {
         Datapath::Afxdp | Datapath::Xdp => past_the_stack(args, &stop)?,
@@ -135,6 +146,7 @@ impl Reflect {
             limiter,
             sessions: self.stateful.then_some(STATEFUL_SESSIONS),
             keys: keys.map(Arc::new),
+            ptp_shaped: self.ptp_shaped,
             allowed_dscp: self.allow_dscp.iter().fold(0, |allowed, dscp| allowed | 1 << dscp),
         })
     }
@@ -150,7 +162,12 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     }
     let rules = args.rules()?;
     let interface = args.iface.clone().or_else(|| timestamps::interface_with(&args.listen));
-    let stamps = Arranged::new(args.timestamps, interface.as_deref(), PlanOptions::default(), "reflect")?;
+    let stamps = Arranged::new(
+        args.timestamps,
+        interface.as_deref(),
+        PlanOptions { ptp_shaped: args.ptp_shaped, ..PlanOptions::default() },
+        "reflect",
+    )?;
     let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
     let socket = stamps.apply(socket);
     let served = Served::bind(args.metrics)?;

@@ -29,8 +29,8 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// `near` here, 192.0.2.2; a reflector on 192.0.2.1 behind it.
-fn reflector(directory: &Path) -> Reflector {
+/// `near` here, 192.0.2.2, and 192.0.2.1 in a namespace behind it.
+fn two_hosts() {
     ip("netns add far");
     ip("link add near type veth peer name far netns far");
     ip("address add 192.0.2.2/24 dev near");
@@ -39,11 +39,16 @@ fn reflector(directory: &Path) -> Reflector {
     ip("link set near addrgenmode none");
     ip("link set near up");
     ip("-n far link set far up");
+}
+
+/// A reflector on the far host.
+fn reflector(directory: &Path, arguments: &str) -> Reflector {
     let path = directory.join("ready");
     let ready = UnixDatagram::bind(&path).expect("a socket");
     ready.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     let child = Command::new("nsenter")
-        .args(["--net=/run/netns/far", env!("CARGO_BIN_EXE_pathlab"), "reflect", "--listen", "192.0.2.1:862"])
+        .args(["--net=/run/netns/far", env!("CARGO_BIN_EXE_pathlab"), "reflect"])
+        .args(arguments.split(' '))
         .env("NOTIFY_SOCKET", &path)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -52,6 +57,7 @@ fn reflector(directory: &Path) -> Reflector {
         .expect("nsenter(1) of util-linux");
     let reflector = Reflector(child);
     ready.recv(&mut [0; 64]).expect("the reflector is ready");
+    std::fs::remove_file(&path).expect("the socket");
     reflector
 }
 
@@ -76,7 +82,8 @@ fn a_veth_is_examined_by_real_packets_and_nothing_is_left() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
-    let _reflector = reflector(directory.path());
+    two_hosts();
+    let _reflector = reflector(directory.path(), "--listen 192.0.2.1:862");
     let before = host();
     let document = examined(pathlab(directory.path(), "doctor --iface near --target 192.0.2.1 --json"));
     assert_eq!(host(), before, "namespaces, programs and processes of the examination are gone");
@@ -152,11 +159,35 @@ fn without_rights_it_says_what_it_cannot_tell_and_what_would_help() {
     assert_eq!(columns.len(), 1, "{page}");
 }
 
+/// Experimental: what cards take for PTP goes through and comes back, between listed peers alone.
+#[test]
+fn packets_shaped_like_ptp_are_answered_to_a_listed_peer() {
+    if !isolated("packets_shaped_like_ptp_are_answered_to_a_listed_peer") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    two_hosts();
+    for (allowed, code) in [("192.0.2.2/32", 0), ("192.0.2.3/32", 1)] {
+        let arguments = format!("--ptp-shaped --listen 192.0.2.1:319 --allow {allowed}");
+        let _reflector = reflector(directory.path(), &arguments);
+        let probe = &format!("probe 192.0.2.1 --ptp-shaped --count 20 --interval 2ms --json --out run-{code}");
+        let output = pathlab(directory.path(), probe).output().expect("pathlab was built");
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        if code == 0 {
+            let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+            assert_eq!(report["total"]["counts"]["received"], 20, "{report:#}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_examined_or_stamped_is_refused_in_one_sentence() {
     for (arguments, code, words) in [
         ("doctor --iface nowhere0", 2, "nowhere0"),
         ("doctor --target 192.0.2.1", 2, "--iface"),
+        ("reflect --ptp-shaped --listen 127.0.0.1:319", 2, "--allow"),
+        ("reflect --ptp-shaped --listen 127.0.0.1:862 --allow 127.0.0.2/32", 2, "port 319"),
+        ("probe 127.0.0.1 --ptp-shaped --count 65537", 2, "65536"),
         ("reflect --timestamps nic", 2, "which card?"),
         ("reflect --timestamps nic --listen 127.0.0.1:0", 1, "no stamps by the card of lo"),
         ("probe 127.0.0.1 --count 1 --timestamps nic", 1, "no stamps by the card of lo"),

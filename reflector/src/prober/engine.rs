@@ -162,6 +162,8 @@ pub struct Terms {
     pub coalesce: Interval,
     /// End with [`End::Silence`] when the packets of the first timeout had no reply at all.
     pub give_up_on_silence: bool,
+    /// Sequence Number of each session's first packet: 0, but for packets shaped like PTP.
+    pub first_sequence: u32,
 }
 
 /// The loop, and all that it knows.
@@ -321,7 +323,7 @@ impl<'a, W: World> Engine<'a, W> {
         let now = self.world.now();
         let timestamp = NtpTimestamp::from(now.realtime);
         let packet = self.template.fill(Send {
-            sequence: seq,
+            sequence: seq.wrapping_add(self.terms.first_sequence),
             time: now.realtime,
             error_estimate: self.error_estimate,
             ssid: ssid(self.terms.ssid, slot.session),
@@ -386,7 +388,7 @@ impl<'a, W: World> Engine<'a, W> {
                     Err(Stray::BadHmac) => return strays.bad_hmac += 1,
                 };
                 let a4_nic = datagram.nic.and_then(|nic| nic_stamp(nic, nic_clock));
-                let reply = Reply { a4_nic, ..reply(&packet, &datagram, ours) };
+                let reply = Reply { a4_nic, ..reply(&packet, &datagram, ours) }.counted_from(terms.first_sequence);
                 let Some(answers) = answers else {
                     strays.bad_extensions += 1;
                     *heard |= matching.reply(session, now, reply, watch);
@@ -418,6 +420,14 @@ fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>, ours: ErrorEstimate)
         a4_kernel: datagram.kernel,
         a4_nic: None,
         a4_app: datagram.app,
+    }
+}
+
+impl Reply {
+    /// With numbers that begin at zero, as the matching counts.
+    fn counted_from(self, first: u32) -> Self {
+        let [seq, reflector_seq] = [self.seq, self.reflector_seq].map(|number| number.wrapping_sub(first));
+        Self { seq, reflector_seq, ..self }
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
     HwCoverage,
     clock::{ClockQuality, monotonic_now, realtime_now},
     datapath::{SocketOptions, StampedSocket},
-    wire::{NtpTimestamp, SenderPacket},
+    wire::{NtpTimestamp, SenderPacket, ptp_shape},
 };
 
 /// What to send, how, and what to keep.
@@ -71,6 +71,8 @@ pub struct ProbeOptions {
     pub paired: bool,
     /// How often to tell the output what happened since the last time.
     pub progress: Option<Duration>,
+    /// Shape packets like PTP ([`ptp_shape`]): at most 65,536 a session, and a stateless reflector.
+    pub ptp_shaped: bool,
     /// Tells the card's stamps in UTC; without it they are counted and stand in no sample.
     pub nic_clock: Option<Arc<dyn NicClock>>,
     /// For tests of the ledger's truth: read every datagram so much later than possible. Zero in any real run.
@@ -88,6 +90,7 @@ impl Default for ProbeOptions {
             stamp_wait: Duration::from_millis(20),
             shape: Shape::default(),
             ssid: None,
+            ptp_shaped: false,
             pacing: Pacing::default(),
             coalesce: Duration::ZERO,
             skip_after: None,
@@ -144,6 +147,7 @@ pub fn probe(
         patience,
         shape: options.shape.clone(),
         ssid: options.ssid,
+        first_sequence: if options.ptp_shaped { ptp_shape::FIRST } else { 0 },
         coalesce: Interval::from_nanos(options.coalesce.as_nanos() as i64),
         give_up_on_silence: true,
     };

@@ -285,8 +285,14 @@ fn play(nature: Nature, sessions: usize, count: u64) -> Played {
     };
     let schedule = Schedule::new(Time::from_nanos(MS), Duration::from_millis(10), sessions, Duration::from_millis(30))
         .until_count(count);
-    let terms =
-        Terms { patience, shape: Shape::default(), ssid: None, coalesce: Interval::ZERO, give_up_on_silence: true };
+    let terms = Terms {
+        patience,
+        shape: Shape::default(),
+        ssid: None,
+        coalesce: Interval::ZERO,
+        give_up_on_silence: true,
+        first_sequence: 0,
+    };
     let recording = Recording { bin: Duration::from_secs(1), zone: "UTC".into(), salt: None };
     let keys: Vec<_> = specs.iter().map(|spec| spec.source).collect();
     let mut kept = Kept::default();

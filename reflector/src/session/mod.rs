@@ -28,7 +28,7 @@ use crate::{
     keys::{Key as Secret, Keys},
     wire::{
         AUTHENTICATED_LEN, AUTHENTICATED_PART, AuthenticatedReflectedPacket, AuthenticatedSenderPacket, BASE_LEN,
-        ErrorEstimate, ReflectedPacket, SenderPacket,
+        ErrorEstimate, ReflectedPacket, SenderPacket, ptp_shape,
     },
 };
 use extensions::Context;
@@ -107,6 +107,8 @@ pub struct Rules {
     pub keys: Option<Arc<Keys>>,
     /// DSCPs that a sender may ask replies to have (RFC 8972 §4.4): bit N for DSCP N. None in the default.
     pub allowed_dscp: u64,
+    /// Answer requests from our own port where they are shaped like PTP ([`ptp_shape`]) and come from the allowlist, which must not be empty.
+    pub ptp_shaped: bool,
 }
 
 /// The Session-Reflector as a function from requests to replies.
@@ -116,6 +118,7 @@ pub struct SessionReflector {
     sessions: Option<Sessions>,
     keys: Option<Arc<Keys>>,
     allowed_dscp: u64,
+    ptp_shaped: bool,
     error_estimate: ErrorEstimate,
 }
 
@@ -128,6 +131,7 @@ impl SessionReflector {
             sessions: rules.sessions.map(Sessions::new),
             keys: rules.keys,
             allowed_dscp: rules.allowed_dscp,
+            ptp_shaped: rules.ptp_shaped,
             error_estimate,
         }
     }
@@ -192,7 +196,7 @@ impl SessionReflector {
 
     fn try_respond(&mut self, request: &Request<'_>, now: Time<Monotonic>, reply: &mut [u8]) -> Result<Reply, Reason> {
         let (sender, rest) = self.parse(request.payload)?;
-        admissible(request)?;
+        admissible(request, self.may_come_from_our_port(request))?;
         let source = request.peer.ip();
         if !self.allow.is_empty() && !self.allow.iter().any(|prefix| prefix.contains(source)) {
             return Err(Reason::NotAllowed);
@@ -273,6 +277,12 @@ impl SessionReflector {
         Ok((packet.plain(), rest))
     }
 
+    /// What is shaped like PTP comes from the port that it goes to, for cards stamp nothing else; the allowlist is asked afterwards.
+    fn may_come_from_our_port(&self, request: &Request<'_>) -> bool {
+        let shaped = request.local_port == ptp_shape::PORT && ptp_shape::is_request(request.payload);
+        self.ptp_shaped && !self.allow.is_empty() && shaped
+    }
+
     /// The key of the packet's session, with which its base packet has been checked in authenticated mode.
     fn authentic(&self, ssid: u16, payload: &[u8]) -> Result<Option<&Secret>, Reason> {
         let Some(keys) = &self.keys else { return Ok(None) };
@@ -289,8 +299,8 @@ impl SessionReflector {
 }
 
 /// The addresses and ports to which no reply may go.
-fn admissible(request: &Request<'_>) -> Result<(), Reason> {
-    if request.peer.port() == request.local_port {
+fn admissible(request: &Request<'_>, from_our_port: bool) -> Result<(), Reason> {
+    if request.peer.port() == request.local_port && !from_our_port {
         return Err(Reason::SourcePortOurs);
     }
     if request.peer.port() == 0 {

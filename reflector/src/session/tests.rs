@@ -41,6 +41,30 @@ fn verdict(rules: Rules, change: impl FnOnce(&mut Request<'_>)) -> Result<usize,
 }
 
 #[test]
+fn what_is_shaped_like_ptp_is_answered_to_listed_peers_alone_and_a_reply_never_is() {
+    let mut payload = vec![0; 60];
+    payload[..4].copy_from_slice(&(crate::wire::ptp_shape::FIRST + 7).to_be_bytes());
+    let listed = || vec!["192.0.2.1/32".parse().expect("a prefix")];
+    let ask = |rules: Rules, peer: &str, payload: &[u8]| {
+        let peer = peer.parse().expect("an address");
+        let request = Request { peer, local_port: 319, ..request(payload) };
+        let mut reply = [0; 100];
+        let verdict = length(reflector(rules).respond(&request, NOW, &mut reply));
+        (verdict, reply)
+    };
+    let shaped = || Rules { ptp_shaped: true, allow: listed(), ..Rules::default() };
+    let (verdict, reply) = ask(shaped(), "192.0.2.1:319", &payload);
+    assert_eq!((verdict, &reply[..4]), (Ok(60), &[0, 2, 0, 7][..]), "a stateless reply is shaped like PTP as well");
+    let ours = Err(Reason::SourcePortOurs);
+    assert_eq!(ask(shaped(), "192.0.2.1:319", &reply[..60]).0, ours, "two reflectors must not circle");
+    assert_eq!(ask(shaped(), "192.0.2.9:319", &payload).0, Err(Reason::NotAllowed));
+    assert_eq!(ask(Rules { allow: vec![], ..shaped() }, "192.0.2.1:319", &payload).0, ours);
+    assert_eq!(ask(Rules { ptp_shaped: false, ..shaped() }, "192.0.2.1:319", &payload).0, ours);
+    payload[1] = 3;
+    assert_eq!(ask(shaped(), "192.0.2.1:319", &payload).0, ours, "a sequence number out of the range");
+}
+
+#[test]
 fn hostile_addresses_get_no_reply() {
     let from = |peer: &str| verdict(Rules::default(), |request| request.peer = peer.parse().expect("an address"));
     assert_eq!(from("192.0.2.1:50000"), Ok(60));

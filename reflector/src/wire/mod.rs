@@ -8,6 +8,7 @@ pub mod ethernet;
 mod extension;
 mod frame;
 pub mod ip;
+pub mod ptp_shape;
 mod stages;
 mod stamp;
 mod time;
