@@ -30,7 +30,7 @@ const WRITTEN_WRONG: &[Row] = &[
     ("probe 127.0.0.1:99999", 2, "target 127.0.0.1:99999: `99999` is no port, write 1 to 65535"),
     ("probe 127.0.0.1 --interval 10", 2, "`10` is no duration: write a number with a unit"),
     ("probe 127.0.0.1 --interval 0s", 2, "`0s` is no duration"),
-    ("probe 127.0.0.1 --size 20", 2, "--size 20: possible are 44, a base packet, and 48 to"),
+    ("probe 127.0.0.1 --size 20", 2, "--size 20: possible are 44, which these packets take, and 48 to"),
     ("probe 127.0.0.1 --dscp 64", 2, "'--dscp <N>'"),
     ("probe 127.0.0.1 --pace fast", 2, "`fast` is no pace: auto, sleep or spin"),
     (
