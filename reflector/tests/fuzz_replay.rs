@@ -1,6 +1,6 @@
 //! The bodies of the fuzz targets on generated input: what `cargo fuzz` would run for hours, bounded, and on any toolchain.
 
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../fuzz/src/packet.rs"]
 #[allow(unreachable_pub)] // the file is a crate of its own for cargo-fuzz
 mod bodies;
 

@@ -1,0 +1,4 @@
+//! A line of `sessions.jsonl`, with its HdrHistograms.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pathlab_reflector_fuzz::text::bins(data));

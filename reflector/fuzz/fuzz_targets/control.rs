@@ -1,0 +1,4 @@
+//! The control messages of a datagram.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pathlab_reflector_fuzz::text::control(data));

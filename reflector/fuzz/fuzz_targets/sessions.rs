@@ -1,0 +1,4 @@
+//! A file of sessions for the probe.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pathlab_reflector_fuzz::text::sessions(data));

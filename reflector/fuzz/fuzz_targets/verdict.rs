@@ -1,0 +1,4 @@
+//! A `verdict.json`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pathlab_reflector_fuzz::text::verdict(data));

@@ -1,0 +1,44 @@
+"""Writes the first inputs of a fuzz target, made of the byte vectors and files that the tests use: fuzz-seeds.py TARGET DIRECTORY."""
+
+import glob
+import sys
+
+target, directory = sys.argv[1:]
+
+
+def vectors():
+    """The packets of the vectors: a request, and what it is answered with."""
+    for line in open("xdp/tests/vectors/stamp-reflect.txt"):
+        if line.strip() and not line.startswith("#"):
+            fields = [field.strip() for field in line.split("|")]
+            yield bytes.fromhex(fields[1])
+
+
+def frame(payload, v6):
+    """The packet in UDP in IP in Ethernet, its checksums left for the reader to mend or not to look at."""
+    udp = bytes([0x9C, 0x40, 0x03, 0x5E]) + (len(payload) + 8).to_bytes(2, "big") + b"\1\1" + payload
+    if v6:
+        ip = b"\x60\0\0\0" + len(udp).to_bytes(2, "big") + b"\x11\x40" + b"\x20\x01\x0d\xb8" + b"\0" * 11 + b"\x07" + b"\x20\x01\x0d\xb8" + b"\0" * 11 + b"\1"
+        return b"\2" * 6 + b"\4" * 6 + b"\x86\xdd" + ip + udp
+    ip = b"\x45\0" + (len(udp) + 20).to_bytes(2, "big") + b"\0\0\x40\0\x40\x11\0\0" + bytes([198, 51, 100, 7, 192, 0, 2, 1])
+    return b"\2" * 6 + b"\4" * 6 + b"\x08\0" + ip + udp
+
+
+def files(*patterns):
+    return [open(name, "rb").read() for pattern in patterns for name in sorted(glob.glob(pattern))]
+
+
+LINE = b'{"seq":41,"session":"k7f3","arm":"canary","labels":{"isp":"NTT"},"outcome":"received","stamps":{"A0":{"app":[5,"realtime",0]},"A1":{"app":[6,"realtime",0]},"A4":{"app":[9,"realtime",0]}}}'
+seeds = {
+    "codec": lambda: list(vectors()),
+    "respond": lambda: [b"\0\xc6\x33\x64\x07" + b"\0" * 12 + b"\x9c\x40" + b"\x40" * 13 + packet for packet in vectors()],
+    "extensions": lambda: [bytes([head]) + packet[44:] for packet in vectors() for head in (0, 1, 4, 5)],
+    "frame": lambda: [frame(packet, v6) for packet in vectors() for v6 in (False, True)],
+    "keys": lambda: [b'default = "' + b"00" * 32 + b'"\n[ssid]\n7 = "' + b"11" * 32 + b'"\n'],
+    "sessions": lambda: [b'{"target":"192.0.2.1:862"}\n', b'{"target":"[2001:db8::1]:862","labels":{"isp":"NTT"}}\n'],
+    "samples": lambda: [LINE],
+    "scenario": lambda: files("netlab/scenarios/*.toml"),
+    "experiment": lambda: files("tests/canary.toml", "netlab/scenarios/*canary*.toml"),
+}
+for number, seed in enumerate(seeds.get(target, list)()):
+    open(f"{directory}/seed-{number}", "wb").write(seed)
