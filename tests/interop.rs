@@ -255,15 +255,48 @@ fn tshark_reads_our_base_packets() {
     assert_eq!(read.len(), datagrams.len());
     for (fields, (from, _, bytes)) in read.iter().zip(&datagrams) {
         let (sent, _) = SenderPacket::parse(bytes).expect("44 octets");
+        let bits = sent.error_estimate.bits();
         assert_eq!(fields["twamp.test.seq_number"], sent.sequence.get().to_string());
-        assert_eq!(fields["twamp.test.error_estimate.multiplier"], (sent.error_estimate.bits() & 0xff).to_string());
-        assert_eq!(fields["twamp.test.error_estimate.scale"], (sent.error_estimate.bits() >> 8 & 0x3f).to_string());
+        assert_time(&fields["twamp.test.timestamp"], sent.timestamp.bits());
+        assert_eq!(number(&fields["twamp.test.error_estimate"]), u64::from(bits));
+        assert_eq!(number(&fields["twamp.test.error_estimate.s"]), u64::from(sent.error_estimate.is_synchronised()));
+        assert_eq!(number(&fields["twamp.test.error_estimate.z"]), u64::from(sent.error_estimate.is_ptp()));
+        assert_eq!(number(&fields["twamp.test.error_estimate.scale"]), u64::from(bits >> 8 & 0x3f));
+        assert_eq!(number(&fields["twamp.test.error_estimate.multiplier"]), u64::from(bits & 0xff));
         if *from == 862 {
             let (reply, _) = ReflectedPacket::parse(bytes).expect("44 octets");
             assert_eq!(fields["twamp.test.sender_seq_number"], reply.sender_sequence.get().to_string());
+            assert_time(&fields["twamp.test.receive_timestamp"], reply.receive_timestamp.bits());
+            assert_time(&fields["twamp.test.sender_timestamp"], reply.sender_timestamp.bits());
+            let echoed = u64::from(reply.sender_error_estimate.bits());
+            assert_eq!(number(&fields["twamp.test.sender_error_estimate"]), echoed);
+            // What TWAMP calls must-be-zero is STAMP's SSID (RFC 8972, section 3).
+            assert_eq!(number(&fields["twamp.test.mbz1"]), u64::from(reply.ssid.get()));
+            assert_eq!(number(&fields["twamp.test.mbz2"]), 0);
             assert_eq!(fields["twamp.test.sender_ttl"], reply.sender_ttl.to_string());
         }
     }
+}
+
+/// A number as tshark prints one: decimal, hexadecimal, or a truth.
+fn number(text: &str) -> u64 {
+    match (text, text.strip_prefix("0x")) {
+        ("True", _) => 1,
+        ("False", _) => 0,
+        (_, Some(digits)) => u64::from_str_radix(digits, 16).expect("hexadecimal"),
+        _ => text.parse().expect("a number"),
+    }
+}
+
+/// That tshark's `..., HH:MM:SS.NNNNNNNNN UTC` is the time of day in an NTP timestamp, to the nanosecond that its rounding may take.
+fn assert_time(text: &str, ntp: u64) {
+    let clock = text.split_whitespace().rev().nth(1).unwrap_or_else(|| panic!("no time in {text:?}"));
+    let (clock, nanos) = clock.split_once('.').unwrap_or_else(|| panic!("no fraction in {text:?}"));
+    let seconds = clock.split(':').fold(0, |sum, part| sum * 60 + part.parse::<u64>().expect("digits"));
+    let read = seconds * 1_000_000_000 + nanos.parse::<u64>().expect("nine digits");
+    // The NTP era began at midnight, so days are whole.
+    let sent = (ntp >> 32) % 86_400 * 1_000_000_000 + (((ntp & 0xffff_ffff) * 1_000_000_000) >> 32);
+    assert!(read.abs_diff(sent) <= 1, "{text:?} is not {sent} ns into the day");
 }
 
 #[test]

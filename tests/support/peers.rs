@@ -119,11 +119,20 @@ pub(crate) fn scapy_reads(datagrams: &[(u16, u16, &[u8])]) -> Vec<Value> {
 
 /// What tshark reads in UDP datagrams, each with its source and destination port: the fields of `twamp.test` by name.
 pub(crate) fn tshark_reads(datagrams: &[(u16, u16, Vec<u8>)]) -> Vec<BTreeMap<String, String>> {
-    const FIELDS: [&str; 5] = [
+    const FIELDS: [&str; 14] = [
         "twamp.test.seq_number",
-        "twamp.test.error_estimate.multiplier",
+        "twamp.test.timestamp",
+        "twamp.test.error_estimate",
+        "twamp.test.error_estimate.s",
+        "twamp.test.error_estimate.z",
         "twamp.test.error_estimate.scale",
+        "twamp.test.error_estimate.multiplier",
+        "twamp.test.mbz1",
+        "twamp.test.receive_timestamp",
         "twamp.test.sender_seq_number",
+        "twamp.test.sender_timestamp",
+        "twamp.test.sender_error_estimate",
+        "twamp.test.mbz2",
         "twamp.test.sender_ttl",
     ];
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -136,6 +145,7 @@ pub(crate) fn tshark_reads(datagrams: &[(u16, u16, Vec<u8>)]) -> Vec<BTreeMap<St
             let ports = format!("{from},{to}");
             run(Command::new("text2pcap").args(["-q", "-u", &ports]).arg(&hex).arg(&pcap));
             let mut tshark = Command::new("tshark");
+            tshark.env("TZ", "UTC");
             tshark.args(["-d", "udp.port==862,twamp.test", "-T", "fields", "-E", "occurrence=f", "-r"]).arg(&pcap);
             tshark.args(FIELDS.iter().flat_map(|field| ["-e", field]));
             let text = run(&mut tshark);
