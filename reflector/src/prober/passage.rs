@@ -76,17 +76,26 @@ impl Departure {
 impl Passage {
     /// Every stamp of the round trip. `B2` and `B3` are filed under `app`, the least that a base packet lets one claim.
     pub fn stamps(&self) -> Stamps {
+        let departure = self.departure.stamps();
+        let (a1_nic, a4_nic) = self.nic().unzip();
         Stamps {
+            a1: Planes { nic: a1_nic, ..departure.a1 },
             b2: Planes { app: self.reply.b2, ..Planes::default() },
             b3: Planes { app: self.reply.b3, ..Planes::default() },
             a4: Planes {
                 app: Some(self.departure.stamp(self.reply.a4_app)),
                 kernel: self.reply.a4_kernel.map(|time| self.departure.stamp(time)),
-                nic: self.reply.a4_nic,
+                nic: a4_nic,
                 ..Planes::default()
             },
-            ..self.departure.stamps()
+            ..departure
         }
+    }
+
+    /// The card's `A1` and `A4`, where both are there and on one clock. One alone is left out: told in UTC it would pair with the kernel's
+    /// stamp at the other end, and half of this host would count as wire.
+    pub fn nic(&self) -> Option<(Stamp, Stamp)> {
+        self.departure.a1_nic.zip(self.reply.a4_nic).filter(|(a1, a4)| a1.clock() == a4.clock())
     }
 
     /// Round-trip time between the probe's outermost software stamps: `A4 - A1`, the residence in the reflector included. The card's stamps,

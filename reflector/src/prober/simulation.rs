@@ -613,6 +613,39 @@ fn departure(now: Now) -> super::Departure {
     }
 }
 
+/// A card with few transmit registers stamps every reply, but not every packet: its A4 in UTC must not be paired with the kernel's A1.
+#[test]
+fn a_stamp_of_the_card_alone_is_never_mixed_with_the_kernels() {
+    let now = Simulation::new(Nature::default()).now();
+    let after = |nanos| now.realtime + Interval::from_nanos(nanos);
+    let passage = |a1_nic, a4_nic| super::Passage {
+        departure: super::Departure { a1_kernel: Some(after(1_000_000)), a1_nic, ..departure(now) },
+        reply: super::Reply {
+            seq: 0,
+            reflector_seq: 0,
+            echo: 6,
+            b2: None,
+            b3: None,
+            synchronised: None,
+            a4_kernel: Some(after(9_000_000)),
+            a4_nic,
+            a4_app: after(10_000_000),
+        },
+    };
+    let away = |passage: super::Passage| {
+        let ledger = pathlab_record::Ledger::split(&passage.stamps()).expect("a reply came");
+        ledger.parts.iter().find(|(terms, _)| terms.contains(&Term::Wire)).map(|(_, span)| span.as_nanos())
+    };
+    let utc = |nanos| Some(Stamp::from(after(nanos)));
+    let own = Stamp::new(5, ClockId::Phc(3), 0);
+    assert_eq!(away(passage(utc(1_500_000), utc(8_500_000))), Some(7_000_000));
+    for (a1, a4) in [(None, utc(8_500_000)), (utc(1_500_000), None), (own, utc(8_500_000))] {
+        let lone = passage(a1, a4);
+        assert_eq!((lone.stamps().a1.nic, lone.stamps().a4.nic), (None, None));
+        assert_eq!(away(lone), Some(8_000_000), "both ends on the kernel's plane");
+    }
+}
+
 /// The card's pair on its own clock parts the wire from the hosts, and is waited for, but not longer than for any stamp.
 #[test]
 fn the_cards_stamps_bound_the_wire_and_are_waited_for() {
