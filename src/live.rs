@@ -107,7 +107,7 @@ fn text(now: &Progress, all: &Progress, whole: Option<Duration>) -> String {
         ("probe host", &now.probe_host, &all.probe_host),
         ("wire", &now.wire, &all.wire),
         ("reflector host", &now.reflector_host, &all.reflector_host),
-        ("slot kept, late by", &now.lateness, &all.lateness),
+        ("late by", &now.lateness, &all.lateness),
     ] {
         let quantile = |of: &SparseHistogram, level: f64| of.quantile(level).map_or_else(|| "–".to_owned(), span);
         let cells = [now, all].into_iter().flat_map(|of| [0.5, 0.95, 0.99].map(|level| quantile(of, level)));

@@ -6,6 +6,7 @@ mod namespace;
 mod running;
 
 use std::{
+    process::Command,
     sync::{Arc, atomic::AtomicBool},
     thread,
     time::Duration,
@@ -15,7 +16,9 @@ use pathlab_record::{KeepSamples, Outcome, RecordedRun, Run, RunDirectory, Term,
 use pathlab_reflector::{
     ReflectorConfig,
     datapath::SocketOptions,
-    prober::{Fan, Kept, ProbeError, ProbeOptions, ProbeReport, RunOutput, SessionSpec, Shape, probe},
+    prober::{
+        Class, Fan, Kept, Pace, Pacing, ProbeError, ProbeOptions, ProbeReport, RunOutput, SessionSpec, Shape, probe,
+    },
     session::Rules,
 };
 use running::Running;
@@ -224,4 +227,138 @@ fn a_stop_request_ends_the_run_and_is_told() {
     timer.join().unwrap();
     check_accounts(&report);
     assert!(report.interrupted && report.total.counts.received > 0);
+}
+
+/// A filter on the way to the reflector and on the way back, each of which counts what it dropped.
+fn drop_some() {
+    let rules = "add table inet lossy; \
+                 add chain inet lossy way { type filter hook input priority 0; }; \
+                 add rule inet lossy way udp dport 8620 numgen inc mod 40 < 3 counter drop; \
+                 add rule inet lossy way udp sport 8620 numgen inc mod 61 < 5 counter drop";
+    assert!(Command::new("nft").arg(rules).status().expect("nftables").success());
+}
+
+fn dropped() -> [u64; 2] {
+    let listing = Command::new("nft").args(["list", "table", "inet", "lossy"]).output().expect("nftables");
+    let text = String::from_utf8(listing.stdout).unwrap();
+    let after = |line: &str| line.split("packets ").nth(1)?.split(' ').next()?.parse().ok();
+    let counts: Vec<u64> = text.lines().filter_map(after).collect();
+    counts.try_into().expect("two counters")
+}
+
+#[test]
+fn what_a_filter_drops_is_lost_on_the_leg_where_it_dropped_it() {
+    if !pathlab_guard::privilege::root_or_skip("what_a_filter_drops_is_lost_on_the_leg_where_it_dropped_it") {
+        return;
+    }
+    namespace::in_private_namespace(|_| {
+        let rules = Rules { sessions: Some(16), ..Rules::default() };
+        let _reflector = Running::start(ReflectorConfig { rules, ..config(&["127.0.0.1:8620"]) });
+        drop_some();
+        let target = "127.0.0.1:8620".parse().unwrap();
+        // Replies come at once, so a short timeout loses nothing, and the run ends soon.
+        let options = ProbeOptions { timeout: Duration::from_millis(500), ..options(1, 2000) };
+        let (report, kept) = run(&[SessionSpec::new(target)], &options);
+        check_accounts(&report);
+        let (counts, [forward, back]) = (report.total.counts, dropped());
+        assert_eq!(counts.lost() + counts.late, forward + back + counts.late, "{counts:?}");
+        // Bursts at the ends have no answered packet on one side.
+        let told = [counts.lost_forward + counts.unknown_forward, counts.lost_return + counts.unknown_return];
+        for (told, truth) in told.into_iter().zip([forward, back]) {
+            assert!(told <= truth && truth - told <= 8, "{told} of {truth}: {counts:?}");
+        }
+        let of = |outcome| kept.samples.iter().filter(|sample| sample.outcome == outcome).count() as u64;
+        assert_eq!([of(Outcome::LostForward), of(Outcome::LostReturn)], [counts.lost_forward, counts.lost_return]);
+        assert!(counts.lost_forward > 100 && counts.lost_return > 100, "{counts:?}");
+    });
+}
+
+#[test]
+fn pairs_share_their_slots_and_differ_by_what_they_differ_in() {
+    let reflector = reflector_on(&["127.0.0.1:0", "[::1]:0"]);
+    let sessions: Vec<_> = reflector.addresses.iter().map(|&target| SessionSpec::new(target)).collect();
+    let (report, kept) = run(&sessions, &ProbeOptions { paired: true, ..options(10, 100) });
+    check_accounts(&report);
+    let [row] = &report.pairs[..] else { panic!("{:?}", report.pairs) };
+    assert_eq!((row.by.as_str(), row.pairs), ("IPv6 less IPv4", 100));
+    assert!(row.rtt.is_some_and(|rtt| rtt.low.is_none() && rtt.median.abs() < 1e9), "{row:?}");
+
+    // Both of a slot have one slot, and each was first in half of them.
+    let mut sent: Vec<Vec<(i64, i64)>> = sessions.iter().map(|_| Vec::new()).collect();
+    for sample in &kept.samples {
+        let side = usize::from(sample.labels["family"] == 6);
+        sent[side].push((sample.stamps.a1.app.unwrap().nanos(), sample.stamps.a0.app.unwrap().nanos()));
+    }
+    sent.iter_mut().for_each(|side| side.sort_unstable());
+    let first = sent[0].iter().zip(&sent[1]).filter(|(v4, v6)| v4.0 < v6.0).count();
+    assert_eq!(first, 50);
+    assert!(sent[0].iter().zip(&sent[1]).all(|(v4, v6)| (v4.1 - v6.1).abs() < 5_000_000));
+
+    let odd = ProbeOptions { paired: true, ..options(10, 1) };
+    let error = probe(&sessions[..1], &odd, &AtomicBool::new(false), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("--pair with 1 sessions"), "{error}");
+}
+
+#[test]
+fn two_marks_of_one_target_leave_with_their_marks() {
+    if !pathlab_guard::privilege::root_or_skip("two_marks_of_one_target_leave_with_their_marks") {
+        return;
+    }
+    namespace::in_private_namespace(|_| {
+        let reflector = reflector_on(&["127.0.0.1:8620"]);
+        let rules = "add table inet lossy; \
+                     add chain inet lossy way { type filter hook output priority 0; }; \
+                     add rule inet lossy way udp dport 8620 meta mark 7 counter; \
+                     add rule inet lossy way udp dport 8620 meta mark 9 counter";
+        assert!(Command::new("nft").arg(rules).status().expect("nftables").success());
+        let marked = |mark| SessionSpec { mark: Some(mark), ..SessionSpec::new(reflector.addresses[0]) };
+        let (report, _) = run(&[marked(7), marked(9)], &ProbeOptions { paired: true, ..options(5, 60) });
+        assert_eq!(dropped(), [60, 60], "counted, not dropped");
+        let row = &report.pairs[0];
+        assert_eq!((row.by.as_str(), row.pairs), ("mark 9 less mark 7", 60));
+        assert!(row.forward.is_some() && row.back.is_some(), "one host, one clock: {row:?}");
+    });
+}
+
+#[test]
+fn a_sweep_is_one_flow_a_port() {
+    let reflector = reflector_on(&["127.0.0.1:0"]);
+    let fan = Fan { targets: reflector.addresses.clone(), source_port: Some(21_000), sweep: 12, ..Fan::default() };
+    let (report, _) = run(&fan.sessions().unwrap(), &options(20, 10));
+    let ports: Vec<_> = report.sessions.iter().map(|row| row.source.unwrap().port()).collect();
+    assert_eq!(ports, (21_000..21_012).collect::<Vec<u16>>());
+    assert!(report.sessions.iter().all(|row| row.counts.received == 10));
+}
+
+#[test]
+fn one_clock_on_both_ends_is_found_to_be_one() {
+    let reflector = reflector_on(&["127.0.0.1:0"]);
+    let (report, kept) = run(&[SessionSpec::new(reflector.addresses[0])], &options(2, 300));
+    let [row] = &report.one_way[..] else { panic!("{:?}", report.one_way) };
+    assert_eq!(row.forward.at_least.count + row.void, kept.samples.len() as u64);
+    for segment in &row.segments {
+        assert!(segment.offset_least <= 0 && segment.offset_most >= 0, "the same clock: {segment:?}");
+    }
+    let logs: std::collections::HashSet<_> = kept.intervals.iter().map(|(log, _)| log.as_str()).collect();
+    for log in ["rtt", "lateness", "ipdv_forward", "ipdv_return", "wire", "residence", "probe_tx", "probe_rx", "total"]
+    {
+        assert!(logs.contains(log), "{log} of {logs:?}");
+    }
+}
+
+#[test]
+fn the_report_says_how_it_was_paced() {
+    let reflector = reflector_on(&["127.0.0.1:0"]);
+    let cpu = Some(0);
+    for (pace, class) in [(Pace::Auto, Class::Auto), (Pace::Sleep, Class::Other), (Pace::Spin, Class::Auto)] {
+        let pacing = Pacing { pace, class, cpu };
+        let (report, _) = run(&[SessionSpec::new(reflector.addresses[0])], &ProbeOptions { pacing, ..options(2, 50) });
+        let paced = &report.pacing;
+        assert_eq!((paced.pace, paced.cpu), (pace, cpu));
+        assert_eq!(paced.overslept.is_some(), pace != Pace::Spin, "{paced:?}");
+        match class {
+            Class::Auto => assert!(paced.scheduler == "SCHED_FIFO 1" || paced.scheduler_why.is_some(), "{paced:?}"),
+            _ => assert!(paced.scheduler_why.is_none() && !paced.memory_locked, "{paced:?}"),
+        }
+    }
 }

@@ -15,8 +15,11 @@ pub(crate) fn text(report: &ProbeReport) -> String {
     let total = &report.total;
     let _ = writeln!(
         text,
-        "{} sessions every {}: sent {}, received {}, lost {} ({}){}, late {}, duplicates {}, reordered {}",
-        total.sessions,
+        "{} every {}: sent {}, received {}, lost {} ({}){}, late {}, duplicates {}, reordered {}",
+        match total.sessions {
+            1 => "1 session".to_owned(),
+            sessions => format!("{sessions} sessions"),
+        },
         span(report.interval_ns),
         total.counts.sent,
         total.counts.received,

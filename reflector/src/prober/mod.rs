@@ -5,7 +5,9 @@
 //!                      │ ◄─reply, stamp─┘
 //!                   matching ──settled packet──► recorder ──► tallies ──► report
 //!                                                        ├──► session bins
-//!                                                        └──► samples
+//!                                                        ├──► samples
+//!                                                        ├──► one-way delays, pairs
+//!                                                        └──► progress
 //! ```
 //!
 //! One thread drives any number of sessions. The schedule never waits for a reply (no coordinated omission); a slot is sent, or
