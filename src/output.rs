@@ -12,11 +12,15 @@ struct Document<'a, T> {
     body: &'a T,
 }
 
-/// Prints `body` with `"schema": "pathlab.<verb>/1"` in front.
-pub(crate) fn json<T: Serialize>(verb: &str, body: &T) -> Result<()> {
-    let document = Document { schema: format!("pathlab.{verb}/1"), body };
+/// Prints `document`, which names its schema itself.
+pub(crate) fn document<T: Serialize>(document: &T) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, &document)?;
+    serde_json::to_writer_pretty(&mut stdout, document)?;
     writeln!(stdout)?;
     Ok(())
+}
+
+/// Prints `body` with `"schema": "pathlab.<verb>/1"` in front.
+pub(crate) fn json<T: Serialize>(verb: &str, body: &T) -> Result<()> {
+    document(&Document { schema: format!("pathlab.{verb}/1"), body })
 }

@@ -257,7 +257,7 @@ pub(crate) fn run(mut args: Probe, global: &Global) -> Result<Exit> {
     scrap.keep();
     let head = output.finish(&report)?.seal(Timestamp::now())?;
     if global.json {
-        output::json("probe", &report)?;
+        output::document(&report)?;
     } else {
         print!("{}", report::probe::text(&report));
         println!("\n{}  sealed {head}", path.display());

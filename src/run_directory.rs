@@ -11,9 +11,11 @@ use pathlab_record::{Error, Run, RunDirectory};
 
 use crate::exit::Misuse;
 
-/// `./runs/<UTC time>-<verb>`.
+/// `./runs/<UTC time>-<verb>`, with a number behind it where another run of the same second has that name.
 pub(crate) fn default_path(verb: &str, started: Timestamp) -> PathBuf {
-    Path::new("runs").join(format!("{}-{verb}", started.strftime("%Y%m%dT%H%M%SZ")))
+    let first = Path::new("runs").join(format!("{}-{verb}", started.strftime("%Y%m%dT%H%M%SZ")));
+    let further = (2..).map(|number| PathBuf::from(format!("{}-{number}", first.display())));
+    std::iter::once(first.clone()).chain(further).find(|path| !path.exists()).unwrap_or(first)
 }
 
 /// Makes a run directory, which goes away with the second value unless that is told to keep it.

@@ -394,6 +394,8 @@ fn refused(rows: &[Row], place: &Path, command: impl Fn(&str) -> Command) {
 fn document(output: &Output, code: i32) -> Value {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
+    let names = String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.starts_with("  \"schema\"")).count();
+    assert_eq!(names, 1, "one name of the schema, which a parser would not tell");
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error} in:\n{}\n{stderr}", String::from_utf8_lossy(&output.stdout)))
 }

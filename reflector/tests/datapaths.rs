@@ -26,7 +26,7 @@ use pathlab_reflector::{
 };
 use pathlab_xdp::{
     AttachedMode, Counter, XdpMode, XdpReflectorConfig,
-    xsk::{BusyPoll, CopyMode, XskOptions},
+    xsk::{BusyPoll, CopyMode, NicStamps, XskOptions},
 };
 use veth::{ADDRESSES, serve_on_veth, with_client};
 use zerocopy::IntoBytes;
@@ -87,6 +87,10 @@ fn hold(datapath: Datapath, talk: impl FnOnce() + Send) -> ReflectorReport {
 fn serve_af_xdp(server: &str, config: &AfXdpConfig, talk: impl FnOnce() + Send) -> ReflectorReport {
     let mut reflector = AfXdpReflector::attach("s0", config).expect("attached");
     assert_eq!(reflector.mode(), attached(config.mode));
+    if config.mode == XdpMode::Native && config.nic_stamps == NicStamps::Auto {
+        // veth has the kernel's function, and so must take the program that calls it, hybrid or not
+        assert!(reflector.nic_stamps_refused().is_none(), "{:?}", reflector.nic_stamps_refused());
+    }
     with_client(server, |stop| reflector.run(stop).expect("an interface that is up"), talk);
     let (report, counters) = (reflector.report().expect("statistics"), reflector.counters().expect("counters"));
     let through_sockets: u64 = report.queues.iter().map(|queue| queue.received).sum();

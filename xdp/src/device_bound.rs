@@ -29,6 +29,9 @@ use crate::{Error, interface::Interface, xsk::sys};
 const KERNEL_FUNCTIONS: [(i32, &str); 2] =
     [(0x7ff0_0001, "bpf_xdp_metadata_rx_timestamp"), (0x7ff0_0002, "bpf_xdp_metadata_rx_hash")];
 
+/// Room for what the verifier says of a program that it refuses, in octets.
+const VERIFIER_LOG: usize = 16 << 20;
+
 /// `BPF_JMP | BPF_CALL`.
 const CALL: u8 = 0x85;
 /// In the source register of a call: the number is a BTF id.
@@ -48,13 +51,17 @@ pub(crate) fn load(ebpf: &Ebpf, object: &[u8], program: &'static str, interface:
         .ok_or_else(|| refused(interface, "the kernel has no such functions (Linux 6.3)", None))?;
 
     let name = CString::new(program).unwrap_or_default();
-    let mut log = vec![0; 1 << 16];
-    sys::load_device_bound(&name, &instructions, interface.index, &mut log).map_err(|source| {
+    sys::load_device_bound(&name, &instructions, interface.index, &mut []).map_err(|source| {
         match source.raw_os_error() {
             Some(libc::EPERM) => Error::NotPermitted { action: "load a BPF program" },
             // kernel/bpf/offload.c: no netdev_ops->ndo_bpf or no xdp_metadata_ops
             Some(libc::EOPNOTSUPP) => refused(interface, "its driver has no XDP metadata", Some(source)),
-            _ => Error::Load { program, source: format!("{source}; the verifier says: {}", text(&log)).into() },
+            _ => {
+                let mut log = vec![0; VERIFIER_LOG];
+                // Once more, for the reason: the kernel says the same again, this time in words.
+                let _ = sys::load_device_bound(&name, &instructions, interface.index, &mut log);
+                Error::Load { program, source: format!("{source}; the verifier says: {}", text(&log)).into() }
+            }
         }
     })
 }

@@ -98,7 +98,7 @@ pub enum Error {
         action: &'static str,
     },
     /// The kernel does not take the program: too old, or a fault of ours.
-    #[error("the kernel does not take the BPF program {program} (it needs Linux 6.1)")]
+    #[error("the kernel does not take the BPF program {program}; Linux 6.1 and later should")]
     Load {
         /// The program's name.
         program: &'static str,

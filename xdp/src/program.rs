@@ -159,9 +159,9 @@ impl XdpReflector {
         apply_addresses(&mut program, &interface, config)?;
         announce(&interface, &attachment, "STAMP reflector");
         if interface.veth && attachment.mode == AttachedMode::Native {
-            tracing::info!(
+            tracing::warn!(
                 interface = interface.name,
-                "a veth: replies are lost unless its peer runs an XDP program too"
+                "a veth: replies are lost unless its peer runs an XDP program too, and has `ethtool -K PEER tx off`"
             );
         }
         Ok(Self { attachment, _entry: entry, program, interface, config: config.clone(), nic_stamps })

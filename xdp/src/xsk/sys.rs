@@ -211,7 +211,8 @@ pub(crate) fn page_size() -> u32 {
 }
 
 /// `BPF_PROG_LOAD` of an XDP program bound to one device (`BPF_F_XDP_DEV_BOUND_ONLY`), looked up in this thread's network
-/// namespace. What the verifier says goes to `log`, with a NUL at its end.
+/// namespace. What the verifier says goes to `log`, with a NUL at its end; a log without room asks for none. One that is too short
+/// makes the kernel refuse a sound program (`ENOSPC`).
 pub(crate) fn load_device_bound(
     name: &CStr,
     instructions: &[u64],
@@ -249,9 +250,9 @@ pub(crate) fn load_device_bound(
         insn_cnt: u32::try_from(instructions.len()).map_err(too_long)?,
         insns: instructions.as_ptr() as u64,
         license: c"Dual MIT/GPL".as_ptr() as u64,
-        log_level: 1,
+        log_level: u32::from(!log.is_empty()),
         log_size: u32::try_from(log.len()).map_err(too_long)?,
-        log_buf: log.as_mut_ptr() as u64,
+        log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
         kern_version: 0,
         prog_flags: BPF_F_XDP_DEV_BOUND_ONLY,
         prog_name,
