@@ -1,15 +1,23 @@
 //! Which sessions go where: as the analysis says, in the share that was asked for, and always the same.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use pathlab_canary::{Experiment, KeyFrom, Mode, Share, arm, bucket_of_bytes, steer::Steering};
+use pathlab_canary::{
+    Experiment, KeyFrom, Mode, Share, arm, bucket_of_bytes,
+    steer::{self, Steering},
+};
 use pathlab_guard::privilege::root_or_skip;
 use pathlab_record::Arm;
 
 use crate::{
     SEED, assigned, experiment,
     network::{Network, Sessions, session},
-    options, share, start,
+    options,
+    process::{Steerer, within},
+    share, start,
 };
 
 /// Sends one packet to each session and returns those that left by A and by B, every one by exactly one.
@@ -78,41 +86,98 @@ fn the_kernel_and_the_analysis_agree_on_100_000_keys_of_each_family() {
 }
 
 #[test]
-fn the_share_is_met_sessions_stick_and_a_ramp_only_adds() {
-    if !root_or_skip("the_share_is_met_sessions_stick_and_a_ramp_only_adds") {
+fn the_share_is_met_and_a_ramp_only_adds() {
+    if !root_or_skip("the_share_is_met_and_a_ramp_only_adds") {
         return;
     }
     const N: u32 = 10_000;
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let sessions = [false, true].map(|v6| family(v6, N));
-    let mut experiment = unhurried("10%");
-    let mut steering = start(&network, &experiment, &options(&dir));
-    let mut last = [Sessions::new(), Sessions::new()];
-    for percent in ["10%", "15%", "20%"] {
-        steering.ramp(share(percent)).unwrap();
-        for (sessions, last) in sessions.iter().zip(&mut last) {
-            let mut seen = None;
-            for _ in 0..3 {
+    let mut met = [Sessions::new(), Sessions::new()];
+    for mode in [Mode::Host, Mode::Router] {
+        let from = network.sender(mode);
+        let mut experiment = unhurried("10%");
+        experiment.steer.mode = mode;
+        let mut steering = start(&network, &experiment, &options(&dir));
+        let mut last = [Sessions::new(), Sessions::new()];
+        for percent in ["10%", "15%", "20%"] {
+            steering.ramp(share(percent)).unwrap();
+            for (sessions, last) in sessions.iter().zip(&mut last) {
                 steering.renew().unwrap();
-                let (_, b) = arms(&network, &network.server, sessions, nothing);
-                assert!(*seen.get_or_insert_with(|| b.clone()) == b, "a session changed its arm");
+                let (_, b) = arms(&network, from, sessions, nothing);
+                let p = share(percent).fraction();
+                let (mean, deviation) = (f64::from(N) * p, (f64::from(N) * p * (1.0 - p)).sqrt());
+                let (low, high) = (mean - 2.576 * deviation, mean + 2.576 * deviation);
+                eprintln!("{mode:?} {percent}: {} of {N}, 99 % of draws within {low:.0} to {high:.0}", b.len());
+                assert!((low..=high).contains(&(b.len() as f64)));
+                assert!(last.is_subset(&b), "a ramp moved sessions to control");
+                *last = b;
             }
-            let b = seen.unwrap();
-            let p = share(percent).fraction();
-            let (mean, deviation) = (f64::from(N) * p, (f64::from(N) * p * (1.0 - p)).sqrt());
-            assert!((b.len() as f64 - mean).abs() <= 2.576 * deviation, "{} of {N} at {percent}", b.len());
-            assert!(last.is_subset(&b), "a ramp moved sessions to control");
-            *last = b;
         }
+        steering.rollback().unwrap();
+        let (a, b) = arms(&network, from, &sessions[0], nothing);
+        assert_eq!((a.len(), b.len()), (N as usize, 0));
+        if mode == Mode::Router {
+            assert!(met == last, "a session is on another arm in the other mode");
+        }
+        met = last;
     }
-    steering.rollback().unwrap();
-    let (a, b) = arms(&network, &network.server, &sessions[0], nothing);
-    assert_eq!((a.len(), b.len()), (N as usize, 0));
+}
 
-    experiment.experiment.share = share("20%");
-    let _again = start(&network, &experiment, &options(&dir));
-    let (_, b) = arms(&network, &network.server, &sessions[1], nothing);
-    assert!(b == last[1], "a restart with the same seed moved sessions");
+/// For so long sessions are looked at; the soak wants more than a minute.
+fn steady() -> Duration {
+    let seconds = std::env::var("PATHLAB_STEADY_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
+
+#[test]
+fn no_session_changes_its_arm_under_steady_traffic_reloads_and_restarts() {
+    if !root_or_skip("no_session_changes_its_arm_under_steady_traffic_reloads_and_restarts") {
+        return;
+    }
+    const N: u32 = 10_000;
+    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+    let sessions = &family(false, N) | &family(true, N);
+    let expected = canary(&experiment("15%"), share("15%"), &sessions);
+    let all: Vec<_> = sessions.iter().copied().collect();
+    let mut packets = 0;
+    for mode in [Mode::Host, Mode::Router] {
+        let from = network.sender(mode);
+        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let begin = Instant::now();
+        let mut rounds = 0;
+        while begin.elapsed() < steady() / 2 || rounds < 4 {
+            // While nothing is sent, so that each session has one arm to be on.
+            if rounds == 2 {
+                drop(steerer.child.stdin.take());
+                assert!(steerer.child.wait().unwrap().success());
+                steerer = Steerer::start(&network, mode, dir.path());
+            }
+            for (i, part) in all.chunks(100).enumerate() {
+                // Under way: our own map anew, everybody's tables flushed, and another table loaded.
+                if i == 70 && rounds % 2 == 1 {
+                    steer::ramp("test", share("15%"), &options(&dir)).unwrap();
+                    network.on_server("nft flush ruleset");
+                    network.on_server(
+                        "nft 'table inet other { chain in { type filter hook input priority 0; accept; }; }'",
+                    );
+                }
+                packets += network.send(from, part.iter().copied(), nothing);
+            }
+            rounds += 1;
+        }
+        let status = steer::status("test", &options(&dir)).unwrap();
+        assert_eq!((status.halted, status.observed.packets.held), (None, 0));
+        assert_eq!(status.departures.unwrap().astray(), 0);
+        drop(steerer);
+        network.on_server("nft delete table inet other");
+        within(Duration::from_secs(1), || !dir.path().join("undo/canary-test.jsonl").exists());
+    }
+    // Who was seen where, over all that time.
+    let (a, b, seen) = network.take();
+    eprintln!("{packets} packets of {} sessions, {} on both arms", sessions.len(), (&a & &b).len());
+    assert_eq!((seen, (&a & &b).len()), (packets, 0));
+    assert!(b == expected && a.len() + b.len() == sessions.len());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
+use pathlab_canary::Mode;
 use pathlab_guard::in_netns;
 
 /// The game server's port.
@@ -173,6 +174,11 @@ END",
     /// Runs a command in the server's namespace.
     pub(crate) fn on_server(&self, command: &str) -> String {
         sh(&format!("nsenter --net=/run/netns/{} {command}", self.server))
+    }
+
+    /// Whose packets are steered in this mode.
+    pub(crate) fn sender(&self, mode: Mode) -> &str {
+        if mode == Mode::Router { &self.game } else { &self.server }
     }
 
     /// Sends one packet to each session, from the server or from the game host behind it.

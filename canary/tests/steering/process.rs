@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pathlab_canary::steer::Controller;
+use pathlab_canary::{Mode, steer::Controller};
 use pathlab_guard::{Process, in_netns};
 use pathlab_record::Arm;
 
@@ -38,8 +38,10 @@ fn guardian_entry() {
 fn controller_entry() {
     let options = options_in(&PathBuf::from(std::env::var("PLST_DIR").unwrap()));
     let netns = std::env::var("PLST_NETNS").unwrap();
+    let mut experiment = experiment("15%");
+    experiment.steer.mode = if std::env::var("PLST_MODE").unwrap() == "router" { Mode::Router } else { Mode::Host };
     in_netns(Some(&netns), || {
-        let controller = Controller::start(&experiment("15%"), SEED, &options).unwrap();
+        let controller = Controller::start(&experiment, SEED, &options).unwrap();
         println!("steering {}", controller.steering().guardian_pid());
         let stop = async {
             drop(tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await);
@@ -62,10 +64,11 @@ pub(crate) struct Steerer {
 }
 
 impl Steerer {
-    pub(crate) fn start(network: &Network, dir: &Path) -> Self {
+    pub(crate) fn start(network: &Network, mode: Mode, dir: &Path) -> Self {
+        let mode = if mode == Mode::Router { "router" } else { "host" };
         let mut child = Command::new("/proc/self/exe")
             .args(["--ignored", "--exact", "process::controller_entry", "--nocapture"])
-            .envs([("PLST_NETNS", network.server.as_str()), ("PLST_DIR", dir.to_str().unwrap())])
+            .envs([("PLST_NETNS", network.server.as_str()), ("PLST_DIR", dir.to_str().unwrap()), ("PLST_MODE", mode)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -110,7 +113,8 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn start(network: &Network, v6: bool) -> Self {
+    /// From the server, or from the game host behind it.
+    pub(crate) fn start(network: &Network, mode: Mode, v6: bool) -> Self {
         let client = canary_session(v6);
         let running = Arc::new(AtomicBool::new(true));
         let arrived = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
@@ -121,7 +125,7 @@ impl Stream {
             let (running, arrived) = (running.clone(), arrived.clone());
             std::thread::spawn(move || receive(&socket, &running, &arrived))
         });
-        let [v4_socket, v6_socket] = network.sockets(&network.server, PORT);
+        let [v4_socket, v6_socket] = network.sockets(network.sender(mode), PORT);
         let socket = if v6 { v6_socket } else { v4_socket };
         let sender = {
             let running = running.clone();

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use pathlab_canary::steer::{Error, Halt, ramp, rollback, status};
+use pathlab_canary::{
+    Mode,
+    steer::{Error, Halt, ramp, rollback, status},
+};
 use pathlab_guard::{Leftover, in_netns, privilege::root_or_skip};
 
 use crate::{
@@ -30,6 +33,18 @@ fn back_after(event: Instant, [a, b]: &[std::collections::BTreeMap<u32, Instant>
     arrived.saturating_duration_since(event)
 }
 
+/// Both modes and both families in turn.
+const CASES: usize = 4;
+
+fn case(run: usize) -> (Mode, bool) {
+    (if run % CASES < 2 { Mode::Host } else { Mode::Router }, run % 2 == 1)
+}
+
+/// Two routes, two rules and the control socket; in host mode two sysctls.
+fn objects(mode: Mode) -> usize {
+    if mode == Mode::Host { 7 } else { 5 }
+}
+
 /// Transits, as a stream numbers them.
 const A: usize = 0;
 const B: usize = 1;
@@ -44,13 +59,14 @@ fn a_rollback_by_command_takes_milliseconds_and_loses_nothing() {
     let before = network.state();
     let (mut calls, mut moves) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
-        let mut steerer = Steerer::start(&network, dir.path());
-        let stream = Stream::start(&network, run % 2 == 1);
+        let (mode, v6) = case(run);
+        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let stream = Stream::start(&network, mode, v6);
         stream.wait(B, 20);
         let event = Instant::now();
         let done = rollback("test", &options).unwrap();
         calls.push(event.elapsed());
-        assert_eq!((done.removed.len(), done.killed), (7, false));
+        assert_eq!((done.removed.len(), done.killed), (objects(mode), false));
         assert_eq!(network.state(), before);
         assert!(steerer.child.wait().unwrap().success());
         assert!(!steerer.guardian.is_alive());
@@ -72,8 +88,9 @@ fn kill_9_moves_traffic_at_once_and_the_guardian_cleans_up_within_a_second() {
     let before = network.state();
     let (mut moves, mut cleaned) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
-        let steerer = Steerer::start(&network, dir.path());
-        let stream = Stream::start(&network, run % 2 == 1);
+        let (mode, v6) = case(run);
+        let steerer = Steerer::start(&network, mode, dir.path());
+        let stream = Stream::start(&network, mode, v6);
         stream.wait(B, 20);
         assert_eq!(network.programs(), [1, 1]);
         let event = Instant::now();
@@ -97,9 +114,10 @@ fn a_hang_ends_with_the_lease_and_control_stays_until_a_new_start() {
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::alone());
     let options = options(&dir);
     let before = network.state();
-    for v6 in [false, true] {
-        let mut steerer = Steerer::start(&network, dir.path());
-        let stream = Stream::start(&network, v6);
+    for run in 0..CASES {
+        let (mode, v6) = case(run);
+        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let stream = Stream::start(&network, mode, v6);
         // Longer than a lease: it is being renewed.
         stream.wait(B, 2 * LEASE_MS as usize);
         let event = Instant::now();
@@ -130,7 +148,7 @@ fn a_hung_steerer_is_killed_by_a_rollback() {
     }
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let before = network.state();
-    let steerer = Steerer::start(&network, dir.path());
+    let steerer = Steerer::start(&network, Mode::Host, dir.path());
     steerer.signal("STOP");
     assert!(rollback("test", &options(&dir)).unwrap().killed);
     assert_eq!(network.state(), before);
@@ -145,8 +163,8 @@ fn with_the_guardian_killed_too_what_is_left_is_inert_and_the_next_rollback_remo
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let options = options(&dir);
     let before = network.state();
-    let mut steerer = Steerer::start(&network, dir.path());
-    let stream = Stream::start(&network, false);
+    let mut steerer = Steerer::start(&network, Mode::Router, dir.path());
+    let stream = Stream::start(&network, Mode::Router, false);
     stream.wait(B, 20);
     assert!(steerer.guardian.kill().unwrap());
     let event = Instant::now();
@@ -155,10 +173,10 @@ fn with_the_guardian_killed_too_what_is_left_is_inert_and_the_next_rollback_remo
     stream.wait(A, 10);
     back_after(event, &stream.finish());
     let left = Leftover::read(&dir.path().join("undo/canary-test.jsonl")).unwrap();
-    assert!(left.is_orphan() && left.objects.len() == 7);
+    assert!(left.is_orphan() && left.objects.len() == objects(Mode::Router));
     assert!(network.state().contains("lookup 222 proto 222"));
     assert!(matches!(status("test", &options), Err(Error::NotRunning { .. })));
-    assert_eq!(rollback("test", &options).unwrap().removed.len(), 7);
+    assert_eq!(rollback("test", &options).unwrap().removed.len(), objects(Mode::Router));
     assert_eq!(network.state(), before);
     assert!(!dir.path().join("run/test.sock").exists());
 }
@@ -170,7 +188,7 @@ fn the_control_socket_ramps_and_tells_and_refuses_nonsense() {
     }
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let options = options(&dir);
-    let steerer = Steerer::start(&network, dir.path());
+    let steerer = Steerer::start(&network, Mode::Host, dir.path());
     assert_eq!(ramp("test", share("20%"), &options).unwrap(), (share("15%"), share("20%")));
     let now = status("test", &options).unwrap();
     assert_eq!((now.observed.share, now.observed.experiment.as_str()), (Some(share("20%")), "test"));
