@@ -1,5 +1,8 @@
 //! `pathlab canary`: steer a share of sessions onto another path, and judge whether it is better.
 
+mod promote;
+mod start;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,16 +13,15 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use pathlab_canary::{
     Decision, Experiment, Given, Ingest, Share, Verdict, bucket, judge,
-    steer::{self, Controller, Options, Plan, TakenBack},
+    steer::{self, Options, Plan},
 };
 use pathlab_record::{Run, SessionKey};
 use serde_json::json;
-use tracing::info;
 
 use crate::{
     Global,
     exit::{Exit, Misuse},
-    guardian, host, output, readiness, report, run_directory,
+    guardian, host, output, report, run_directory,
 };
 
 /// Steer a share of sessions onto another path, keep them there, and judge whether it is better
@@ -34,7 +36,13 @@ enum Action {
     /// Print everything that `start` would put on this host, in nft's and iproute2's words
     Plan(File),
     /// Steer until Ctrl-C, SIGTERM or `canary rollback`; then take everything back
-    Start(File),
+    Start {
+        #[command(flatten)]
+        file: File,
+        /// Run directory for the log of changes [default: ./runs/<UTC time>-canary]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// How the steering stands: arms, lease, packets, leftovers
     Status(File),
     /// Raise the share: moves control sessions to the canary, never back
@@ -43,6 +51,17 @@ enum Action {
         share: Share,
         #[command(flatten)]
         file: File,
+    },
+    /// The canary path for every client, until `rollback` or a reboot; ends the experiment
+    Promote {
+        /// A verdict.json, or the directory that holds it, that says Promote; your own word without
+        #[arg(long, value_name = "VERDICT")]
+        verdict: Option<PathBuf>,
+        #[command(flatten)]
+        file: File,
+        /// Run directory for the log of changes [default: ./runs/<UTC time>-promote]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// Every session back to control at once, and the host as it was
     Rollback(File),
@@ -113,7 +132,10 @@ pub(crate) fn options() -> Options {
 pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
     match args.action {
         Action::Plan(file) => plan(&file.read()?, global)?,
-        Action::Start(file) => start(&file.read()?, global)?,
+        Action::Start { file, out } => start::start(&file.read()?, out, global)?,
+        Action::Promote { verdict, file, out } => {
+            promote::promote(&file.read()?, verdict.as_deref(), out, global)?;
+        }
         Action::Status(file) => status(&file.read()?, global)?,
         Action::Ramp { share, file } => {
             let (from, to) = steer::ramp(&file.read()?.experiment.name, share, &options())?;
@@ -141,53 +163,6 @@ fn plan(experiment: &Experiment, global: &Global) -> Result<()> {
     answer(global, &json!({ "plan": plan.to_string() }), format_args!("{plan}"))
 }
 
-/// SIGINT and SIGTERM end the steering, whoever sends them.
-async fn signalled() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        ctrl_c = tokio::signal::ctrl_c() => ctrl_c,
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-fn start(experiment: &Experiment, global: &Global) -> Result<()> {
-    if !pathlab_guard::privilege::is_root() {
-        bail!("canary start changes nftables, rules and routes: run it as root");
-    }
-    let seed = seed(experiment)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let stop = signalled();
-        let controller = Controller::start(experiment, seed, &options()).map_err(|error| match error {
-            error @ (steer::Error::Config { .. } | steer::Error::AboveCap { .. } | steer::Error::NoDevice { .. }) => {
-                Misuse::of(error)
-            }
-            error => error.into(),
-        })?;
-        let name = &experiment.experiment.name;
-        info!("{name}: {} of the sessions leave by the canary path", experiment.experiment.share);
-        readiness::announce();
-        let ended = controller
-            .run(async {
-                if let Err(error) = stop.await {
-                    tracing::error!("cannot listen for signals, so the steering ends: {error}");
-                }
-            })
-            .await?;
-        let TakenBack { gate, undone } = ended.taken_back;
-        let removed: Vec<String> = undone.removed.iter().map(ToString::to_string).collect();
-        let document =
-            json!({ "name": name, "by_command": ended.by_command, "gate_s": gate.as_secs_f64(), "removed": removed });
-        answer(
-            global,
-            &document,
-            format_args!("{name}: every session on control after {gate:?}, the host is as it was"),
-        )
-    })
-}
-
 fn status(experiment: &Experiment, global: &Global) -> Result<()> {
     let name = &experiment.experiment.name;
     let leftovers: Vec<String> = pathlab_guard::leftovers()
@@ -195,7 +170,18 @@ fn status(experiment: &Experiment, global: &Global) -> Result<()> {
         .filter(|journal| journal.verb == steer::VERB)
         .map(|journal| journal.id.clone())
         .collect();
+    let promoted = steer::promotion(name, &options())?;
     let status = match steer::status(name, &options()) {
+        Err(steer::Error::NotRunning { .. }) if promoted.is_some() => {
+            let objects: Vec<String> =
+                promoted.iter().flat_map(|journal| &journal.objects).map(ToString::to_string).collect();
+            let text = objects.join("\n  ");
+            return answer(
+                global,
+                &json!({ "promoted": objects, "leftovers": leftovers }),
+                format_args!("{name}: promoted, every client by the canary path\n  {text}"),
+            );
+        }
         Err(steer::Error::NotRunning { .. }) if !leftovers.is_empty() => {
             bail!(
                 "{name} is not running; a steerer that died left something of: {} (inert: `pathlab canary rollback` removes it)",

@@ -12,14 +12,25 @@ use std::{
 
 /// Says `READY=1` to whoever set `NOTIFY_SOCKET`, if anybody did.
 pub(crate) fn announce() {
+    tell(b"READY=1");
+}
+
+/// Says `WATCHDOG=1` where a watchdog waits for it (`WATCHDOG_USEC`, sd_watchdog_enabled(3)).
+pub(crate) fn alive() {
+    if env::var_os("WATCHDOG_USEC").is_some() {
+        tell(b"WATCHDOG=1");
+    }
+}
+
+fn tell(word: &[u8]) {
     let Ok(name) = env::var("NOTIFY_SOCKET") else { return };
     let address = match name.strip_prefix('@') {
         Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name),
         None => SocketAddr::from_pathname(&name),
     };
-    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &to));
+    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(word, &to));
     if let Err(error) = sent {
-        tracing::warn!("cannot tell {name} that we are ready: {error}");
+        tracing::warn!("cannot tell {name} how we are: {error}");
     }
 }
 

@@ -94,6 +94,7 @@ const WRITTEN_WRONG: &[Row] = &[
         "no session to judge: 2 lines are broken, the first broken/sessions.jsonl:1: ",
     ),
     ("canary replay absent", 2, "absent: cannot be read: No such file"),
+    ("canary promote -c good.toml --verdict broken.jsonl", 1, "not a verdict of this version"),
     ("canary replay broken.jsonl", 1, "not a verdict of this version"),
     // lab
     ("lab show absent", 2, "no scenario absent; shipped are demo"),
@@ -354,6 +355,69 @@ fn a_reflector_that_serves_has_no_capability_left() {
         assert!(output.status.success(), "pathlab {args}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(host(), before, "pathlab {args}");
     }
+}
+
+#[test]
+fn what_changes_the_steering_is_written_down_and_a_promotion_has_its_own_way_back() {
+    if !isolated("what_changes_the_steering_is_written_down_and_a_promotion_has_its_own_way_back") {
+        return;
+    }
+    let place = place();
+    gateway();
+    let before = host();
+    let hidden = include_str!("canary.toml").replace("cap_share", "disclose_seed = \"at_end\"\ncap_share");
+    fs::write(place.path().join("hidden.toml"), hidden).unwrap();
+    fs::write(place.path().join("seed"), "0x1badcafe\n").unwrap();
+    let run = |args: &str| pathlab(place.path(), args).output().unwrap();
+    let plan = run("canary plan -c hidden.toml");
+    assert!(plan.status.success() && !String::from_utf8_lossy(&plan.stdout).contains("badcafe"));
+    assert!(String::from_utf8_lossy(&run("canary plan -c good.toml").stdout).contains("seed 0x1badcafe"));
+
+    let path = place.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    let mut steerer = pathlab(place.path(), "canary start -c hidden.toml --out log")
+        .envs([("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", "1000000".as_ref())])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    for said in [&b"READY=1"[..], b"WATCHDOG=1", b"WATCHDOG=1"] {
+        let mut message = [0; 64];
+        let length = manager.recv(&mut message).unwrap();
+        assert_eq!(&message[..length], said);
+    }
+    let written = |name: &str| fs::read_to_string(place.path().join(name)).unwrap();
+    assert!(!(written("log/run.json") + &written("log/evidence.jsonl")).contains("badcafe"));
+    assert!(run("canary ramp 20% -c hidden.toml").status.success());
+    assert!(run("canary rollback -c hidden.toml").status.success());
+    assert!(steerer.wait().unwrap().success());
+    assert_eq!(host(), before);
+    let chain: Vec<Value> =
+        written("log/evidence.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let by_operator: Vec<_> = chain
+        .iter()
+        .filter(|record| record["actor"].as_str().unwrap().starts_with("uid 0"))
+        .map(|record| record["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        by_operator,
+        [
+            "start: every session on control -> 15% of the sessions on the canary path",
+            "ramp: 15% of the sessions on the canary path -> 20% of the sessions on the canary path",
+            "rollback: 20% of the sessions on the canary path -> every session on control",
+        ]
+    );
+    assert!(chain.iter().any(|record| record["action"].as_str().unwrap().ends_with(" 0x1badcafe`")));
+    assert!(run("evidence verify log").status.success());
+
+    let promoted = run("canary promote -c good.toml --out promoted");
+    let text = String::from_utf8_lossy(&promoted.stdout);
+    assert!(text.contains("ip -4 rule add ipproto udp sport 862 lookup 223 priority 10001 protocol 222"), "{text}");
+    assert!(run("evidence verify promoted").status.success());
+    let status = run("canary status -c good.toml");
+    assert!(String::from_utf8_lossy(&status.stdout).starts_with("e2e: promoted"));
+    assert!(run("canary rollback -c good.toml").status.success());
+    assert_eq!(host(), before);
 }
 
 /// Runs rows and checks all that is promised of a refusal: code, one sentence, no result, nothing left.

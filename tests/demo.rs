@@ -52,7 +52,8 @@ fn promotes_with_a_run_directory_that_replays_and_leaves_nothing() {
     let expected = of_demo
         .map(str::to_owned)
         .into_iter()
-        .chain(runs.iter().flat_map(|name| PROBE_RUN.map(|file| format!("{name}/{file}"))));
+        .chain(runs.iter().flat_map(|name| PROBE_RUN.map(|file| format!("{name}/{file}"))))
+        .chain(["SHA256SUMS", "evidence.jsonl", "run.json"].map(|file| format!("steering/{file}")));
     let mut expected: Vec<_> = expected.map(|name| run.join(name).display().to_string()).collect();
     expected.sort();
     // Beside the round trips there is a log for each part of the ledger, and a stamp that came late makes a part of its own.

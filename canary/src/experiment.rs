@@ -42,6 +42,27 @@ pub struct Identity {
     pub share: Share,
     /// The share that no ramp may exceed.
     pub cap_share: Share,
+    /// When the seed is told to those who read the record of the experiment.
+    #[serde(default)]
+    pub disclose_seed: Disclose,
+}
+
+/// When the seed is told. The host's own root can always read it, in the seed file and in the packet filter's rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disclose {
+    /// From the start.
+    #[default]
+    Always,
+    /// When the experiment ends: until then nobody can pick sessions by their arm.
+    AtEnd,
+}
+
+impl Identity {
+    /// Whether nothing that is shown or written while it runs may hold the seed.
+    pub fn seed_is_hidden(&self) -> bool {
+        self.disclose_seed == Disclose::AtEnd
+    }
 }
 
 /// `[key]`: what identifies a session.

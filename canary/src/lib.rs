@@ -47,8 +47,8 @@ pub use arm::arm;
 pub use assignment::{MAX_KEY, bucket, bucket_of_bytes};
 pub use error::Error;
 pub use experiment::{
-    Acceptance, Experiment, Hop, Identity, Key, KeyFrom, Margin, Mask, Mode, Paths, Policy, Share, Steer, Target,
-    Windows,
+    Acceptance, Disclose, Experiment, Hop, Identity, Key, KeyFrom, Margin, Mask, Mode, Paths, Policy, Share, Steer,
+    Target, Windows,
 };
 pub use findings::{Answer, Arms, Checks, Findings, IspFindings, Ratio, Scope, Unjudged, When};
 pub use ingest::{Ingest, Ingested, Input, Remark, Remarks, SESSIONS};

@@ -19,7 +19,8 @@
 //! # fn main() -> pathlab_guard::Result<()> {
 //! let mut journal = Journal::create("canary", "jp-evening-b")?;
 //! let _guardian = Guardian::spawn(&journal, ["guardian".as_ref()])?;
-//! let rule = Rule { netns: None, family: Family::V4, priority: 10_000, fwmark: 0x1_0000, mask: 0xff_0000, table: 222
+//! let rule = Rule { netns: None, family: Family::V4, priority: 10_000, fwmark: 0x1_0000, mask: 0xff_0000,
+//!     udp_source_port: None, to: None, table: 222
 //! }; journal.record(rule.clone())?; rule.add(&mut Rtnetlink::open(None)?)?; journal.undo()?;
 //! # Ok(())
 //! # }

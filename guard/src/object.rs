@@ -3,10 +3,10 @@
 use std::{fmt, fs, io, net::IpAddr, path::PathBuf};
 
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily, IpProtocol, RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
-    rule::{RuleAction, RuleAttribute, RuleMessage},
+    rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange},
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ pub enum Family {
     V6,
 }
 
-/// `ip rule`: packets with this mark use this table.
+/// `ip rule`: packets with this mark, or UDP packets from this port, use this table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -76,8 +76,14 @@ pub struct Rule {
     pub priority: u32,
     /// Value of the mark under the mask.
     pub fwmark: u32,
-    /// Bits of the mark that are compared.
+    /// Bits of the mark that are compared; 0: the mark does not matter.
     pub mask: u32,
+    /// Of UDP packets alone; from this port, or from every port where it is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_source_port: Option<u16>,
+    /// To this prefix alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<(IpAddr, u8)>,
     /// Table to use.
     pub table: u32,
 }
@@ -98,6 +104,9 @@ pub struct Route {
     pub via: Option<IpAddr>,
     /// Device.
     pub dev: String,
+    /// The source address of what is bound to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
     /// Table.
     pub table: u32,
 }
@@ -162,9 +171,14 @@ impl Rule {
     /// The same in iproute2's words; `verb` is `add` or `del`.
     pub fn command(&self, verb: &str) -> String {
         let Self { family, priority, fwmark, mask, table, .. } = self;
-        format!(
-            "ip {family} rule {verb} fwmark {fwmark:#x}/{mask:#x} lookup {table} priority {priority} protocol {PROTOCOL}"
-        )
+        let to = self.to.map(|(to, length)| format!(" to {to}/{length}")).unwrap_or_default();
+        let mark = if *mask == 0 { String::new() } else { format!(" fwmark {fwmark:#x}/{mask:#x}") };
+        let udp = match self.udp_source_port {
+            None => String::new(),
+            Some(0) => " ipproto udp".to_owned(),
+            Some(port) => format!(" ipproto udp sport {port}"),
+        };
+        format!("ip {family} rule {verb}{to}{mark}{udp} lookup {table} priority {priority} protocol {PROTOCOL}")
     }
 
     fn undo(&self) -> Result<bool> {
@@ -178,11 +192,21 @@ impl Rule {
         message.header.table = u8::try_from(self.table).unwrap_or(0);
         message.attributes = vec![
             RuleAttribute::Priority(self.priority),
-            RuleAttribute::FwMark(self.fwmark),
-            RuleAttribute::FwMask(self.mask),
             RuleAttribute::Table(self.table),
             RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
         ];
+        if self.mask != 0 {
+            message.attributes.extend([RuleAttribute::FwMark(self.fwmark), RuleAttribute::FwMask(self.mask)]);
+        }
+        if let Some(port) = self.udp_source_port {
+            message.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
+            let range = RulePortRange { start: port, end: port };
+            message.attributes.extend((port != 0).then_some(RuleAttribute::SourcePortRange(range)));
+        }
+        if let Some((to, length)) = self.to {
+            message.header.dst_len = length;
+            message.attributes.push(RuleAttribute::Destination(to));
+        }
         message
     }
 }
@@ -217,7 +241,8 @@ impl Route {
         let family = Family::of(*to);
         let to = if *prefix == 0 { "default".to_owned() } else { format!("{to}/{prefix}") };
         let via = self.via.map(|via| format!(" via {via}")).unwrap_or_default();
-        format!("ip {family} route {verb} {to}{via} dev {dev} table {table} protocol {PROTOCOL}")
+        let source = self.source.map(|source| format!(" src {source}")).unwrap_or_default();
+        format!("ip {family} route {verb} {to}{via} dev {dev}{source} table {table} protocol {PROTOCOL}")
     }
 
     fn undo(&self) -> Result<bool> {
@@ -236,6 +261,7 @@ impl Route {
         if self.prefix > 0 {
             message.attributes.push(RouteAttribute::Destination(RouteAddress::from(self.to)));
         }
+        message.attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
         message.attributes.extend(self.via.map(|via| RouteAttribute::Gateway(RouteAddress::from(via))));
         message
     }
@@ -342,11 +368,25 @@ mod tests {
 
     #[test]
     fn rules_and_routes_read_as_iproute2_writes_them() {
-        let rule =
-            Rule { netns: None, family: Family::V6, priority: 10_000, fwmark: 0x1_0000, mask: 0xff_0000, table: 222 };
+        let rule = Rule {
+            netns: None,
+            family: Family::V6,
+            priority: 10_000,
+            fwmark: 0x1_0000,
+            mask: 0xff_0000,
+            udp_source_port: None,
+            to: None,
+            table: 222,
+        };
         assert_eq!(
             rule.command("add"),
             "ip -6 rule add fwmark 0x10000/0xff0000 lookup 222 priority 10000 protocol 222"
+        );
+        let to = Some(("2001:db8::".parse().unwrap(), 32));
+        let rule = Rule { fwmark: 0, mask: 0, udp_source_port: Some(7_777), to, ..rule };
+        assert_eq!(
+            rule.command("add"),
+            "ip -6 rule add to 2001:db8::/32 ipproto udp sport 7777 lookup 222 priority 10000 protocol 222"
         );
         let route = Route {
             netns: None,
@@ -354,6 +394,7 @@ mod tests {
             prefix: 0,
             via: Some("192.0.2.1".parse().unwrap()),
             dev: "eth1".into(),
+            source: None,
             table: 222,
         };
         assert_eq!(route.command("add"), "ip -4 route add default via 192.0.2.1 dev eth1 table 222 protocol 222");

@@ -64,10 +64,19 @@ fn build(journal: &mut Journal, ns: &str, file: &Path) -> Process {
             prefix: 0,
             via: via.parse().ok(),
             dev: "pl0".into(),
+            source: None,
             table: 22_200,
         };
-        let rule =
-            Rule { netns: netns.clone(), family, priority: 10_000, fwmark: 0x1_0000, mask: 0xff_0000, table: 22_200 };
+        let rule = Rule {
+            netns: netns.clone(),
+            family,
+            priority: 10_000,
+            fwmark: 0x1_0000,
+            mask: 0xff_0000,
+            udp_source_port: None,
+            to: None,
+            table: 22_200,
+        };
         journal.record_all([route.clone().into(), rule.clone().into()]).unwrap();
         route.add(&mut rtnetlink).unwrap();
         rule.add(&mut rtnetlink).unwrap();
@@ -130,9 +139,19 @@ fn a_like_rule_of_somebody_else_stays() {
         priority: 10_000,
         fwmark: 0x1_0000,
         mask: 0xff_0000,
+        udp_source_port: None,
+        to: None,
         table: 222,
     };
-    let route = Route { netns, to: "0.0.0.0".parse().unwrap(), prefix: 0, via: None, dev: "lo".into(), table: 222 };
+    let route = Route {
+        netns,
+        to: "0.0.0.0".parse().unwrap(),
+        prefix: 0,
+        via: None,
+        dev: "lo".into(),
+        source: None,
+        table: 222,
+    };
     let mut journal = Journal::create_in(dir.path(), "test", "other").unwrap();
     journal.record_all([rule.into(), route.into()]).unwrap();
     assert_eq!(journal.undo().unwrap().gone.len(), 2);

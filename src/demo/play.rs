@@ -252,9 +252,9 @@ impl Stage<'_> {
     }
 
     fn steer(&mut self, name: &str) -> Result<Steerer> {
-        let config = self.path("canary.toml");
+        let (config, log) = (self.path("canary.toml"), self.path("steering"));
         let running = self
-            .serve("server", "canary start", &["-c".to_owned(), config])
+            .serve("server", "canary start", &["-c".to_owned(), config, "--out".to_owned(), log])
             .with_context(|| format!("steering {name}"))?;
         Ok(Steerer { name: name.to_owned(), running: Some(running) })
     }

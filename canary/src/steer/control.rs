@@ -12,7 +12,7 @@ use std::{
 use pathlab_guard::Leftover;
 use serde::{Deserialize, Serialize};
 
-use super::{Departures, Error, Halt, Observed, Options, Result, VERB};
+use super::{Departures, Error, Halt, Observed, Options, PROMOTED, Result, VERB};
 use crate::Share;
 
 /// Where control sockets live: one file `<experiment>.sock` for each steerer.
@@ -98,11 +98,35 @@ pub fn ramp(name: &str, share: Share, options: &Options) -> Result<(Share, Share
 }
 
 /// Every session back to control and the host as it was, whatever state the steerer is in: running, hung (then it is
-/// killed) or dead (then what it left is removed).
+/// killed) or dead (then what it left is removed). A promotion is taken back too.
 ///
 /// # Errors
 /// [`Error::NotRunning`] when there is nothing to take back; [`Error::Guard`] when something could not be taken back.
 pub fn rollback(name: &str, options: &Options) -> Result<RolledBack> {
+    let experiment = end_experiment(name, options);
+    let Some(promotion) = promotion(name, options)? else { return experiment };
+    let undone = promotion.undo()?;
+    let mut done = match experiment {
+        Err(Error::NotRunning { .. }) => RolledBack::default(),
+        other => other?,
+    };
+    done.removed.extend(undone.removed.iter().map(ToString::to_string));
+    Ok(done)
+}
+
+/// The promotion that stands, if one does.
+///
+/// # Errors
+/// [`Error::Guard`] when its journal cannot be read.
+pub fn promotion(name: &str, options: &Options) -> Result<Option<Leftover>> {
+    match Leftover::read(&options.undo_dir.join(format!("{PROMOTED}-{name}.jsonl"))) {
+        Err(pathlab_guard::Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => Ok(Some(other?)),
+    }
+}
+
+/// Takes the experiment back, not a promotion.
+pub(super) fn end_experiment(name: &str, options: &Options) -> Result<RolledBack> {
     match ask(name, options, Request::Rollback) {
         Ok(Answer::RolledBack(done)) => return Ok(done),
         Ok(other) => return Err(unexpected(other)),

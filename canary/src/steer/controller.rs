@@ -17,7 +17,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Error, Options, Plan, Result, Steering,
+    Change, Error, Operator, Options, Plan, Result, Steering,
     control::{Answer, Request, RolledBack, Status, socket_path},
     steering::TakenBack,
 };
@@ -34,7 +34,16 @@ const LONGEST_REQUEST: u64 = 4_096;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A question that waits for its answer.
-type Asked = (Request, oneshot::Sender<Answer>);
+type Asked = (Request, Operator, oneshot::Sender<Answer>);
+
+/// What a controller tells while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It lives: told about twice a second, for a watchdog.
+    Alive,
+    /// Something changed: for the audit log.
+    Changed(Change),
+}
 
 /// Steering with its control socket. Dropping it takes everything back, as [`Controller::run`] does at its end.
 #[derive(Debug)]
@@ -71,13 +80,13 @@ impl Controller {
         &self.steering
     }
 
-    /// Steers until `stop` is ready or another process asks for a rollback, then takes everything back. Needs a tokio
-    /// runtime with time and io.
+    /// Steers until `stop` is ready or another process asks for a rollback, then takes everything back. `on_event` is
+    /// called in between renewals: it must be quick. Needs a tokio runtime with time and io.
     ///
     /// # Errors
     /// [`Error::Guard`] when something could not be taken back; [`Error::Socket`] when the control socket fails at the
     /// start.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Ended> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>, mut on_event: impl FnMut(Event)) -> Result<Ended> {
         let listener =
             UnixListener::from_std(self.listener).map_err(|source| Error::Kernel { call: "listen", source })?;
         let (asked, mut requests) = mpsc::channel(8);
@@ -87,6 +96,7 @@ impl Controller {
         let mut check_others = ticks(CHECK_OTHERS);
         tokio::pin!(stop);
         let rollback = loop {
+            self.steering.take_changes().into_iter().map(Event::Changed).for_each(&mut on_event);
             tokio::select! {
                 biased;
                 _ = renewal.tick(), if self.steering.halted().is_none() => {
@@ -95,11 +105,12 @@ impl Controller {
                     }
                 }
                 () = &mut stop => break None,
-                Some((request, reply)) = requests.recv() => match request {
-                    Request::Rollback => break Some(reply),
-                    request => drop(reply.send(answer(&mut self.steering, request))),
+                Some((request, operator, reply)) = requests.recv() => match request {
+                    Request::Rollback => break Some((operator, reply)),
+                    request => drop(reply.send(answer(&mut self.steering, request, operator))),
                 },
                 _ = check.tick() => {
+                    on_event(Event::Alive);
                     if let Err(error) = self.steering.check() {
                         warn!(%error, "cannot tell whether the canary path is in place");
                     }
@@ -111,11 +122,13 @@ impl Controller {
                 }
             }
         };
-        let result = self.steering.take_back();
-        let by_command = rollback.is_some();
-        if let Some(reply) = rollback {
+        let (operator, reply) = rollback.unzip();
+        let by_command = operator.is_some();
+        let result = self.steering.take_back(operator);
+        if let Some(reply) = reply {
             drop(reply.send(rolled_back(&result)));
         }
+        self.steering.take_changes().into_iter().map(Event::Changed).for_each(&mut on_event);
         // Answers leave in tasks of their own, each with a sender of this channel: when it closes, all have left.
         server.abort();
         let closed = async { while requests.recv().await.is_some() {} };
@@ -132,11 +145,11 @@ fn ticks(period: Duration) -> time::Interval {
     ticks
 }
 
-fn answer(steering: &mut Steering, request: Request) -> Answer {
+fn answer(steering: &mut Steering, request: Request, operator: Operator) -> Answer {
     let from = steering.plan().share;
     let result = match request {
         Request::Status => status(steering).map(|status| Answer::Status(Box::new(status))),
-        Request::Ramp(to) => steering.ramp(to).map(|()| Answer::Ramped { from, to }),
+        Request::Ramp(to) => steering.ramp_by(to, Some(operator)).map(|()| Answer::Ramped { from, to }),
         Request::Rollback => Ok(Answer::Refused("a rollback is under way".to_owned())),
     };
     result.unwrap_or_else(|error| Answer::Refused(error.to_string()))
@@ -206,13 +219,15 @@ async fn converse(stream: UnixStream, asked: mpsc::Sender<Asked>) {
 }
 
 async fn one_request(mut stream: UnixStream, asked: mpsc::Sender<Asked>) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
+    let operator = Operator::of(peer.uid(), peer.pid().and_then(|pid| pid.try_into().ok()));
     let (from, mut to) = stream.split();
     let mut line = Vec::new();
     BufReader::new(from.take(LONGEST_REQUEST)).read_until(b'\n', &mut line).await?;
     let answer = match serde_json::from_slice(&line) {
         Ok(request) => {
             let (reply, answer) = oneshot::channel();
-            asked.send((request, reply)).await.map_err(io::Error::other)?;
+            asked.send((request, operator, reply)).await.map_err(io::Error::other)?;
             answer.await.map_err(io::Error::other)?
         }
         Err(error) => Answer::Refused(format!("not a request: {error}")),

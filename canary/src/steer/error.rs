@@ -99,6 +99,16 @@ pub enum Error {
         /// Our mask.
         ours: Mask,
     },
+    /// The canary path is the way of all clients already.
+    #[error(
+        "the canary path was promoted (ip {family} routing table {table}): `pathlab canary rollback` takes that back"
+    )]
+    Promoted {
+        /// `-4` or `-6`.
+        family: pathlab_guard::Family,
+        /// The table.
+        table: u32,
+    },
     /// A packet filter of somebody else that compares or changes our bits of the mark.
     #[error(
         "chain {chain} of table {table} uses the bits {bits:#010x} of the mark, which overlap mark_mask = {:#010x}: choose \

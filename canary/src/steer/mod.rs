@@ -23,7 +23,7 @@
 //! println!("{}", Plan::new(&experiment, seed)?);
 //! let options = Options::with_guardian(["guardian"]);
 //! let controller = Controller::start(&experiment, seed, &options)?;
-//! controller.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+//! controller.run(async { drop(tokio::signal::ctrl_c().await) }, |event| println!("{event:?}")).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -31,6 +31,7 @@
 //! Everything happens in the network namespace of the calling thread. In router mode, fragments after the first carry
 //! no ports and stay on control. Only the direction from server to client is steered.
 
+mod change;
 mod control;
 mod controller;
 mod error;
@@ -38,14 +39,17 @@ mod nfnetlink;
 mod plan;
 mod prefix;
 mod preflight;
+mod promote;
 mod proof;
 mod rules;
 mod ruleset;
 mod steering;
 
-pub use control::{RUN_DIR, RolledBack, Status, ramp, rollback, status};
-pub use controller::{Controller, Ended};
+pub use change::{Change, Operator};
+pub use control::{RUN_DIR, RolledBack, Status, promotion, ramp, rollback, status};
+pub use controller::{Controller, Ended, Event};
 pub use error::{Error, Result};
 pub use plan::{Plan, ROUTE_TABLE, read_seed};
+pub use promote::{PROMOTED, PROMOTED_TABLE, Promoted, promote, show};
 pub use proof::{Departures, Proof};
 pub use steering::{Halt, Observed, Options, Packets, Steering, TakenBack, VERB, observe};

@@ -27,6 +27,8 @@ const MAX_OFFSET: u16 = 1_200;
 pub struct Plan {
     pub(crate) name: String,
     pub(crate) seed: u32,
+    /// Left out of what is shown.
+    pub(crate) hides_seed: bool,
     pub(crate) share: Share,
     pub(crate) cap: Share,
     pub(crate) key: Key,
@@ -75,6 +77,7 @@ impl Plan {
         let plan = Self {
             name: identity.name.clone(),
             seed,
+            hides_seed: identity.seed_is_hidden(),
             share: identity.share,
             cap: identity.cap_share,
             key: key.clone(),
@@ -180,7 +183,7 @@ impl Plan {
                 Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
                 Family::V6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
             };
-            Route { netns: None, to, prefix: 0, via: *via, dev: dev.clone(), table: ROUTE_TABLE }
+            Route { netns: None, to, prefix: 0, via: *via, dev: dev.clone(), source: None, table: ROUTE_TABLE }
         })
     }
 
@@ -192,6 +195,8 @@ impl Plan {
             priority,
             fwmark: mark,
             mask,
+            udp_source_port: None,
+            to: None,
             table: ROUTE_TABLE,
         })
     }

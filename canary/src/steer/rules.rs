@@ -166,7 +166,8 @@ fn assign(plan: &Plan, view: View) -> Rule {
         Expression::HostToNetwork { register: VALUE },
         Expression::VerdictMap { register: VALUE, map: BUCKET_ARM.to_owned() },
     ]);
-    let text = format!("jhash {key} mod {modulus} seed {seed:#x} vmap @{BUCKET_ARM}");
+    let shown = if plan.hides_seed { "(told at the end)".to_owned() } else { format!("{seed:#x}") };
+    let text = format!("jhash {key} mod {modulus} seed {shown} vmap @{BUCKET_ARM}");
     Rule { text, expressions }
 }
 

@@ -11,7 +11,7 @@ use pathlab_guard::{Guardian, Journal, Object, Rtnetlink, Sysctl, Undone, undo_d
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::{Departures, Error, Plan, Proof, Result, nfnetlink::NftSocket, preflight, ruleset};
+use super::{Change, Departures, Error, Operator, Plan, Proof, Result, nfnetlink::NftSocket, preflight, ruleset};
 use crate::Share;
 
 /// Journals of steering carry this verb.
@@ -54,6 +54,8 @@ pub struct Steering {
     /// Or why there is none.
     proof: std::result::Result<Proof, String>,
     halted: Option<Halt>,
+    /// Not yet told.
+    changes: Vec<Change>,
 }
 
 /// Why every session is on control while the steerer still runs. Only a new start ends it.
@@ -148,8 +150,27 @@ impl Steering {
             Ok(proof) => proof.begin_anew()?,
             Err(reason) => warn!(reason, "nothing proves by which path packets leave"),
         }
-        info!(experiment = plan.name, share = %plan.share, seed = plan.seed, "steering");
-        Ok(Self { plan, nft, rtnetlink, journal: Some(journal), guardian, proof, halted: None })
+        info!(experiment = plan.name, share = %plan.share, "steering");
+        let journal = Some(journal);
+        let mut steering = Self { plan, nft, rtnetlink, journal, guardian, proof, halted: None, changes: Vec::new() };
+        steering.changed(None, "start", "every session on control".to_owned(), steering.share_now());
+        Ok(steering)
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    fn changed(&mut self, operator: Option<Operator>, action: &'static str, before: String, after: String) {
+        self.changes.push(Change { operator, action, before, after });
+    }
+
+    fn share_now(&self) -> String {
+        match &self.halted {
+            None => format!("{} of the sessions on the canary path", self.plan.share),
+            Some(halt) => format!("every session on control: {halt}"),
+        }
     }
 
     /// The plan, with the share of now.
@@ -192,7 +213,9 @@ impl Steering {
         match self.nft.commit(&ruleset::renew(&self.plan)) {
             Err(refused) if refused.errno() == Some(libc::ENOENT) => {
                 warn!("the lease ran out, every session is on control until an operator starts again");
+                let before = self.share_now();
                 self.halted = Some(Halt::Lapsed);
+                self.changed(None, "halt", before, self.share_now());
                 Err(Error::Lapsed)
             }
             other => Ok(other?),
@@ -257,7 +280,9 @@ impl Steering {
 
     fn halt(&mut self, reason: Halt) -> Result<()> {
         warn!(%reason, "halted, every session is on control until an operator starts again");
+        let before = self.share_now();
         self.halted = Some(reason);
+        self.changed(None, "halt", before, self.share_now());
         self.shut()
     }
 
@@ -275,6 +300,10 @@ impl Steering {
     /// [`Error::RampDown`], [`Error::AboveCap`], [`Error::Config`] for a share that may not be; [`Error::Lapsed`] when
     /// halted; [`Error::Nft`].
     pub fn ramp(&mut self, share: Share) -> Result<()> {
+        self.ramp_by(share, None)
+    }
+
+    pub(super) fn ramp_by(&mut self, share: Share, operator: Option<Operator>) -> Result<()> {
         if self.halted.is_some() {
             return Err(Error::Lapsed);
         }
@@ -284,7 +313,9 @@ impl Steering {
         }
         self.plan.allows(share)?;
         self.nft.commit(&ruleset::assign(share))?;
+        let before = self.share_now();
         self.plan.share = share;
+        self.changed(operator, "ramp", before, self.share_now());
         if let Ok(proof) = &mut self.proof {
             proof.set_share(share)?;
             proof.begin_anew()?;
@@ -298,12 +329,13 @@ impl Steering {
     /// # Errors
     /// [`Error::Guard`] when a rule or route could not be taken back; the rest was.
     pub fn rollback(mut self) -> Result<TakenBack> {
-        self.take_back()
+        self.take_back(None)
     }
 
     /// The rollback without its slow end, which changes nothing any more: the kernel takes 25 ms to close the socket of
     /// a table, as it waits for everybody who may still look at it.
-    pub(super) fn take_back(&mut self) -> Result<TakenBack> {
+    pub(super) fn take_back(&mut self, operator: Option<Operator>) -> Result<TakenBack> {
+        let before = self.share_now();
         let start = Instant::now();
         if let Err(error) = self.shut() {
             // Not a reason to stop: the table goes next, and with its socket in any case.
@@ -313,6 +345,7 @@ impl Steering {
         if let Err(error) = self.nft.commit(&ruleset::delete()) {
             warn!(%error, "the table goes with its socket");
         }
+        self.changed(operator, "rollback", before, "every session on control".to_owned());
         let undone = self.journal.take().map(Journal::undo).transpose()?.unwrap_or_default();
         Ok(TakenBack { gate, undone })
     }

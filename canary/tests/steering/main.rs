@@ -4,6 +4,7 @@ mod assignment;
 mod network;
 mod path_mtu;
 mod process;
+mod promotion;
 mod refusals;
 mod way_back;
 mod wrong_arm;

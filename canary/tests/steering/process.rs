@@ -47,7 +47,7 @@ fn controller_entry() {
             drop(tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await);
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let ended = runtime.block_on(controller.run(stop)).unwrap();
+        let ended = runtime.block_on(controller.run(stop, |_| {})).unwrap();
         println!("ended {}", ended.by_command);
         // The blocking read goes with the process.
         std::process::exit(0);

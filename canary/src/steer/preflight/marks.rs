@@ -22,7 +22,8 @@ use crate::{
 pub(super) fn routing_rules_are_free(plan: &Plan, family: Family, rtnetlink: &mut Rtnetlink) -> Result<()> {
     for rule in routing_rules(rtnetlink, family)? {
         let priority = priority(&rule);
-        if priority == plan.priority && !is_ours(plan, &rule) {
+        // The second is that of a promotion.
+        if (priority == plan.priority || priority == plan.priority + 1) && !is_ours(plan, &rule) {
             return Err(Error::PriorityTaken { family, priority });
         }
         let (mark, mask) = fwmark(&rule);

@@ -8,7 +8,7 @@ mod marks;
 mod reverse_path;
 mod source;
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -21,6 +21,7 @@ use super::{
     Error, Result,
     nfnetlink::NftSocket,
     plan::{Path, Plan, ROUTE_TABLE},
+    promote::PROMOTED_TABLE,
     ruleset,
 };
 use crate::Mode;
@@ -44,8 +45,11 @@ pub(super) fn check(plan: &Plan, rtnetlink: &mut Rtnetlink) -> Result<()> {
     every_family_has_a_path(plan, rtnetlink)?;
     for path in &plan.paths {
         let canary = device(rtnetlink, &path.dev)?;
+        if !routes(rtnetlink, path.family, PROMOTED_TABLE)?.is_empty() {
+            return Err(Error::Promoted { family: path.family, table: PROMOTED_TABLE });
+        }
         marks::routing_rules_are_free(plan, path.family, rtnetlink)?;
-        if !routes(rtnetlink, path.family)?.is_empty() {
+        if !routes(rtnetlink, path.family, ROUTE_TABLE)?.is_empty() {
             return Err(Error::TableTaken { family: path.family, table: ROUTE_TABLE });
         }
         if path.family == Family::V4 {
@@ -63,6 +67,26 @@ pub(super) fn check(plan: &Plan, rtnetlink: &mut Rtnetlink) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks what a promotion rests on, while the experiment may still run. Returns the source addresses of the control
+/// path.
+pub(super) fn check_promotion(plan: &Plan, rtnetlink: &mut Rtnetlink) -> Result<Vec<(Family, Option<IpAddr>)>> {
+    every_family_has_a_path(plan, rtnetlink)?;
+    let mut sources = Vec::new();
+    for path in &plan.paths {
+        let canary = device(rtnetlink, &path.dev)?;
+        if !routes(rtnetlink, path.family, PROMOTED_TABLE)?.is_empty() {
+            return Err(Error::Promoted { family: path.family, table: PROMOTED_TABLE });
+        }
+        marks::routing_rules_are_free(plan, path.family, rtnetlink)?;
+        if let Some(via) = path.via {
+            gateway::gateway_answers(rtnetlink, canary.index, via, path)?;
+        }
+        let control = source::control_path(plan, path.family, rtnetlink)?;
+        sources.push((path.family, control.and_then(|control| control.source)));
+    }
+    Ok(sources)
 }
 
 /// Refuses a family in which clients are reached but no canary path was given: its canary sessions would be on control
@@ -97,7 +121,7 @@ pub(super) fn devices(plan: &Plan, rtnetlink: &mut Rtnetlink) -> Result<Vec<(Fam
 pub(super) fn in_place(plan: &Plan, rtnetlink: &mut Rtnetlink) -> Result<bool> {
     for path in &plan.paths {
         let rule = marks::routing_rule_stands(plan, path.family, rtnetlink)?;
-        if !rule || routes(rtnetlink, path.family)?.is_empty() {
+        if !rule || routes(rtnetlink, path.family, ROUTE_TABLE)?.is_empty() {
             return Ok(false);
         }
     }
@@ -134,19 +158,19 @@ fn device(rtnetlink: &mut Rtnetlink, dev: &str) -> Result<Device> {
     Ok(device)
 }
 
-/// The routes of our table. The kernel filters, so that a full Internet table costs nothing here.
-fn routes(rtnetlink: &mut Rtnetlink, family: Family) -> Result<Vec<RouteMessage>> {
+/// The routes of a table of ours. The kernel filters, so that a full Internet table costs nothing here.
+fn routes(rtnetlink: &mut Rtnetlink, family: Family, table: u32) -> Result<Vec<RouteMessage>> {
     let mut question = RouteMessage::default();
     question.header.address_family = address_family(family);
-    question.header.table = u8::try_from(ROUTE_TABLE).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-    question.attributes.push(RouteAttribute::Table(ROUTE_TABLE));
+    question.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    question.attributes.push(RouteAttribute::Table(table));
     let answer = match rtnetlink.dump(RouteNetlinkMessage::GetRoute(question)) {
         // No such table yet.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Vec::new(),
         other => other.map_err(kernel("list the routes of the canary table"))?,
     };
     let route = |message| match message {
-        RouteNetlinkMessage::NewRoute(route) if route_table(&route) == ROUTE_TABLE => Some(route),
+        RouteNetlinkMessage::NewRoute(route) if route_table(&route) == table => Some(route),
         _ => None,
     };
     Ok(answer.into_iter().filter_map(route).collect())

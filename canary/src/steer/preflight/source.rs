@@ -22,7 +22,7 @@ use crate::steer::{Error, Result, plan::Path, plan::Plan};
 pub(super) struct ControlPath {
     pub(super) device: Device,
     /// The address that the kernel gives to what is bound to none.
-    source: Option<IpAddr>,
+    pub(super) source: Option<IpAddr>,
     /// What the route says about the MTU.
     mtu: Option<u32>,
 }
