@@ -8,6 +8,7 @@ mod evidence;
 mod exit;
 mod guardian;
 mod host;
+mod import;
 mod lab;
 mod live;
 mod output;
@@ -52,6 +53,7 @@ enum Verb {
     Probe(Box<probe::Probe>),
     Canary(canary::CanaryArgs),
     Lab(lab::LabArgs),
+    Import(import::ImportArgs),
     Evidence(evidence::EvidenceArgs),
     Demo(demo::Demo),
     #[command(hide = true, name = guardian::VERB)]
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Probe(args) => probe::run(*args, global),
         Verb::Canary(args) => canary::run(args, global),
         Verb::Lab(args) => lab::run(args, global),
+        Verb::Import(args) => import::run(args, global),
         Verb::Evidence(args) => evidence::run(&args, global),
         Verb::Demo(args) => demo::run(&args, global),
         Verb::Guardian(args) => guardian::run(&args),

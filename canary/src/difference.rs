@@ -44,6 +44,14 @@ pub(crate) struct Plan<'a> {
 struct Pools {
     arms: [Pool; 2],
     levels: Vec<Level>,
+    /// Sessions of each unit, on whichever arm.
+    sessions: Vec<u32>,
+}
+
+/// Sessions of each unit over pools of the same units.
+fn sessions(pools: &[&Pool]) -> Vec<u32> {
+    let units = pools.first().map_or(0, |pool| pool.units());
+    (0..units).map(|unit| pools.iter().map(|pool| pool.sessions(unit)).sum()).collect()
 }
 
 impl<'a> Plan<'a> {
@@ -91,7 +99,7 @@ impl<'a> Plan<'a> {
         let (counts, mut weights) = (vec![1; canary.len()], Vec::new());
         for block in &self.blocks {
             let pool = self.pool(block, |_| true);
-            self.weigh(block, &[&pool], &counts, &canary, &mut weights);
+            self.weigh(block, &sessions(&[&pool]), &counts, &canary, &mut weights);
             let levels: Vec<Level> = block.levels.iter().map(|(level, _)| *level).collect();
             if let Some(arms) = pool.quantiles_by_arm(&levels, &weights, &canary[self.units(block)]) {
                 block.levels.iter().zip(arms).for_each(|((_, column), arms)| row[*column] = arms);
@@ -108,9 +116,10 @@ impl<'a> Plan<'a> {
         let pools: Vec<Pools> = self
             .blocks
             .iter()
-            .map(|block| Pools {
-                arms: [self.pool(block, arm(false)), self.pool(block, arm(true))],
-                levels: block.levels.iter().map(|(level, _)| *level).collect(),
+            .map(|block| {
+                let arms = [self.pool(block, arm(false)), self.pool(block, arm(true))];
+                let sessions = sessions(&[&arms[0], &arms[1]]);
+                Pools { arms, levels: block.levels.iter().map(|(level, _)| *level).collect(), sessions }
             })
             .collect();
         let canary: Vec<bool> = population.units.iter().map(|unit| unit.canary).collect();
@@ -123,12 +132,15 @@ impl<'a> Plan<'a> {
             })
             .collect();
         let scratch = || (vec![0; canary.len()], Vec::new(), [Vec::new(), Vec::new()]);
+        if self.width == 0 {
+            return Replicates::from_rows(Vec::new(), 1);
+        }
         replicate(seed, "bootstrap", count, self.width, scratch, |generator, (counts, weights, arms), row| {
             row.fill(f64::NAN);
             members.iter().for_each(|units| resample(generator, units, counts));
             for (block, pools) in self.blocks.iter().zip(&pools) {
                 let [control, canaries] = &pools.arms;
-                self.weigh(block, &[control, canaries], counts, &canary, weights);
+                self.weigh(block, &pools.sessions, counts, &canary, weights);
                 arms.iter_mut().for_each(|values| values.resize(pools.levels.len(), 0.0));
                 if control.quantiles(&pools.levels, weights, &mut arms[0])
                     && canaries.quantiles(&pools.levels, weights, &mut arms[1])
@@ -148,18 +160,25 @@ impl<'a> Plan<'a> {
         count: usize,
         assign: impl Fn(&mut Generator, &mut Vec<bool>) + Sync,
     ) -> Replicates {
-        let pools: Vec<(Pool, Vec<Level>)> = self
+        let pools: Vec<(Pool, Vec<Level>, Vec<u32>)> = self
             .blocks
             .iter()
-            .map(|block| (self.pool(block, |_| true), block.levels.iter().map(|(level, _)| *level).collect()))
+            .map(|block| {
+                let pool = self.pool(block, |_| true);
+                let sessions = sessions(&[&pool]);
+                (pool, block.levels.iter().map(|(level, _)| *level).collect(), sessions)
+            })
             .collect();
         let counts = vec![1; self.population.units.len()];
         let scratch = || (Vec::new(), Vec::new());
+        if self.width == 0 {
+            return Replicates::from_rows(Vec::new(), 1);
+        }
         replicate(seed, "assignment", count, self.width, scratch, |generator, (canary, weights), row| {
             assign(generator, canary);
             row.fill(f64::NAN);
-            for (block, (pool, levels)) in self.blocks.iter().zip(&pools) {
-                self.weigh(block, &[pool], &counts, canary, weights);
+            for (block, (pool, levels, sessions)) in self.blocks.iter().zip(&pools) {
+                self.weigh(block, sessions, &counts, canary, weights);
                 let Some(arms) = pool.quantiles_by_arm(levels, weights, &canary[self.units(block)]) else { continue };
                 for ((_, column), arms) in block.levels.iter().zip(arms) {
                     row[*column] = bounded(arms);
@@ -189,7 +208,7 @@ impl<'a> Plan<'a> {
     }
 
     /// How much each unit of a block counts: as often as drawn, and in a merged block so that each cell has its weight on both arms.
-    fn weigh(&self, block: &Block, pools: &[&Pool], counts: &[u32], canary: &[bool], weights: &mut Vec<u32>) {
+    fn weigh(&self, block: &Block, sessions: &[u32], counts: &[u32], canary: &[bool], weights: &mut Vec<u32>) {
         let units = self.units(block);
         weights.clear();
         weights.extend_from_slice(&counts[units.clone()]);
@@ -199,10 +218,9 @@ impl<'a> Plan<'a> {
         let whole: f64 = self.weights[block.cells.clone()].iter().sum();
         for cell in block.cells.clone() {
             let range = self.population.range(cell);
-            let sessions = |unit: usize| pools.iter().map(|pool| pool.sessions(unit - units.start)).sum::<u32>();
             let mut totals = [0_u64; 2];
             for unit in range.clone() {
-                totals[usize::from(canary[unit])] += u64::from(counts[unit]) * u64::from(sessions(unit));
+                totals[usize::from(canary[unit])] += u64::from(counts[unit]) * u64::from(sessions[unit - units.start]);
             }
             let share = if whole > 0.0 { WHOLE * self.weights[cell] / whole } else { 0.0 };
             let factors = totals.map(|total| if total > 0 { (share / total as f64) as u32 } else { 0 });

@@ -32,6 +32,24 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// An input has quantiles and nothing that they could be made from.
+    #[error(
+        "{at}: `{name}` alone is refused: quantiles can be neither merged over bins nor weighed by session; give samples, histograms or buckets"
+    )]
+    QuantilesOnly {
+        /// File and line.
+        at: String,
+        /// Name of the quantile.
+        name: String,
+    },
+    /// A table of samples lacks what a sample needs.
+    #[error("{at}: {why}")]
+    Columns {
+        /// File and line of the header.
+        at: String,
+        /// What is missing.
+        why: String,
+    },
     /// There is nothing to judge.
     #[error("no session to judge: {why}")]
     NoSession {

@@ -168,6 +168,14 @@ impl Experiment {
         }
         self.steer.check()?;
         self.windows.check()?;
+        let (looks, evenings) = (&self.policy.looks, self.windows.evenings);
+        let ascend = looks.is_sorted_by(|a, b| a < b) && looks.first() != Some(&0);
+        let sound = ascend && looks.last() == Some(&evenings);
+        if !looks.is_empty() && !sound {
+            return Err(format!(
+                "policy.looks {looks:?}: write ascending numbers of evenings, the last one {evenings}"
+            ));
+        }
         self.policy.check()
     }
 }
@@ -340,12 +348,20 @@ pub struct Policy {
     /// Fewest canary sessions in a stratum and evening.
     #[serde(default = "default_min_sessions")]
     pub min_sessions: u32,
+    /// Numbers of evenings after which a promotion may be decided, ascending, the last of them `windows.evenings`; only that one when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub looks: Vec<u32>,
     /// Bootstrap replicates, and as many re-drawn assignments.
     #[serde(default = "default_replicates")]
     pub replicates: u32,
 }
 
 impl Policy {
+    /// The looks for promotion out of so many evenings.
+    pub(crate) fn looks(&self, evenings: u32) -> Vec<u32> {
+        if self.looks.is_empty() { vec![evenings] } else { self.looks.clone() }
+    }
+
     /// By how much the canary may be worse in `metric`, in nanoseconds or as a share from 0 to 1.
     ///
     /// By default the policy's margin for latencies, twice as much beyond p95 (where the same number of sessions says less), half a percentage

@@ -4,7 +4,7 @@ use pathlab_stats::Interval;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
-    Metric, Window,
+    Description, Early, Metric, PooledAnswer, Window,
     stratum::{Cell, Family},
 };
 
@@ -122,6 +122,14 @@ impl Answer {
     /// Whether it is a latency; a rate otherwise.
     pub fn is_latency(&self) -> bool {
         matches!(self.metric, Metric::Quantile { .. })
+    }
+
+    /// The difference in standard errors, as the interval has them; none where that is no number.
+    pub fn z(&self) -> Option<f64> {
+        let reach = (self.interval.high - self.interval.low) / 2.0;
+        let confidence = pathlab_stats::Confidence::new(self.confidence).ok()?;
+        let z = self.interval.estimate * confidence.z() / reach;
+        z.is_finite().then_some(z)
     }
 
     /// With confidence not worse than the margin, and with enough sessions to say so.
@@ -304,6 +312,10 @@ pub struct Checks {
 pub struct Findings {
     /// The evenings with data, by date.
     pub evenings: Vec<String>,
+    /// The evening that is not over, and until when there are data of it.
+    pub in_progress: Option<(String, jiff::Timestamp)>,
+    /// Round-trip quantiles of every arm and stratum.
+    pub described: Vec<Description>,
     /// The deciding metric in each stratum with both arms, the prelude's among them.
     pub strata: Vec<Answer>,
     /// The deciding metric in each ISP and family with enough sessions, over the evenings.
@@ -312,6 +324,14 @@ pub struct Findings {
     pub isps: Vec<IspFindings>,
     /// The guardrails.
     pub guardrails: Vec<Answer>,
+    /// The looks at every bin.
+    pub early: Early,
+    /// Change of the difference from the lowest share to the highest, where a ramp raised it.
+    pub capacity: Vec<Answer>,
+    /// Arms of pooled packets.
+    pub pooled: Vec<PooledAnswer>,
+    /// Assignments that were re-drawn.
+    pub redraws: u64,
     /// The deciding metric in the A/A prelude, where it has enough sessions.
     pub prelude: Vec<Answer>,
     /// Whether there was a prelude at all.

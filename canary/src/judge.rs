@@ -17,8 +17,10 @@ use pathlab_stats::{
 use rand::RngExt;
 
 use crate::{
-    Error, Experiment, Ingested, Metric, Remark, Series, Window,
+    Error, Experiment, Ingested, Metric, Remark, Series, Share, Window,
+    described::{compare_pooled, describe},
     difference::{Column, Plan, bounded, is_dead},
+    early,
     findings::{Answer, Arms, Checks, Findings, IspFindings, Ratio, Scope, Unjudged, When},
     ingest::Session,
     policy,
@@ -30,6 +32,10 @@ use crate::{
 const POWER: f64 = 0.8;
 /// Packets that one loss episode is taken to cost while too few lossy sessions were seen to tell.
 const EPISODE: f64 = 10.0;
+/// Assignments that are re-drawn first.
+const FIRST_REDRAWS: usize = 500;
+/// A probability that is near enough to a decision to re-draw all of them.
+const NEAR: f64 = 0.01;
 /// Lossy sessions from which on the data say how bursty loss is.
 const ENOUGH_LOSSY: usize = 30;
 
@@ -44,23 +50,27 @@ pub fn judge(
     ingested: &Ingested,
     bucket: impl Fn(u32, &SessionKey) -> Option<u16> + Sync,
 ) -> Result<Verdict, Error> {
-    let share = experiment.experiment.share;
-    let canary = |seed: u32, key: &SessionKey| bucket(seed, key).map(|bucket| bucket < share.buckets());
-    let population = Population::new(experiment, ingested, |key| canary(seed, key));
-    if population.units.is_empty() {
+    // A bucket below the share goes to the canary; a ramp may have raised the share in between.
+    let canary = |seed: u32, key: &SessionKey, share: f64| {
+        bucket(seed, key).map(|bucket| f64::from(bucket) + 0.5 < share * f64::from(Share::BUCKETS))
+    };
+    let population = Population::new(experiment, ingested, |key, share| canary(seed, key, share));
+    if population.units.is_empty() && ingested.pooled.is_empty() {
         let remarks: Vec<_> = ingested.remarks().iter().map(|(remark, remarks)| remarks.in_words(*remark)).collect();
         let why = if remarks.is_empty() { "the inputs are empty".to_owned() } else { remarks.join("; ") };
         return Err(Error::NoSession { why });
     }
-    let by_key = population.units.iter().all(|unit| unit.key.is_some_and(|key| canary(seed, &key).is_some()));
+    let by_key =
+        population.units.iter().all(|unit| unit.key.is_some_and(|key| canary(seed, &key, unit.share).is_some()));
     let units = &population.units;
     let assign = |generator: &mut Generator, arms: &mut Vec<bool>| {
         arms.clear();
         if by_key {
             let other = generator.random();
-            arms.extend(units.iter().map(|unit| unit.key.and_then(|key| canary(other, &key)).unwrap_or(false)));
+            let arm = |unit: &Unit<'_>| unit.key.and_then(|key| canary(other, &key, unit.share)).unwrap_or(false);
+            arms.extend(units.iter().map(arm));
         } else {
-            arms.extend(units.iter().map(|_| generator.random_bool(share.fraction())));
+            arms.extend(units.iter().map(|unit| generator.random_bool(unit.share)));
         }
     };
     let findings = Judge::new(experiment, ingested, &population).findings(seed, by_key, assign);
@@ -94,7 +104,9 @@ struct Question {
 impl<'a> Judge<'a> {
     fn new(experiment: &'a Experiment, ingested: &'a Ingested, population: &'a Population<'a>) -> Self {
         let windows = population.windows();
-        let evenings: Vec<_> = windows.iter().copied().filter(|window| *window != Window::Aa).collect();
+        // An evening that is not over is for the early looks alone: what is looked at group-wise was planned in whole evenings.
+        let over = |window: &Window| ingested.in_progress.is_none_or(|(unfinished, ..)| unfinished != *window);
+        let evenings: Vec<_> = windows.iter().copied().filter(|window| *window != Window::Aa && over(window)).collect();
         let minimum = u64::from(minimum(experiment));
         let enough = |cell: usize, window: Window| population.sessions(cell, window).iter().all(|arm| *arm >= minimum);
         let cells = 0..population.cells.len();
@@ -124,17 +136,38 @@ impl<'a> Judge<'a> {
         let mut guardrails = self.quantile_guardrails(&mut plan);
         guardrails.extend(self.rate_guardrails(&mut plan));
 
+        let capacity = self.capacity(&mut plan);
+
         let replicates = self.experiment.policy.replicates as usize;
         let observed = plan.observed();
         let resampled = plan.bootstrap(seed.into(), replicates);
-        let redrawn = plan.redraw(seed.into(), replicates.max(policy::redraws(&self.experiment.policy)), assign);
+        let mut redrawn = plan.redraw(seed.into(), FIRST_REDRAWS, &assign);
 
         let answer = |question: &Question| self.answer(question, &observed, &resampled);
+        let harm: Vec<&Question> = cells.iter().chain(isps.iter().map(|(whole, _)| whole)).chain(&guardrails).collect();
+        let metrics: BTreeSet<Metric> = harm.iter().map(|question| question.metric).collect();
+        // Where nothing is near a decision, the first assignments say so, and the rest are spared (J. Besag and P. Clifford,
+        // Biometrika 78 (1991)): a p that could decide always comes from all of them.
+        let near = |questions: &[&Question], tail: Tail| {
+            let p = family(questions, &observed, &redrawn, tail);
+            questions.iter().zip(p).any(|(question, p)| p <= NEAR && self.could_decide(&answer(question), tail))
+        };
+        let near_harm = metrics.iter().any(|metric| {
+            let of_metric: Vec<_> = harm.iter().copied().filter(|question| question.metric == *metric).collect();
+            near(&of_metric, Tail::Above)
+        });
+        let near = near_harm
+            || isps.iter().any(|(whole, _)| near(&[whole], Tail::Below))
+            || near(&prelude.iter().collect::<Vec<_>>(), Tail::Either);
+        if near {
+            let count = replicates.max(policy::redraws(self.experiment));
+            redrawn = plan.redraw(seed.into(), count, &assign);
+        }
+
         let evening_isps = isps.iter().flat_map(|(_, evenings)| evenings);
         let mut worse = BTreeMap::new();
-        let harm: Vec<&Question> = cells.iter().chain(isps.iter().map(|(whole, _)| whole)).chain(&guardrails).collect();
         // One family for each metric: the wild tails of one must not hide another.
-        for metric in harm.iter().map(|question| question.metric).collect::<BTreeSet<_>>() {
+        for metric in metrics {
             let of_metric: Vec<_> = harm.iter().copied().filter(|question| question.metric == metric).collect();
             let p = family(&of_metric, &observed, &redrawn, Tail::Above);
             worse.extend(of_metric.iter().map(|question| (metric, question.scope.clone())).zip(p));
@@ -159,7 +192,16 @@ impl<'a> Judge<'a> {
                 evenings: evening_answers.by_ref().take(self.evenings.len()).collect(),
             })
             .collect();
+        let prelude_p95 = (0..self.population.cells.len())
+            .map(|cell| plan.both_arms(Window::Aa, Series::Rtt, Level::P95, cell).filter(|p95| p95.is_finite()))
+            .collect::<Vec<_>>();
         Findings {
+            described: describe(self.population, self.ingested),
+            pooled: compare_pooled(self.experiment, self.ingested),
+            early: early::looks(self.experiment, self.population, &prelude_p95),
+            capacity: capacity.iter().map(answer).collect(),
+            in_progress: self.ingested.in_progress.map(|(window, until, _)| (window.to_string(), until)),
+            redraws: redrawn.len() as u64,
             evenings: self.evenings.iter().map(Window::to_string).collect(),
             strata: strata.iter().map(answer).collect(),
             cells,
@@ -169,6 +211,15 @@ impl<'a> Judge<'a> {
             prelude_seen: self.population.windows().contains(&Window::Aa),
             unjudged: self.unjudged(),
             checks: self.checks(by_key),
+        }
+    }
+
+    /// Whether an answer would decide anything if its probability were small.
+    fn could_decide(&self, answer: &Answer, tail: Tail) -> bool {
+        match tail {
+            Tail::Above => answer.interval.low > 0.0,
+            Tail::Below => answer.interval.high < 0.0,
+            Tail::Either => answer.interval.estimate.abs() > policy::PRELUDE_MARGIN * answer.margin,
         }
     }
 
@@ -210,6 +261,30 @@ impl<'a> Judge<'a> {
                 (whole, self.evenings.iter().map(|window| ask(When::of(*window), &[*window])).collect())
             })
             .collect()
+    }
+
+    /// Whether the canary got worse as its share was raised, beyond what happened to control: by ISP, from the first evening to the last.
+    fn capacity(&self, plan: &mut Plan<'_>) -> Vec<Question> {
+        let share = |window: &Window| {
+            let sessions = self.population.units.iter().flat_map(|unit| &unit.sessions);
+            sessions.filter_map(|session| session.windows.get(window)?.share).max()
+        };
+        let mut steps: Vec<(u16, Window)> =
+            self.evenings.iter().filter_map(|window| Some((share(window)?, *window))).collect();
+        steps.sort_unstable();
+        let (Some((low, before)), Some((high, after))) = (steps.first().copied(), steps.last().copied()) else {
+            return Vec::new();
+        };
+        if low == high {
+            return Vec::new();
+        }
+        let isps = self.powered_isps();
+        let ask = |(isp, cells): (String, Vec<usize>)| {
+            let mut terms = self.primary_terms(plan, &[after], &cells);
+            terms.extend(self.primary_terms(plan, &[before], &cells).into_iter().map(|(weight, at)| (-weight, at)));
+            self.primary(Scope::isp(&isp), When::Evenings, terms, &cells, &[before, after])
+        };
+        isps.into_iter().map(ask).collect()
     }
 
     /// The prelude, by ISP and by cell, where it has the policy's minimum.
@@ -369,7 +444,14 @@ impl<'a> Judge<'a> {
             (design_effect(&sessions).unwrap_or(1.0), lossy >= ENOUGH_LOSSY)
         };
         let (pooled, known) = effect(None);
-        let pooled = if known { pooled } else { pooled.max(EPISODE) };
+        // Where the sources counted episodes, a loss is worth no more than its episode; elsewhere the scatter between sessions tells.
+        let seen = || {
+            let sessions = self.population.units.iter().flat_map(|unit| &unit.sessions);
+            sessions.flat_map(|session| self.evenings.iter().filter_map(|window| session.windows.get(window)))
+        };
+        let (lost, episodes) = seen().fold((0, 0), |(lost, episodes), s| (lost + s.lost, episodes + s.episodes));
+        let length = if episodes > 0 { lost as f64 / episodes as f64 } else { EPISODE };
+        let pooled = if known { pooled } else { pooled.max(EPISODE) }.max(if episodes > 0 { length } else { 1.0 });
         let by_arm = [false, true].map(|arm| match effect(Some(arm)) {
             (own, true) => own.max(pooled),
             _ => pooled,
@@ -522,7 +604,6 @@ impl<'a> Judge<'a> {
     }
 
     fn checks(&self, by_key: bool) -> Checks {
-        let share = self.experiment.experiment.share.fraction();
         let all: Vec<usize> = (0..self.population.cells.len()).collect();
         let windows = self.population.windows();
         let count = |cells: &[usize]| {
@@ -530,15 +611,16 @@ impl<'a> Judge<'a> {
             let present = |unit: &&Unit<'_>| windows.iter().any(|window| unit.seen(*window).next().is_some());
             let units =
                 cells.iter().flat_map(|cell| &self.population.units[self.population.range(*cell)]).filter(present);
-            units.fold(
-                [0, 0],
-                |[control, canary], unit| if unit.canary { [control, canary + 1] } else { [control + 1, canary] },
-            )
+            units.fold(([0, 0], 0.0), |([control, canary], share), unit| {
+                let arms = if unit.canary { [control, canary + 1] } else { [control + 1, canary] };
+                (arms, share + unit.share)
+            })
         };
         let mut groups = vec![(Scope::all(), all.clone())];
         groups.extend(all.iter().map(|cell| (Scope::cell(&self.population.cells[*cell]), vec![*cell])));
         let ratios = groups.into_iter().filter_map(|(scope, cells)| {
-            let [control, canary] = count(&cells);
+            let ([control, canary], share) = count(&cells);
+            let share = share / (control + canary).max(1) as f64;
             let answer = sample_ratio(control, canary, share)?;
             Some(Ratio { scope, sessions: Arms { control, canary }, seen: answer.seen, expected: share, p: answer.p })
         });

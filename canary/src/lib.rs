@@ -25,11 +25,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What it does not do: it measures nothing (the probe does), and it does not say why a path is better. Data without sessions are not judged.
+//! What it does not do: it measures nothing (the probe does), and it does not say why a path is better. Data without sessions may roll
+//! back and never promote.
 
 mod arm;
 mod assignment;
+mod described;
 mod difference;
+mod early;
 mod error;
 mod experiment;
 mod findings;
@@ -41,17 +44,20 @@ mod stratum;
 mod verdict;
 mod window;
 
+pub mod prometheus;
 pub mod steer;
 
 pub use arm::arm;
 pub use assignment::{MAX_KEY, bucket, bucket_of_bytes};
+pub use described::{Described, Description, PooledAnswer};
+pub use early::{Early, Harm, Watched};
 pub use error::Error;
 pub use experiment::{
     Acceptance, Disclose, Experiment, Hop, Identity, Key, KeyFrom, Margin, Mask, Mode, Paths, Policy, Share, Steer,
     Target, Windows,
 };
 pub use findings::{Answer, Arms, Checks, Findings, IspFindings, Ratio, Scope, Unjudged, When};
-pub use ingest::{Ingest, Ingested, Input, Remark, Remarks, SESSIONS};
+pub use ingest::{Bucket, COHORTS, CohortBin, Ingest, Ingested, Input, Remark, Remarks, SESSIONS};
 pub use judge::judge;
 pub use metric::{Metric, Series};
 pub use policy::{Decision, Reason, Topic};

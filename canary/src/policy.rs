@@ -3,18 +3,23 @@
 //! Promote only when every check holds. RollBack when the canary is worse than a margin in any ISP, family or guardrail, and chance alone would not
 //! make it look so. Everything else is Hold, with the reason why.
 //!
-//! What chance may do is fixed here: 0.5 % for a wrong RollBack over the whole experiment, divided among the metrics and spent evenly over the
-//! evenings, and 0.2 % for a wrong Promote, spent at the end. Both are exact, whatever the skew of the data, because they come from re-drawing the assignment.
+//! What chance may do is fixed here. 0.5 % for a wrong RollBack at the end of any evening, divided among the metrics and spent evenly over the
+//! evenings (Pocock); 0.2 % for one at any bin, by evidence that may be looked at always; 0.2 % for a wrong Promote, spent late
+//! (O'Brien-Fleming). All of it whatever the skew of the data, because it comes from the assignment that was drawn.
 
 use std::fmt;
 
-use pathlab_stats::pocock;
+use pathlab_stats::{conditional_power, nominal, obrien_fleming, pocock};
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Experiment, Findings, Metric, Policy};
+use crate::{Answer, Arms, Early, Experiment, Findings, Metric, Policy};
 
 /// Probability of a wrong RollBack, over all metrics, scopes and evenings.
 const HARM: f64 = 0.005;
+/// Probability of a wrong RollBack by the looks at every bin.
+pub(crate) const GUARD: f64 = 0.002;
+/// Conditional power below which going on is futile.
+const FUTILE: f64 = 0.1;
 /// Probability of a wrong Promote in each target ISP; all of them must be better, so it is not divided among them.
 const BENEFIT: f64 = 0.002;
 /// Probability that a sound A/A prelude is called unclean, over all its questions.
@@ -26,7 +31,7 @@ const CROSSED: f64 = 0.001;
 /// Most sessions that may be in strata too small to be judged.
 const UNJUDGED: f64 = 0.1;
 /// An A/A difference below this share of the margin does no harm, however surely it is there.
-const PRELUDE_MARGIN: f64 = 0.25;
+pub(crate) const PRELUDE_MARGIN: f64 = 0.25;
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -84,6 +89,8 @@ pub enum Topic {
     NotWorse,
     /// A guardrail is not worse by more than its margin.
     Guardrail,
+    /// The canary did not get worse as its share was raised.
+    Capacity,
 }
 
 /// One thing that the decision rests on.
@@ -98,8 +105,32 @@ pub struct Reason {
 }
 
 /// Assignments to re-draw so that the strictest level is a matter of some draws, not of one.
-pub(crate) fn redraws(policy: &Policy) -> usize {
-    (4.0 * metrics(policy) / HARM).ceil() as usize
+pub(crate) fn redraws(experiment: &Experiment) -> usize {
+    let strictest = (1..=experiment.windows.evenings).map(|seen| harm_at(experiment, seen as usize));
+    let strictest = strictest.chain(experiment.policy.looks(experiment.windows.evenings).into_iter().map(|look| {
+        // The first looks of a long experiment are so strict that they decide nothing; they need not be resolved.
+        benefit_at(experiment, look as usize).unwrap_or(1.0).max(BENEFIT / 20.0)
+    }));
+    (4.0 / strictest.fold(1.0, f64::min).max(1e-5)).ceil() as usize
+}
+
+/// The p of each question at which harm is called after so many evenings.
+fn harm_at(experiment: &Experiment, seen: usize) -> f64 {
+    let planned = experiment.windows.evenings as usize;
+    let looks: Vec<f64> = (1..=planned).map(|evening| evening as f64 / planned as f64).collect();
+    let levels = nominal(|fraction| pocock(HARM, fraction), &looks);
+    let level = seen.clamp(1, planned) - 1;
+    levels[level] / metrics(&experiment.policy)
+}
+
+/// The p at which benefit is called after so many evenings; none between the planned looks.
+fn benefit_at(experiment: &Experiment, seen: usize) -> Option<f64> {
+    let planned = experiment.windows.evenings;
+    let looks = experiment.policy.looks(planned);
+    let fractions: Vec<f64> = looks.iter().map(|look| f64::from(*look) / f64::from(planned)).collect();
+    let levels = nominal(|fraction| obrien_fleming(BENEFIT, fraction), &fractions);
+    let seen = (seen as u32).min(planned);
+    looks.iter().zip(levels).find(|(look, _)| **look == seen).map(|(_, level)| level)
 }
 
 /// Metrics that can roll back.
@@ -139,8 +170,7 @@ pub(crate) fn sentence(decision: Decision, reasons: &[Reason]) -> String {
 }
 
 fn worse(experiment: &Experiment, findings: &Findings) -> Vec<Reason> {
-    let seen = findings.evenings.len() as f64 / f64::from(experiment.windows.evenings);
-    let allowed = pocock(HARM, seen) / metrics(&experiment.policy);
+    let allowed = harm_at(experiment, findings.evenings.len());
     let certainly = |answer: &&Answer| {
         // Nobody may be thrown into the far tail: there any increase counts that chance does not explain.
         let limit = if answer.metric == Metric::TailSessions { 0.0 } else { answer.margin };
@@ -154,18 +184,51 @@ fn worse(experiment: &Experiment, findings: &Findings) -> Vec<Reason> {
         (of_guardrail, answer.scope.family.is_some(), -answer.interval.low / answer.margin)
     };
     answers.sort_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal));
+    let reason = |text| Reason { topic: Topic::Worse, holds: false, text };
     let text =
         |answer: &Answer| format!("{} of {} is worse on the canary: {}", answer.metric, answer.scope, answer.text());
-    answers.into_iter().map(|answer| Reason { topic: Topic::Worse, holds: false, text: text(answer) }).collect()
+    let mut reasons: Vec<_> = answers.into_iter().map(|answer| reason(text(answer))).collect();
+    if findings.early.reached()
+        && let (Some(loudest), Some(at)) = (findings.early.loudest(), findings.early.at)
+    {
+        let Arms { control, canary } = loudest.sessions;
+        reasons.push(reason(format!(
+            "{} of {} is worse on the canary: {canary} canary and {control} control sessions by {at}, {:.0} to 1 against chance where {:.0} to 1 decide",
+            loudest.harm.name(),
+            loudest.isp.as_deref().unwrap_or("all ISPs"),
+            findings.early.highest,
+            Early::threshold()
+        )));
+    }
+    let pooled = findings.pooled.len().max(1) as f64;
+    for answer in findings.pooled.iter().filter(|answer| answer.p * pooled <= HARM) {
+        reasons.push(reason(format!(
+            "pooled {} of {} {} is worse on the canary: {:+.2} ms (buckets allow {:.2} ms) and worse by the margin in {} of {} half-hours (p = {:.4})",
+            answer.metric,
+            answer.isp,
+            answer.family,
+            answer.difference / 1e6,
+            answer.error / 1e6,
+            answer.worse,
+            answer.blocks,
+            answer.p
+        )));
+    }
+    reasons
 }
 
 fn checks(experiment: &Experiment, findings: &Findings) -> Vec<Reason> {
-    let mut reasons = vec![sample_ratio(findings), assignment(findings), prelude(experiment, findings)];
+    let mut reasons = Vec::new();
+    if findings.checks.sessions == 0 {
+        let text = "pooled data without sessions: they describe and may roll back, and never promote".to_owned();
+        return vec![Reason { topic: Topic::Sessions, holds: false, text }];
+    }
+    reasons.extend([sample_ratio(findings), assignment(findings), prelude(experiment, findings)]);
     reasons.push(evenings(experiment, findings));
     reasons.push(sessions(experiment, findings));
     let targets = findings.isps.iter().filter(|isp| isp.target);
     for isp in targets {
-        reasons.push(better(experiment, &isp.whole));
+        reasons.push(better(experiment, findings, &isp.whole));
         // Without an effect there is nothing for evenings to agree on.
         if reasons.last().is_some_and(|reason| reason.holds) {
             reasons.push(evenings_agree(&isp.evenings));
@@ -174,6 +237,7 @@ fn checks(experiment: &Experiment, findings: &Findings) -> Vec<Reason> {
     for isp in &findings.isps {
         reasons.push(not_worse(Topic::NotWorse, &isp.whole));
     }
+    reasons.extend(findings.capacity.iter().map(capacity));
     reasons.extend(
         findings
             .guardrails
@@ -267,13 +331,45 @@ fn prelude(experiment: &Experiment, findings: &Findings) -> Reason {
 
 fn evenings(experiment: &Experiment, findings: &Findings) -> Reason {
     let (seen, wanted) = (findings.evenings.len(), experiment.windows.evenings as usize);
-    let text = match (seen, wanted) {
+    if let Some((date, until)) = &findings.in_progress {
+        let text = format!("the evening of {date} is not over: data until {until}");
+        return Reason { topic: Topic::Evenings, holds: false, text };
+    }
+    let enough = seen >= wanted || (seen >= 2 && benefit_at(experiment, seen).is_some());
+    let mut text = match (seen, wanted) {
         (0, _) => "no evening".to_owned(),
         (1, 2..) => format!("one evening only, {wanted} wanted"),
         _ if seen < wanted => format!("{seen} of {wanted} evenings"),
         _ => format!("{seen} evenings: {}", findings.evenings.join(", ")),
     };
-    Reason { topic: Topic::Evenings, holds: seen >= wanted, text }
+    if !enough && let Some(futile) = futile(experiment, findings) {
+        text.push_str(&futile);
+    }
+    Reason { topic: Topic::Evenings, holds: enough, text }
+}
+
+/// Whether what was seen of the targets leaves any hope, in words to append.
+fn futile(experiment: &Experiment, findings: &Findings) -> Option<String> {
+    let fraction = findings.evenings.len() as f64 / f64::from(experiment.windows.evenings);
+    let last = benefit_at(experiment, experiment.windows.evenings as usize)?;
+    let power = |isp: &crate::IspFindings| Some(conditional_power(-isp.whole.z()?, fraction, last));
+    let worst = findings.isps.iter().filter(|isp| isp.target).filter_map(|isp| Some((isp, power(isp)?)));
+    let (isp, power) = worst.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, power)| *power < FUTILE)?;
+    let percent = power * 100.0;
+    Some(format!("; futile: as {} goes, the chance to promote is {percent:.1} %", isp.whole.scope))
+}
+
+fn capacity(answer: &Answer) -> Reason {
+    let holds = answer.interval.low <= answer.margin;
+    let what = match holds {
+        true => "the canary did not get worse as its share was raised",
+        false => "the canary gets worse with its own share, as if short of capacity: do not raise it",
+    };
+    Reason {
+        topic: Topic::Capacity,
+        holds,
+        text: format!("{} of {}: {what}: {}", answer.metric, answer.scope, answer.text()),
+    }
 }
 
 fn sessions(experiment: &Experiment, findings: &Findings) -> Reason {
@@ -333,14 +429,15 @@ fn sessions(experiment: &Experiment, findings: &Findings) -> Reason {
     )
 }
 
-fn better(experiment: &Experiment, answer: &Answer) -> Reason {
+fn better(experiment: &Experiment, findings: &Findings, answer: &Answer) -> Reason {
+    let level = benefit_at(experiment, findings.evenings.len()).unwrap_or(0.0);
     let margin = experiment.policy.margin_of(answer.metric);
     let interval = answer.interval;
     let (holds, what) = if interval.low > -margin && interval.high < margin {
         (false, "no difference beyond the margin")
     } else if interval.high < 0.0 && interval.estimate > -margin {
         (false, "no difference: better by less than the margin")
-    } else if interval.high < 0.0 && answer.p_better.is_some_and(|p| p <= BENEFIT) {
+    } else if interval.high < 0.0 && answer.p_better.is_some_and(|p| p <= level) {
         (true, "better on the canary")
     } else if interval.low > 0.0 {
         (false, "not better on the canary")

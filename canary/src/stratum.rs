@@ -6,7 +6,7 @@ use pathlab_record::{Arm, SessionKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Experiment, KeyFrom, Window,
+    Experiment, KeyFrom, Share, Window,
     ingest::{Ingested, Seen, Session},
 };
 
@@ -50,6 +50,8 @@ impl fmt::Display for Cell {
 pub(crate) struct Unit<'a> {
     pub(crate) key: Option<SessionKey>,
     pub(crate) canary: bool,
+    /// Share of sessions on the canary when it came, 0 to 1.
+    pub(crate) share: f64,
     pub(crate) sessions: Vec<&'a Session>,
 }
 
@@ -79,7 +81,7 @@ impl<'a> Population<'a> {
     pub(crate) fn new(
         experiment: &Experiment,
         ingested: &'a Ingested,
-        canary: impl Fn(&SessionKey) -> Option<bool>,
+        canary: impl Fn(&SessionKey, f64) -> Option<bool>,
     ) -> Self {
         let mut population = Self::default();
         let mut cells: BTreeMap<&Cell, BTreeMap<String, Unit<'a>>> = BTreeMap::new();
@@ -87,7 +89,11 @@ impl<'a> Population<'a> {
             if session.windows.is_empty() {
                 continue;
             }
-            let computed = session.key.as_ref().and_then(&canary);
+            let share = session.windows.0.iter().find_map(|(_, seen)| seen.share);
+            let share = share.map_or(experiment.experiment.share.fraction(), |buckets| {
+                f64::from(buckets) / f64::from(Share::BUCKETS)
+            });
+            let computed = session.key.as_ref().and_then(|key| canary(key, share));
             let stated = session.arm.map(|arm| arm == Arm::Canary);
             if let (Some(computed), Some(stated)) = (computed, stated) {
                 population.assignable += 1;
@@ -100,10 +106,11 @@ impl<'a> Population<'a> {
             let name = match (experiment.key.from, session.key) {
                 // The arm is part of the name, so that a client with sessions on both arms is two units, not a wrong one.
                 (KeyFrom::ClientAddr, Some(SessionKey(client))) => format!("{} {canary}", client.ip().to_canonical()),
-                _ => session.name.clone(),
+                _ => session.name.to_string(),
             };
-            let units = cells.entry(&session.cell).or_default();
-            let unit = units.entry(name).or_insert_with(|| Unit { key: session.key, canary, sessions: Vec::new() });
+            let units = cells.entry(&ingested.cells[usize::from(session.cell)]).or_default();
+            let unit =
+                units.entry(name).or_insert_with(|| Unit { key: session.key, canary, share, sessions: Vec::new() });
             unit.sessions.push(session);
         }
         for (cell, units) in cells {

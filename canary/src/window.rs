@@ -76,9 +76,25 @@ impl Evenings {
     /// The place of a bin: by its label `window` where it has one, by the clock otherwise.
     pub fn place(&self, bin: &SessionBin) -> Place {
         match bin.window() {
-            Some(Window::Evening(date)) if self.holidays.contains(&date) => Place::Holiday(date),
-            Some(window) => Place::In(window),
+            Some(window) => self.listed(window),
             None => self.place_of(bin.start, bin.end),
+        }
+    }
+
+    /// The place of a window that is given by name.
+    pub(crate) fn listed(&self, window: Window) -> Place {
+        match window {
+            Window::Evening(date) if self.holidays.contains(&date) => Place::Holiday(date),
+            window => Place::In(window),
+        }
+    }
+
+    /// The evening that an instant lies in: when it opens and when it closes.
+    pub(crate) fn around(&self, time: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let after = time.checked_add(SignedDuration::from_nanos(1)).ok()?;
+        match self.place_of(time, after) {
+            Place::In(Window::Evening(date)) | Place::Holiday(date) => self.of(date),
+            _ => None,
         }
     }
 

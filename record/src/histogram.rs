@@ -117,6 +117,11 @@ impl SparseHistogram {
         self.buckets().map(|(index, count)| (upper_edge(index), count))
     }
 
+    /// Occupied buckets in order: lowest and highest value in nanoseconds that fall into it, and its count.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        self.buckets().map(|(index, count)| (lower_edge(index), upper_edge(index), count))
+    }
+
     fn buckets(&self) -> impl DoubleEndedIterator<Item = (u16, u64)> + '_ {
         let (narrow, wide) = match &self.0 {
             Buckets::Narrow(buckets) => (buckets.as_slice(), [].as_slice()),

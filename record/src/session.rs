@@ -64,6 +64,9 @@ pub struct SessionBin {
     /// Those of `lost` known to have been answered in vain.
     #[serde(default)]
     pub lost_return: u64,
+    /// Runs of losses without an answer between them, where the source counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_episodes: Option<u64>,
     /// Further replies to slots already answered.
     #[serde(default)]
     pub duplicates: u64,

@@ -27,6 +27,7 @@
 
 mod bootstrap;
 mod error;
+mod evidence;
 mod interval;
 mod paired;
 mod power;
@@ -39,12 +40,13 @@ mod stream;
 
 pub use bootstrap::{resample, standard_error};
 pub use error::Error;
+pub use evidence::Evidence;
 pub use interval::{Confidence, Interval};
 pub use paired::paired_median;
 pub use power::smallest_detectable;
-pub use proportion::{Rate, design_effect, rate_difference, wilson};
-pub use quantile::{Level, Pool, PoolBuilder};
+pub use proportion::{Rate, binomial_tail, design_effect, rate_difference, wilson};
+pub use quantile::{Distribution, Level, Pool, PoolBuilder};
 pub use randomisation::{MaxT, Tail};
 pub use ratio::{SampleRatio, sample_ratio};
-pub use sequential::{obrien_fleming, pocock};
+pub use sequential::{conditional_power, nominal, obrien_fleming, pocock};
 pub use stream::{Generator, Replicates, generator, replicate};

@@ -5,6 +5,8 @@
 //! (1998), method 10, for a difference, and G. Zou and A. Donner, Statist. Med. 27 (2008) for a weighted sum over strata. None of the three
 //! collapses to a point when no event was seen.
 
+use statrs::distribution::{Binomial, DiscreteCDF};
+
 use crate::{Confidence, Interval};
 
 /// A rate seen on one arm of one stratum.
@@ -55,6 +57,15 @@ pub fn design_effect(sessions: &[(u64, u64)]) -> Option<f64> {
     Some((variance / (p * (1.0 - p) / packets as f64)).max(1.0))
 }
 
+/// Probability that at least `seen` of `trials` coins that show heads with probability `p` do: the exact one-sided test of one rate.
+pub fn binomial_tail(seen: u64, trials: u64, p: f64) -> f64 {
+    match (seen, Binomial::new(p, trials)) {
+        (0, _) => 1.0,
+        (_, Ok(coins)) => coins.sf(seen - 1),
+        (_, Err(_)) => f64::NAN,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +83,13 @@ mod tests {
             Confidence::P95,
         );
         assert!((two.low - 0.0524).abs() < 1e-4 && (two.high - 0.3339).abs() < 1e-4, "{two:?}");
+    }
+
+    #[test]
+    fn ten_heads_of_ten_are_one_in_1024() {
+        assert!((binomial_tail(10, 10, 0.5) - 1.0 / 1024.0).abs() < 1e-12);
+        assert!((binomial_tail(8, 10, 0.5) - 56.0 / 1024.0).abs() < 1e-12);
+        assert_eq!(binomial_tail(0, 10, 0.5), 1.0);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! All values are sorted once. A quantile for given session weights then needs one walk from the largest value down, which for p95 ends
 //! after about a twentieth of the list. Masses are integers: the sum does not depend on the order, and ties are exact.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use crate::Error;
 
@@ -159,6 +159,58 @@ impl Pool {
     }
 }
 
+/// Sessions of one arm and stratum by value, every session weighing the same: all quantiles, without keeping who saw what.
+#[derive(Clone, Debug, Default)]
+pub struct Distribution {
+    masses: BTreeMap<u64, u64>,
+    sessions: u64,
+}
+
+impl Distribution {
+    /// Adds a session as (value, count) pairs; without a packet it adds nothing.
+    pub fn add(&mut self, values: impl IntoIterator<Item = (u64, u64)>) {
+        let values: Vec<_> = values.into_iter().collect();
+        let whole = values.iter().fold(0_u64, |sum, (_, packets)| sum.saturating_add(*packets));
+        if whole == 0 {
+            return;
+        }
+        let (mut seen, mut before) = (0_u64, 0);
+        for (value, packets) in values {
+            seen = seen.saturating_add(packets);
+            let up_to = share(seen, whole);
+            *self.masses.entry(value.min(DEAD - 1)).or_default() += u64::from(up_to - before);
+            before = up_to;
+        }
+        self.sessions += 1;
+    }
+
+    /// Adds a session that never heard back.
+    pub fn add_dead(&mut self) {
+        *self.masses.entry(DEAD).or_default() += u64::from(SESSION);
+        self.sessions += 1;
+    }
+
+    /// Sessions that weigh.
+    pub fn sessions(&self) -> u64 {
+        self.sessions
+    }
+
+    /// The same as [`Pool::quantile`] with every session counted once.
+    pub fn quantile(&self, level: Level) -> Option<f64> {
+        let allowed = level.mass_above(self.sessions * u64::from(SESSION));
+        let mut above = 0;
+        self.masses.iter().rev().find_map(|(value, mass)| {
+            above += mass;
+            (above > allowed).then(|| as_number(*value))
+        })
+    }
+}
+
+/// The mass of `packets` out of a session's `seen`.
+fn share(packets: u64, seen: u64) -> u32 {
+    (u128::from(packets) * u128::from(SESSION) / u128::from(seen)) as u32
+}
+
 impl PoolBuilder {
     /// Adds a session of `unit` as (value, count) pairs in any order. A session without a single packet adds nothing and `false` is returned.
     ///
@@ -176,11 +228,10 @@ impl PoolBuilder {
             self.0.entries.truncate(first);
             return false;
         }
-        let share = |packets: u64| (u128::from(packets) * u128::from(SESSION) / u128::from(seen)) as u32;
         let mut before = 0;
         for (entry, up_to) in self.0.entries[first..].iter_mut().zip(counts) {
-            entry.mass = share(up_to) - before;
-            before = share(up_to);
+            entry.mass = share(up_to, seen) - before;
+            before = share(up_to, seen);
         }
         self.0.sessions[unit] += 1;
         true
@@ -258,6 +309,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_distribution_has_the_quantiles_of_the_pool(
+            sessions in proptest::collection::vec(proptest::collection::vec((0_u64..50, 1_u64..5), 0..8), 1..12),
+            level in 1_u16..10_000,
+        ) {
+            let (mut pool, mut distribution) = (Pool::new(sessions.len() + 1), Distribution::default());
+            for (unit, session) in sessions.iter().enumerate() {
+                pool.add(unit, session.iter().copied());
+                distribution.add(session.iter().copied());
+            }
+            pool.add_dead(sessions.len());
+            distribution.add_dead();
+            let expected = pool.sorted().quantile(Level(level), &vec![1; sessions.len() + 1]);
+            prop_assert_eq!(distribution.quantile(Level(level)), expected);
+        }
+
         /// Against the definition, computed the slow way with rational arithmetic.
         #[test]
         fn it_is_the_smallest_value_at_which_the_weighted_distribution_reaches_the_level(

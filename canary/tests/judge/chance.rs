@@ -1,6 +1,6 @@
 //! How often chance misleads the judge, with both arms alike: the rates that stand in the policy, measured.
 //!
-//! A few experiments run each time; the soak runs all of this file with `PATHLAB_EXPERIMENTS=1000`.
+//! A few experiments run each time; the soak runs all of this file with `PATHLAB_EXPERIMENTS=1000`. `PATHLAB_FIRST_SEED` splits them over processes.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,21 @@ use pathlab_canary::{Decision, Topic, judge};
 use crate::simulator::{CLEAR, EVENINGS, Path, World, bucket, demo, plan};
 
 /// Plays A/A experiments and counts decisions and, for each topic, the experiments in which it did not hold.
+///
+/// Each is looked at after the first evening and after the last, and at every bin: the judge takes those looks by itself, over all that was
+/// there (`every_bin_is_a_look` shows that it comes to the same when it is asked at each). One RollBack at any look ends an experiment.
 fn alike(world: World, margin: &str, path: Path, experiments: u32) -> (BTreeMap<Decision, u32>, BTreeMap<Topic, u32>) {
     let plan = plan(margin);
     let (mut decisions, mut topics) = (BTreeMap::new(), BTreeMap::new());
-    for seed in 0..experiments {
-        let verdict =
-            judge(&plan, 10_000 + seed, &world.play(&plan, 10_000 + seed, &EVENINGS, |_| path), bucket).unwrap();
+    let from: u32 = std::env::var("PATHLAB_FIRST_SEED").map_or(10_000, |text| text.parse().unwrap());
+    for seed in from..from + experiments {
+        let [first, last] = world.play_looks(&plan, seed, |_| path);
+        let mut verdict = judge(&plan, seed, &first, bucket).unwrap();
+        if verdict.decision != Decision::RollBack {
+            verdict = judge(&plan, seed, &last, bucket).unwrap();
+        }
         *decisions.entry(verdict.decision).or_insert(0) += 1;
+        println!("seed {seed}: {}", verdict.sentence);
         let mut failing: Vec<_> =
             verdict.reasons.iter().filter(|reason| !reason.holds).map(|reason| reason.topic).collect();
         failing.sort_unstable();
@@ -34,6 +42,33 @@ fn assert_rare(world: World, margin: &str, path: Path, fewer: u32) {
     assert!(of(Decision::Promote) * 1_000 <= 4 * experiments.max(1_000), "{decisions:?}");
     assert!(of(Decision::RollBack) * 1_000 <= 12 * experiments.max(1_000), "{decisions:?}");
     assert!(topics.get(&Topic::Prelude).copied().unwrap_or(0) * 1_000 <= 5 * experiments.max(1_000), "{topics:?}");
+}
+
+/// Asked at every bin of an experiment that goes wrong, the judge rolls back at the very bin that it names when asked at the end.
+#[test]
+fn every_bin_is_a_look() {
+    let plan = plan("5ms");
+    let worse = |who: &crate::simulator::Who<'_>| match who.canary && who.window != "aa" {
+        true if who.lot < 0.05 => Path { factor: 9.0, ..CLEAR },
+        _ => CLEAR,
+    };
+    let mut bins = Vec::new();
+    World::PLAYERS.bins(&plan, 3, &EVENINGS[..1], worse, |_, bin| bins.push(bin));
+    let asked_at = |until: jiff::Timestamp| {
+        let mut ingest = pathlab_canary::Ingest::new(&plan).unwrap();
+        let there = bins.iter().filter(|bin| bin.end <= until).zip(1..);
+        there.for_each(|(bin, number)| ingest.bin("simulated", number, bin.clone()));
+        judge(&plan, 3, &ingest.finish(), bucket).unwrap()
+    };
+    let ends: std::collections::BTreeSet<_> = bins.iter().map(|bin| bin.end).collect();
+    let first = ends.iter().find(|end| asked_at(**end).decision == Decision::RollBack).unwrap();
+    let at_the_end = asked_at(*ends.last().unwrap()).findings.early;
+    assert!(at_the_end.reached() && at_the_end.highest >= asked_at(*first).findings.early.highest);
+    assert_eq!(asked_at(*first).findings.early.at, Some(*first));
+    assert!(
+        *first < *ends.last().unwrap() - jiff::SignedDuration::from_hours(1),
+        "{first}: long before the evening is over"
+    );
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The judge on whole experiments: verdicts where the truth is known, replays, and how often chance misleads it.
 
 mod chance;
+mod coverage;
+mod formats;
+mod prometheus;
 mod replay;
 mod simulator;
 mod verdicts;

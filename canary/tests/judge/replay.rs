@@ -18,7 +18,10 @@ fn runs(root: &std::path::Path, experiment: &Experiment) -> Vec<PathBuf> {
         &EVENINGS,
         |_| Path::default(),
         |_, bin| {
-            let window = bin.labels["window"].as_str().unwrap().to_owned();
+            let window = bin
+                .labels
+                .get("window")
+                .map_or_else(|| bin.start.to_string()[..10].to_owned(), |window| window.as_str().unwrap().to_owned());
             let file = files.entry(window).or_default();
             file.push_str(&serde_json::to_string(&bin).unwrap());
             file.push('\n');

@@ -1,5 +1,6 @@
 //! Made-up sessions whose truth is known: skewed levels, autocorrelated packets, spikes, bursts of loss, an evening hump, common stalls.
 
+use jiff::{SignedDuration, Timestamp};
 use pathlab_canary::{Experiment, Ingest, Ingested, KeyFrom};
 use pathlab_record::{Labels, SessionBin, SessionKey, SparseHistogram};
 use pathlab_stats::{Generator, generator};
@@ -82,7 +83,12 @@ pub(crate) struct World {
     pub(crate) lossy: f64,
     /// Whether the same sessions come back on the second evening.
     pub(crate) returning: bool,
+    /// Whether each session lives in a bin of its own somewhere in the evening, placed by the clock, as players do.
+    pub(crate) scattered: bool,
 }
+
+/// Bins of ten minutes in an evening of five hours.
+const BINS: u64 = 30;
 
 impl World {
     /// The demo: four cells of 650 sessions, milliseconds of path, a noisy machine.
@@ -98,6 +104,7 @@ impl World {
         length: 10_000.0,
         lossy: 0.0,
         returning: true,
+        scattered: false,
     };
 
     /// Players on the internet: heavy between sessions, autocorrelated within.
@@ -113,6 +120,7 @@ impl World {
         length: 10_000.0,
         lossy: 0.02,
         returning: false,
+        scattered: true,
     };
 
     /// One experiment: prelude and evenings, judged under `experiment` with assignment seed `seed`.
@@ -126,6 +134,25 @@ impl World {
         let mut ingest = Ingest::new(experiment).unwrap();
         self.bins(experiment, seed, evenings, path, |number, bin| ingest.bin("simulated", number, bin));
         ingest.finish()
+    }
+
+    /// The same twice: as it stood after the first evening, and at the end.
+    pub(crate) fn play_looks(
+        &self,
+        experiment: &Experiment,
+        seed: u32,
+        path: impl Fn(&Who<'_>) -> Path,
+    ) -> [Ingested; 2] {
+        let mut looks = [Ingest::new(experiment).unwrap(), Ingest::new(experiment).unwrap()];
+        let last = *EVENINGS.last().unwrap();
+        self.bins(experiment, seed, &EVENINGS, path, |number, bin| {
+            let second = bin.start.to_string().starts_with(last) || bin.labels.get("window").is_some_and(|w| w == last);
+            if !second {
+                looks[0].bin("simulated", number, bin.clone());
+            }
+            looks[1].bin("simulated", number, bin);
+        });
+        looks.map(Ingest::finish)
     }
 
     /// The same as bins.
@@ -161,11 +188,24 @@ impl World {
                         let key: SessionKey = address.parse().unwrap();
                         let canary = bucket(seed, &key).unwrap() < share;
                         let path = path(&Who { isp, canary, window, lot });
-                        let seen = self.session(&mut rng, level, lossy, &path, packets, &air);
+                        // A scattered session meets the hump of its own time of day.
+                        let own = rng.random_range(0..BINS);
+                        let span = match self.scattered {
+                            true => (self.length * own as f64 / BINS as f64, self.length / BINS as f64),
+                            false => (0.0, self.length),
+                        };
+                        let seen = self.session(&mut rng, level, lossy, &path, packets, &air, span);
                         let mut labels = Labels::new();
                         labels.insert("isp".into(), (*isp).into());
                         labels.insert("family".into(), family.into());
-                        labels.insert("window".into(), (*window).into());
+                        let date = if place == 0 { "2026-11-20" } else { window };
+                        let mut start: Timestamp = format!("{date}T10:00:00Z").parse().unwrap();
+                        if self.scattered {
+                            start += SignedDuration::from_mins(10 * own as i64);
+                        }
+                        if place == 0 || !self.scattered {
+                            labels.insert("window".into(), (*window).into());
+                        }
                         number += 1;
                         put(
                             number,
@@ -173,8 +213,8 @@ impl World {
                                 session: key.to_string(),
                                 key: Some(key),
                                 labels,
-                                start: "2026-11-21T10:00:00Z".parse().unwrap(),
-                                end: "2026-11-21T10:10:00Z".parse().unwrap(),
+                                start,
+                                end: start + SignedDuration::from_mins(10),
                                 zone: "Asia/Tokyo".into(),
                                 source: format!("probe-{window}"),
                                 ..seen
@@ -186,6 +226,7 @@ impl World {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // all of what a session meets
     fn session(
         &self,
         rng: &mut Generator,
@@ -194,14 +235,15 @@ impl World {
         path: &Path,
         packets: usize,
         air: &Air,
+        (from, length): (f64, f64),
     ) -> SessionBin {
         let mut bin = SessionBin { sent: packets as u64, ..SessionBin::default() };
         let (mut rtt, mut ipdv) = (SparseHistogram::new(), SparseHistogram::new());
         let mut wander = gauss(rng);
         let mut before: Option<f64> = None;
         let mut burst = 0_usize;
-        let interval = self.length / packets as f64;
-        let phase = rng.random::<f64>() * interval;
+        let interval = length / packets as f64;
+        let phase = from + rng.random::<f64>() * interval;
         for packet in 0..packets {
             let at = phase + packet as f64 * interval;
             let (stall, queue) = (air.stall(at), air.queue(at));

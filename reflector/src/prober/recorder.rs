@@ -306,6 +306,7 @@ impl Session {
             lost: bin.lost,
             lost_forward: bin.lost_forward,
             lost_return: bin.lost_return,
+            loss_episodes: None,
             duplicates: bin.duplicates,
             late: bin.late,
             dead,

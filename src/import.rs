@@ -1,0 +1,124 @@
+//! `pathlab import`: what other systems measured, as a run directory that the judge reads.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use pathlab_canary::{
+    COHORTS,
+    prometheus::{Query, fetch},
+};
+use pathlab_record::Run;
+use serde_json::json;
+
+use crate::{
+    Global,
+    canary::read_experiment,
+    exit::{Exit, Misuse},
+    host, output, run_directory,
+};
+
+/// Bring what other systems measured into a run directory
+#[derive(Args)]
+pub(crate) struct ImportArgs {
+    #[command(subcommand)]
+    from: From,
+}
+
+#[derive(Subcommand)]
+enum From {
+    /// Histograms of a Prometheus, classic or native, as cohorts: they may roll back, never promote
+    Prometheus(Prometheus),
+}
+
+#[derive(Args)]
+struct Prometheus {
+    /// http://HOST:PORT of its HTTP API
+    url: String,
+    /// The histogram, without _bucket; its series need labels arm, isp or asn, and family
+    metric: String,
+    /// First instant, such as 2026-11-21T19:00:00+09:00
+    #[arg(long)]
+    start: Timestamp,
+    /// First instant after the last bin
+    #[arg(long)]
+    end: Timestamp,
+    /// Label matchers, such as region="jp"
+    #[arg(long, default_value = "")]
+    matchers: String,
+    /// Unit of the histogram
+    #[arg(long, value_enum, default_value_t = Unit::Seconds)]
+    unit: Unit,
+    /// The experiment, whose bins are asked for
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "canary.toml")]
+    config: PathBuf,
+    /// Run directory [default: ./runs/<UTC time>-import]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Unit {
+    Seconds,
+    Milliseconds,
+    Microseconds,
+}
+
+impl Unit {
+    fn nanoseconds(self) -> f64 {
+        match self {
+            Self::Seconds => 1e9,
+            Self::Milliseconds => 1e6,
+            Self::Microseconds => 1e3,
+        }
+    }
+}
+
+/// Runs one import.
+pub(crate) fn run(args: ImportArgs, global: &Global) -> Result<Exit> {
+    let From::Prometheus(args) = args.from;
+    let bin = read_experiment(&args.config)?.windows.bin;
+    if args.start >= args.end {
+        return Err(Misuse(format!("--end {} is not after --start {}", args.end, args.start)).into());
+    }
+    let Prometheus { url, metric, matchers, start, end, .. } = &args;
+    let query = Query {
+        url: url.clone(),
+        metric: metric.clone(),
+        matchers: matchers.clone(),
+        unit: args.unit.nanoseconds(),
+        start: *start,
+        end: *end,
+        bin,
+    };
+    let fetched = fetch(&query)?;
+    let started = Timestamp::now();
+    let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("import", started));
+    let about = Run {
+        options: json!({ "url": url, "metric": metric, "matchers": matchers, "start": start, "end": end,
+            "bin": bin.to_string(), "left_out": fetched.left_out }),
+        host: host::facts(),
+        ..Run::new("import prometheus", started)
+    };
+    let (mut directory, scrap) = run_directory::create(&path, &about)?;
+    let mut lines = String::new();
+    for bin in &fetched.bins {
+        lines.push_str(&serde_json::to_string(bin)?);
+        lines.push('\n');
+    }
+    directory.artefact(COHORTS, lines.as_bytes())?;
+    let head = directory.seal(Timestamp::now())?;
+    scrap.keep();
+    let (bins, left_out) = (fetched.bins.len(), fetched.left_out.len());
+    if global.json {
+        output::json("import", &json!({ "run": path, "bins": bins, "left_out": fetched.left_out }))?;
+        return Ok(Exit::Done);
+    }
+    println!("{bins} bins of cohorts, {left_out} left out");
+    for what in fetched.left_out.iter().take(5) {
+        println!("  left out: {what}");
+    }
+    println!("{}  sealed {head}", path.display());
+    Ok(Exit::Done)
+}
