@@ -1,6 +1,13 @@
 //! The Session-Reflector over UDP sockets: moves datagrams and stamps between the kernel and the rules, and keeps the account.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Time};
 use pathlab_xdp::NicClock;
@@ -8,7 +15,7 @@ use pathlab_xdp::NicClock;
 use crate::{
     Error,
     clock::{ClockQuality, monotonic_now, realtime_now, software},
-    datapath::{Datagram, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
+    datapath::{Datagram, Outgoing, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
     metrics::Metrics,
     places::{Place, Places},
     report::{HwCoverage, ReflectorReport, Spans},
@@ -29,8 +36,11 @@ const BATCHES_AT_STOP: usize = 4096;
 /// Replies whose transmit stamp may be on its way.
 const DEPARTING: usize = 4096;
 
-/// The longest reply: the longest UDP payload.
-const LONGEST: usize = 65_536;
+/// Room for the longest UDP payload; the odd cache line keeps the replies of a batch from sharing cache sets.
+const LONGEST: usize = 65_536 + 64;
+
+/// Replies that leave with one call: as many as come with one.
+const TOGETHER: usize = 32;
 
 /// What [`Reflector::new`] needs to know.
 #[derive(Clone, Default)]
@@ -74,7 +84,9 @@ struct Desk {
     delay_before_read: Option<Duration>,
     delay_before_send: Option<Duration>,
     delay_after_stamp: Option<Duration>,
-    reply: Box<[u8]>,
+    /// A place of [`LONGEST`] octets for each reply that waits.
+    replies: Box<[u8]>,
+    waiting: Vec<Waiting>,
     clock: Option<ClockQuality>,
     tally: Tally,
     /// Replies by the plane of their B2.
@@ -88,6 +100,16 @@ struct Desk {
     places: Places,
     /// Where the reflector runs.
     here: Place,
+}
+
+/// A reply that is judged and not yet sent, while the rest of its batch is judged.
+struct Waiting {
+    reply: Reply,
+    to: SocketAddr,
+    from: Option<IpAddr>,
+    arrival: Arrival,
+    /// B2 of user space.
+    app: Time<Realtime>,
 }
 
 impl Reflector {
@@ -107,7 +129,8 @@ impl Reflector {
             delay_before_read: config.delay_before_read,
             delay_before_send: config.delay_before_send,
             delay_after_stamp: config.delay_after_stamp,
-            reply: vec![0; LONGEST].into(),
+            replies: vec![0; TOGETHER * LONGEST].into(),
+            waiting: Vec::with_capacity(TOGETHER),
             clock: None,
             tally: Tally::default(),
             received_on: [(Plane::Kernel, 0), (Plane::App, 0)].into(),
@@ -217,6 +240,7 @@ impl Port {
             let received = receiver
                 .receive(|datagram| desk.answer(&datagram, address.port(), now, sender, departing))
                 .map_err(failed("recvmmsg"))?;
+            desk.send_waiting(sender, departing);
             desk.tally.received += received as u64;
             sender
                 .sent_stamps(|id, stamp| desk.departed(departing.find(id.0.into()), stamp))
@@ -281,31 +305,67 @@ impl Desk {
             arrival,
             payload: datagram.payload,
         };
-        let reply = match self.session.respond(&request, now, &mut self.reply) {
+        let place = &mut self.replies[self.waiting.len() * LONGEST..][..LONGEST];
+        let reply = match self.session.respond(&request, now, place) {
             Verdict::Reply(reply) => reply,
             Verdict::Refused(reason) => return self.tally.refuse(reason),
         };
+        self.waiting.push(Waiting { reply, to: datagram.peer, from: datagram.local, arrival, app: datagram.app });
         if let Some(delay) = self.delay_before_send {
             thread::sleep(delay);
         }
-        let bytes = &mut self.reply[..reply.len()];
-        let sent = realtime_now();
-        self.session.finish(&reply, software(sent), bytes);
+        let alone = self.delay_before_send.is_some() || self.delay_after_stamp.is_some();
+        if alone || self.waiting.len() == TOGETHER {
+            self.send_waiting(sender, departing);
+        }
+    }
+
+    /// Finishes what waits, each with a B3 of its own, and gives all of it to the kernel with one call.
+    fn send_waiting(&mut self, sender: &mut Sender, departing: &mut Departing) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let places = self.replies.chunks_exact_mut(LONGEST);
+        let sent: Vec<_> = self
+            .waiting
+            .iter()
+            .zip(places)
+            .map(|(Waiting { reply, .. }, bytes)| {
+                let sent = realtime_now();
+                self.session.finish(reply, software(sent), bytes);
+                sent
+            })
+            .collect();
         if let Some(delay) = self.delay_after_stamp {
             thread::sleep(delay);
         }
-        match sender.send_as(datagram.peer, datagram.local, reply.dscp(), bytes) {
-            Ok(id) => departing.put(id.0.into(), reply, sent),
-            Err(_) => {
-                self.session.unsent(&reply);
-                return self.tally.refuse(Reason::SendFailed);
+        let batch: Vec<_> = self
+            .waiting
+            .iter()
+            .zip(self.replies.chunks_exact(LONGEST))
+            .map(|(Waiting { reply, to, from, .. }, bytes)| Outgoing {
+                to: *to,
+                from: *from,
+                dscp: reply.dscp(),
+                payload: &bytes[..reply.len()],
+            })
+            .collect();
+        sender.send_all(&batch, |place, result| {
+            let (Waiting { reply, arrival, app, .. }, sent) = (&self.waiting[place], sent[place]);
+            match result {
+                Ok(id) => departing.put(id.0.into(), *reply, sent),
+                Err(_) => {
+                    self.session.unsent(reply);
+                    return self.tally.refuse(Reason::SendFailed);
+                }
             }
-        }
-        self.tally.replied += 1;
-        *self.received_on.entry(arrival.plane()).or_default() += 1;
-        if !self.residence.record(sent - arrival.received()) {
-            self.clock_steps += 1;
-        }
-        self.places.answered(self.here, arrival.received(), datagram.app, sent);
+            self.tally.replied += 1;
+            *self.received_on.entry(arrival.plane()).or_default() += 1;
+            if !self.residence.record(sent - arrival.received()) {
+                self.clock_steps += 1;
+            }
+            self.places.answered(self.here, arrival.received(), *app, sent);
+        });
+        self.waiting.clear();
     }
 }

@@ -89,6 +89,42 @@ pub(crate) fn send_message(
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// One datagram for [`send_messages`].
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    /// The socket address that it goes to.
+    pub(crate) name: &'a [u8],
+    /// Its control messages.
+    pub(crate) control: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+/// The most datagrams of one [`send_messages`].
+pub(crate) const SEND_MOST: usize = 32;
+
+/// `sendmmsg` of the first [`SEND_MOST`] datagrams at most, never waiting: how many went. An error is the first one's, and nothing went.
+pub(crate) fn send_messages(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<usize> {
+    let count = messages.len().min(SEND_MOST);
+    // SAFETY: `iovec` and `mmsghdr` are plain data for which all zeroes is a value.
+    let (mut parts, mut headers): ([libc::iovec; SEND_MOST], [libc::mmsghdr; SEND_MOST]) =
+        unsafe { std::mem::zeroed() };
+    for ((message, part), header) in messages.iter().zip(&mut parts).zip(&mut headers) {
+        *part = libc::iovec { iov_base: message.payload.as_ptr().cast_mut().cast(), iov_len: message.payload.len() };
+        header.msg_hdr.msg_name = message.name.as_ptr().cast_mut().cast();
+        header.msg_hdr.msg_namelen = message.name.len() as socklen_t;
+        header.msg_hdr.msg_iov = part;
+        header.msg_hdr.msg_iovlen = 1;
+        header.msg_hdr.msg_control = message.control.as_ptr().cast_mut().cast();
+        header.msg_hdr.msg_controllen = message.control.len() as _;
+    }
+    // SAFETY: the first `count` headers point into slices that outlive the call and to the iovec of the same place, with their true
+    // lengths; sendmmsg reads those and writes the headers' `msg_len` alone.
+    let rc = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _)
+    };
+    done(rc).map(|sent| sent as usize)
+}
+
 /// Buffers of one `recvmmsg`, allocated once.
 pub(crate) struct Batch {
     names: Box<[[u8; NAME_SPACE]]>,

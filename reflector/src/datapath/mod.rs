@@ -10,7 +10,7 @@ mod xdp;
 
 pub use af_xdp::{AfXdpConfig, AfXdpReflector};
 pub use receiver::{Datagram, Receiver};
-pub use sender::{SendId, Sender, SentStamp, Undelivered};
+pub use sender::{Outgoing, SendId, Sender, SentStamp, Undelivered};
 pub use slots::{SlotCounts, TransmitSlots};
 pub use socket::{SocketOptions, StampedSocket};
 pub use xdp::DriverReflector;

@@ -49,6 +49,19 @@ pub struct Undelivered {
     pub reporter: Option<IpAddr>,
 }
 
+/// One datagram of [`Sender::send_all`].
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// The address that it leaves from; the routing table's choice if absent.
+    pub from: Option<IpAddr>,
+    /// Its DSCP, 0 to 63; the socket's if absent.
+    pub dscp: Option<u8>,
+    /// UDP payload.
+    pub payload: &'a [u8],
+}
+
 /// How sends are matched with their stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Numbering {
@@ -96,41 +109,16 @@ impl Sender {
     /// The kernel's answer to `sendmsg`: no route, refused by a filter (`EPERM`), larger than 65,507 bytes, buffer full
     /// (`EAGAIN`; kernels before 6.13 wait instead when transmit stamps are on). The datagram has not left then.
     pub fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId> {
-        self.send_as(to, from, None, payload)
+        self.send_one(&Outgoing { to, from, dscp: None, payload })
     }
 
-    /// The same with a DSCP of its own, 0 to 63, instead of the socket's.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn send_as(
-        &mut self,
-        to: SocketAddr,
-        from: Option<IpAddr>,
-        dscp: Option<u8>,
-        payload: &[u8],
-    ) -> io::Result<SendId> {
+    fn send_one(&mut self, one: &Outgoing<'_>) -> io::Result<SendId> {
         let id = SendId(self.next);
-        let mut control = SendControl::new();
-        if let Some(from) = from {
-            control.source(from);
-        }
-        if let Some(dscp) = dscp {
-            control.dscp(to.is_ipv6(), dscp);
-        }
-        if self.numbering == Some(Numbering::Ours) {
-            control.stamp_id(id.0);
-        }
-        let slot = self.slot(id);
-        if let Some((options, slots)) = &self.nic
-            && slots.take(slot, monotonic_now())
-        {
-            control.stamps(timestamping::transmit_request(*options, true));
-        }
+        let control = self.control(id, one);
         let counting_along = self.numbering == Some(Numbering::Kernels);
         let flags = if counting_along { 0 } else { libc::MSG_DONTWAIT };
-        let name = SocketName::from(to);
-        let attempt = || sys::send_message(self.fd.as_fd(), name.as_bytes(), control.as_bytes(), payload, flags);
+        let name = SocketName::from(one.to);
+        let attempt = || sys::send_message(self.fd.as_fd(), name.as_bytes(), control.as_bytes(), one.payload, flags);
         let result = match attempt() {
             // The error of an earlier datagram, left on the socket; this one has not been tried.
             Err(error) if !counting_along && is_delayed_error(&error) => attempt(),
@@ -143,10 +131,82 @@ impl Sender {
         if built || !counting_along {
             self.next = self.next.wrapping_add(1);
         }
-        if let (Err(_), Some((_, slots))) = (&result, &self.nic) {
-            slots.give_back(slot);
+        if result.is_err() {
+            self.give_back(id);
         }
         result.map(|()| id)
+    }
+
+    /// Sends datagrams as [`Self::send`] does, so many with one call as the kernel takes; `each` is told what became of which, in order.
+    pub fn send_all(&mut self, batch: &[Outgoing<'_>], mut each: impl FnMut(usize, io::Result<SendId>)) {
+        if self.numbering == Some(Numbering::Kernels) {
+            // Which numbers they get is known only one after the other.
+            for (place, one) in batch.iter().enumerate() {
+                each(place, self.send_one(one));
+            }
+            return;
+        }
+        for (chunk, first) in batch.chunks(sys::SEND_MOST).zip((0..).step_by(sys::SEND_MOST)) {
+            let id = |place: usize| SendId(self.next.wrapping_add(place as u32));
+            let names: Vec<_> = chunk.iter().map(|one| SocketName::from(one.to)).collect();
+            let controls: Vec<_> = chunk.iter().enumerate().map(|(place, one)| self.control(id(place), one)).collect();
+            let messages: Vec<_> = chunk
+                .iter()
+                .zip(names.iter().zip(&controls))
+                .map(|(one, (name, control))| sys::Outgoing {
+                    name: name.as_bytes(),
+                    control: control.as_bytes(),
+                    payload: one.payload,
+                })
+                .collect();
+            let mut place = 0;
+            let mut delayed = false;
+            while place < chunk.len() {
+                match sys::send_messages(self.fd.as_fd(), &messages[place..]) {
+                    Ok(sent) => {
+                        (place..place + sent).for_each(|place| each(first + place, Ok(id(place))));
+                        place += sent;
+                        delayed = false;
+                    }
+                    // The error of an earlier datagram, left on the socket; this one has not been tried.
+                    Err(error) if !delayed && is_delayed_error(&error) => delayed = true,
+                    Err(error) => {
+                        self.give_back(id(place));
+                        each(first + place, Err(error));
+                        place += 1;
+                        delayed = false;
+                    }
+                }
+            }
+            self.next = self.next.wrapping_add(chunk.len() as u32);
+        }
+    }
+
+    /// The control messages of a send; takes a register of the card for it where one is free.
+    fn control(&self, id: SendId, one: &Outgoing<'_>) -> SendControl {
+        let mut control = SendControl::new();
+        if let Some(from) = one.from {
+            control.source(from);
+        }
+        if let Some(dscp) = one.dscp {
+            control.dscp(one.to.is_ipv6(), dscp);
+        }
+        if self.numbering == Some(Numbering::Ours) {
+            control.stamp_id(id.0);
+        }
+        if let Some((options, slots)) = &self.nic
+            && slots.take(self.slot(id), monotonic_now())
+        {
+            control.stamps(timestamping::transmit_request(*options, true));
+        }
+        control
+    }
+
+    /// What did not leave needs no register of the card.
+    fn give_back(&self, id: SendId) {
+        if let Some((_, slots)) = &self.nic {
+            slots.give_back(self.slot(id));
+        }
     }
 
     /// The name of a send among all sockets that share a card.

@@ -213,3 +213,37 @@ fn what_cannot_be_bound_is_said_in_one_sentence() {
     let error = StampedSocket::bind("127.0.0.1:0".parse().expect("an address"), &options).err().expect("none");
     assert!(matches!(error, Error::NoSuchInterface(name) if name == "no-such-if0"));
 }
+
+#[test]
+fn a_batch_leaves_in_order_and_what_cannot_leave_holds_up_nothing() {
+    use crate::datapath::Outgoing;
+
+    const COUNT: u8 = 70;
+    const TOO_LONG: u8 = 40;
+    for numbering in [Numbering::Ours, Numbering::Kernels] {
+        let (mut a, mut b) = pair("127.0.0.1:0", &SocketOptions::stamped(), numbering);
+        let to = b.local_addr();
+        let payload = |place| if place == TOO_LONG { vec![0; 70_000] } else { vec![place] };
+        let payloads: Vec<_> = (0..COUNT).map(payload).collect();
+        let batch: Vec<_> = payloads.iter().map(|payload| Outgoing { to, from: None, dscp: None, payload }).collect();
+        let mut outcomes = Vec::new();
+        a.halves().1.send_all(&batch, |place, outcome| outcomes.push((place, outcome)));
+
+        let left = |place: &u8| *place != TOO_LONG;
+        let mut ids = Vec::new();
+        for (place, (named, outcome)) in outcomes.into_iter().enumerate() {
+            assert_eq!(named, place);
+            match outcome {
+                Ok(id) => ids.push(id.0),
+                Err(error) => assert_eq!((place, error.raw_os_error()), (TOO_LONG.into(), Some(libc::EMSGSIZE))),
+            }
+        }
+        assert_eq!(ids.len(), usize::from(COUNT) - 1);
+        let mut arrived = Vec::new();
+        receive_all(&mut b, ids.len(), |datagram| arrived.push(datagram.payload[0]));
+        assert_eq!(arrived, (0..COUNT).filter(left).collect::<Vec<_>>());
+        let mut stamped: Vec<_> = stamps_of(&mut a, ids.len()).into_iter().map(|(id, _)| id).collect();
+        stamped.sort_unstable();
+        assert_eq!(stamped, ids);
+    }
+}
