@@ -35,52 +35,51 @@ pub enum Held {
     Nothing,
 }
 
-/// Rates are halved on a logarithmic scale. A rate that fails, or that the generator falls short of, is tried once more, because on a shared host one
-/// stolen slice of time makes a loss that is nobody's: for a rate to fail, two trials must.
+/// Rates are halved on a logarithmic scale. On a shared host a stolen slice of time makes a loss that is nobody's and lets the generator fall short: for a rate
+/// to fail, two trials must, and a trial that fell short is made again. One that stays short lost nothing at what it offered, so that the search goes
+/// on above it. What is returned was offered and came back.
 ///
 /// # Errors
 /// The first trial that cannot be made.
 pub fn no_loss(criterion: &Criterion, mut trial: impl FnMut(f64) -> Result<Trial>) -> Result<Held> {
-    /// A generator that falls so far short of the rate asked cannot go higher.
+    const TRIALS: usize = 4;
+    const FAILURES: usize = 2;
     const SHORT: f64 = 0.95;
-    let mut held = |rate: f64| -> Result<Option<Trial>> {
-        let mut short = None;
-        for _ in 0..2 {
-            let trial = trial(rate)?;
-            if trial.lost <= criterion.loss {
-                if trial.offered >= rate * SHORT {
-                    return Ok(Some(trial));
+    // what was offered when nothing was lost; `None` when two trials lost
+    let mut held = |rate: f64| -> Result<Option<f64>> {
+        let (mut most, mut failures) = (None::<f64>, 0);
+        for _ in 0..TRIALS {
+            let Trial { offered, lost } = trial(rate)?;
+            if lost > criterion.loss {
+                failures += 1;
+                if failures == FAILURES {
+                    return Ok(None);
                 }
-                short = Some(trial);
+            } else {
+                most = Some(most.map_or(offered, |most| most.max(offered)));
+                if offered >= rate * SHORT {
+                    break;
+                }
             }
         }
-        Ok(short)
+        Ok(most)
     };
-    let mut best = None;
-    let (mut low, mut high) = (criterion.from, criterion.to);
     // first the generator's own limit: who holds it needs no search
-    let mut rate = high;
-    loop {
+    if let Some(offered) = held(criterion.to)? {
+        return Ok(Held::AtLeast(offered));
+    }
+    let (mut low, mut high) = (criterion.from, criterion.to);
+    let mut best = None::<f64>;
+    while high > low * (1.0 + criterion.precision) {
+        let rate = (low * high).sqrt();
         match held(rate)? {
-            Some(trial) => {
-                if rate >= criterion.to || trial.offered < rate * SHORT {
-                    return Ok(Held::AtLeast(trial.offered));
-                }
-                (low, best) = (rate, Some(trial.offered));
-            }
-            None if rate <= criterion.from => return Ok(Held::Nothing),
+            Some(offered) => (low, best) = (rate, Some(best.map_or(offered, |best| best.max(offered)))),
             None => high = rate,
         }
-        if high <= low * (1.0 + criterion.precision) {
-            break;
-        }
-        rate = (low * high).sqrt();
     }
-    match best {
-        Some(offered) => Ok(Held::UpTo(offered)),
-        // everything above the lowest rate failed: the lowest itself is left
-        None => Ok(held(criterion.from)?.map_or(Held::Nothing, |trial| Held::UpTo(trial.offered))),
-    }
+    // where everything above the lowest rate failed, the lowest itself is left
+    let found = if best.is_some() { best } else { held(criterion.from)? };
+    Ok(found.map_or(Held::Nothing, Held::UpTo))
 }
 
 #[cfg(test)]
@@ -109,6 +108,19 @@ mod tests {
     fn the_generators_limit_is_told_apart() {
         assert_eq!(no_loss(&CRITERION, machine(5e6, 7e5)).expect("trials"), Held::AtLeast(7e5));
         assert_eq!(no_loss(&CRITERION, machine(5e3, 2e6)).expect("trials"), Held::Nothing);
+    }
+
+    #[test]
+    fn a_generator_that_is_held_up_now_and_then_is_no_limit() {
+        let mut trials = 0;
+        let held_up = |rate: f64| {
+            trials += 1;
+            let offered = if trials % 3 == 0 { rate } else { rate / 2.0 };
+            Ok(Trial { offered, lost: (1.0 - 300_000.0 / offered).max(0.0) })
+        };
+        let criterion = Criterion { to: 1.2e6, ..CRITERION };
+        let Held::UpTo(rate) = no_loss(&criterion, held_up).expect("trials") else { panic!("found") };
+        assert!(rate <= 300_000.0 && rate > 200_000.0, "{rate}");
     }
 
     #[test]

@@ -267,8 +267,8 @@ fn reflector_method(effort: &Effort) -> Vec<String> {
          at the client's end by an XDP program, each sequence number once."
             .into(),
         format!(
-            "At no loss: bisection of the rate on a logarithmic scale to 3 %, trials of {span:?}; held is a rate of which at most {} % do not come back; a trial that fails is made again, \
-             so that it takes two. ≥: nothing was lost at the generator's own limit.",
+            "At no loss: bisection of the rate on a logarithmic scale to 3 %, trials of {span:?}; held is a rate of which at most {} % do not come back; a rate fails \
+             when two trials do, and one that the generator falls short of is tried again. ≥: nothing was lost at the generator's own limit.",
             LOSS * 100.0
         ),
         "Every reflector has a receive buffer of 4 MiB on its UDP sockets and 2048 entries in its AF_XDP rings, in native and copy mode; stamp-suite is built in release mode with its default features, without kernel stamps."
