@@ -39,10 +39,10 @@ struct Cli {
 #[derive(clap::Args, Clone)]
 struct Global {
     /// One JSON document on stdout instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 1000)]
     json: bool,
     /// More on stderr; twice for still more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 1000, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 
