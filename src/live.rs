@@ -136,8 +136,8 @@ mod tests {
             lines[0],
             "10 s of 60 s   100 packets/s   sent 1000, received 980, lost 5 (forward 3, return 0, unknown 2), late 1"
         );
-        assert!(lines[2].starts_with("round trip          20.0 ms  20.0 ms"), "{text}");
-        assert!(lines[3].starts_with("probe host                –"), "{text}");
+        assert!(lines[2].starts_with("round trip      20.0 ms  20.0 ms"), "{text}");
+        assert!(lines[3].starts_with("probe host            –"), "{text}");
         assert_eq!(lines[7], "now: the last 5 s; 99.00 % of the slots within 50 µs");
     }
 }

@@ -159,7 +159,7 @@ impl XdpReflector {
         apply_addresses(&mut program, &interface, config)?;
         announce(&interface, &attachment, "STAMP reflector");
         if interface.veth && attachment.mode == AttachedMode::Native {
-            tracing::warn!(
+            tracing::info!(
                 interface = interface.name,
                 "a veth: replies are lost unless its peer runs an XDP program too, and has `ethtool -K PEER tx off`"
             );
