@@ -3,7 +3,13 @@
 //! `pathlab-xsk-echo IFACE [QUEUE]` echoes until it is killed, with which the kernel takes the program off the interface.
 #![allow(unsafe_code)]
 
-use std::{env, num::NonZeroU32, os::fd::AsRawFd};
+use std::{
+    env,
+    num::NonZeroU32,
+    os::fd::AsRawFd,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -12,8 +18,8 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use xsk_rs::{
-    FrameDesc, Socket, Umem,
-    config::{BindFlags, LibxdpFlags, SocketConfig, UmemConfig},
+    CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
+    config::{BindFlags, Interface, LibxdpFlags, SocketConfig, UmemConfig},
 };
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
@@ -29,13 +35,7 @@ fn main() -> Result<()> {
     let interface = arguments.next().context("pathlab-xsk-echo IFACE [QUEUE]")?;
     let queue = arguments.next().map_or(Ok(0), |text| text.parse()).context("QUEUE is a number")?;
 
-    let (umem, frames) = Umem::new(UmemConfig::default(), FRAMES, false)?;
-    let config = SocketConfig::builder()
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
-        .build();
-    // SAFETY: no other socket is made on this UMEM.
-    let (mut tx, mut rx, rings) = unsafe { Socket::new(config, &umem, &interface.parse()?, queue) }?;
+    let (umem, frames, (mut tx, mut rx, rings)) = bind_when_released(&interface.parse()?, queue)?;
     let (mut fill, mut completion) = rings.context("the first socket on a UMEM has its fill and completion ring")?;
     // SAFETY: the frames are of this UMEM and nobody else has them.
     let filled = unsafe { fill.produce(&frames[..FILL]) };
@@ -72,6 +72,26 @@ fn main() -> Result<()> {
         }
         if came == 0 {
             rx.poll(100)?;
+        }
+    }
+}
+
+type Rings = (TxQueue, RxQueue, Option<(FillQueue, CompQueue)>);
+
+/// The kernel releases a queue a little after the process that had it has ended.
+fn bind_when_released(interface: &Interface, queue: u32) -> Result<(Umem, Vec<FrameDesc>, Rings)> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        let (umem, frames) = Umem::new(UmemConfig::default(), FRAMES, false)?;
+        let config = SocketConfig::builder()
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        // SAFETY: no other socket is made on this UMEM.
+        match unsafe { Socket::new(config, &umem, interface, queue) } {
+            Ok(rings) => return Ok((umem, frames, rings)),
+            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
 }
