@@ -255,7 +255,7 @@ fn reflector_aims(sections: &[Section]) -> Result<Vec<Aim>> {
 
 const CPUS: &str = "CPU 0: the client (generator, probe, irtt, sockperf), its system calls, and with them the reflector's end of the veth: driver, XDP \
                     program, stack up to the socket or ring. CPU 1: the reflector's process, its system calls, and with them the client's end of \
-                    the veth. Everything runs at the same priority unless a row says otherwise. A reflector in the driver has CPU 0 alone, together with the generator.";
+                    the veth. Everything runs at nice -20, where `scripts/bench` puts it, unless a row says otherwise. A reflector in the driver has CPU 0 alone, together with the generator.";
 
 fn reflector_method(effort: &Effort) -> Vec<String> {
     let Effort { rounds, span, run, repetitions, .. } = effort;
