@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, sys};
 
-/// How long a killed process may take to be gone.
-const REAP: Duration = Duration::from_millis(500);
+/// How long a killed process may take to be gone: its programs are taken off their devices one after the other, tens of milliseconds each,
+/// and more on a busy host.
+const REAP: Duration = Duration::from_secs(5);
 
 /// A process by its id and its start time in clock ticks since boot (proc_pid_stat(5), field 22).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ impl Process {
     /// Kills it and waits until it is gone. `false` when it was gone before.
     ///
     /// # Errors
-    /// [`Error::Call`] when it may not be killed, or is not gone within half a second.
+    /// [`Error::Call`] when it may not be killed, or is not gone within five seconds.
     pub fn kill(&self) -> Result<bool> {
         use std::os::fd::AsFd;
         let Some(fd) = self.pidfd()? else { return Ok(false) };

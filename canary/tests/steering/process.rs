@@ -81,6 +81,17 @@ impl Steerer {
     pub(crate) fn signal(&self, signal: &str) {
         sh(&format!("kill -{signal} {}", self.child.id()));
     }
+
+    /// SIGSTOP, in force: the kernel tells one thread, which tells the others when it next runs, and until then they go on.
+    pub(crate) fn stop(&self) {
+        self.signal("STOP");
+        let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        };
+        let threads = format!("/proc/{}/task", self.child.id());
+        within(Duration::from_secs(5), || std::fs::read_dir(&threads).unwrap().all(stopped));
+    }
 }
 
 impl Drop for Steerer {

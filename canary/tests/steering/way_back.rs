@@ -121,7 +121,7 @@ fn a_hang_ends_with_the_lease_and_control_stays_until_a_new_start() {
         // Longer than a lease: it is being renewed.
         stream.wait(B, 2 * LEASE_MS as usize);
         let event = Instant::now();
-        steerer.signal("STOP");
+        steerer.stop();
         let observe = || in_netns(Some(&network.server), || Ok(pathlab_canary::steer::observe())).unwrap();
         within(LEASE + Duration::from_secs(1), || observe().unwrap().unwrap().lease_left.is_none());
         stream.wait(A, 10);
@@ -149,7 +149,7 @@ fn a_hung_steerer_is_killed_by_a_rollback() {
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let before = network.state();
     let steerer = Steerer::start(&network, Mode::Host, dir.path());
-    steerer.signal("STOP");
+    steerer.stop();
     assert!(rollback("test", &options(&dir)).unwrap().killed);
     assert_eq!(network.state(), before);
     within(Duration::from_secs(1), || !steerer.guardian.is_alive());
