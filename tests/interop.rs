@@ -344,15 +344,65 @@ fn scapy_reads_our_packets_field_by_field() {
     assert_eq!(read.len(), 2 * 2 * 2 * 3, "both families, both reflectors, both directions, three packets");
     for (place, (pair, (_, request, begun, reply))) in read.chunks(2).zip(&datagrams).enumerate() {
         let (sent, rest) = SenderPacket::parse(request).expect("a request");
-        let (reflected, _) = ReflectedPacket::parse(reply).expect("a reply");
+        let (reflected, back) = ReflectedPacket::parse(reply).expect("a reply");
         assert_eq!(pair[0], request_fields(sent, rest));
-        assert_eq!(pair[1], reply_fields(reflected, rest));
+        assert_eq!(pair[1], reply_fields(reflected, back));
+        // Extra Padding (RFC 8972, section 4.1) to 60 octets, with the flag U that a sender sets and a reflector takes off.
+        let padding = |flags: u8| json!([{ "flags": flags, "type": 1, "len": 12, "value": "00".repeat(12) }]);
+        assert_eq!((&pair[0]["tlvs"], &pair[1]["tlvs"]), (&padding(0x80), &padding(0)));
         assert_eq!(pair[0]["seq"], place % 3);
         let times = [WireTime::read(sent.timestamp, sent.error_estimate), reflected.received_at(), reflected.sent_at()];
         let [Some(WireTime::Ntp(a1)), Some(WireTime::Ntp(b2)), Some(WireTime::Ntp(b3))] = times else {
             panic!("three NTP times: {times:?}")
         };
         assert!(*begun <= a1 && a1 <= b2 && b2 <= b3 && b3 <= ended, "{times:?}");
+    }
+}
+
+/// Every TLV that our probe asks with and our reflectors answer, open and under an HMAC TLV, over sockets and AF_XDP.
+#[test]
+fn scapy_reads_every_tlv_of_ours() {
+    let name = "scapy_reads_every_tlv_of_ours";
+    if !root_or_skip(name) || !scapy_or_skip(name) {
+        return;
+    }
+    let [near, far] = hosts::in_a_row("scapy-tlvs");
+    let mut key = NamedTempFile::new().expect("a temporary file");
+    write!(key, "protects = \"extensions\"\ndefault = \"{KEY}\"\n").expect("written");
+    let keyed = format!("--auth-key-file {}", key.path().display());
+    let _pass = pass(&near);
+    for (key, more) in [("", &[][..]), (keyed.as_str(), &[8][..])] {
+        for datapath in ["", "--datapath afxdp --iface left"] {
+            let socket = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("entered").expect("a free port");
+            socket.set_read_timeout(Some(verbs::PATIENCE)).expect("a timeout");
+            let request = {
+                let far_socket = far.run(|| UdpSocket::bind(FAR[0])).expect("entered").expect("a free port");
+                far_socket.set_read_timeout(Some(verbs::PATIENCE)).expect("a timeout");
+                let asks = "--tlv stages,follow-up,timestamps,cos,direct --interval 10ms --duration 60s --timeout 60s";
+                let _probe = Probe::start(&near, &format!("{} {asks} {key}", FAR[0]));
+                receive(&far_socket).1
+            };
+            let _reflector = Reflector::start(&far, &format!("{ON_SOCKETS} --stateful {key} {datapath}"));
+            let mut datagrams = Vec::new();
+            for _ in 0..3 {
+                socket.send_to(&request, FAR[0]).expect("sent");
+                let (_, reply) = receive(&socket);
+                assert_eq!(reply.len(), request.len());
+                datagrams.extend([(40_000, 862, request.clone()), (862, 40_000, reply)]);
+            }
+            let all: Vec<(u16, u16, &[u8])> =
+                datagrams.iter().map(|(from, to, bytes)| (*from, *to, &bytes[..])).collect();
+            for (read, (_, to, bytes)) in scapy_reads(&all).iter().zip(&datagrams) {
+                let tlvs = tlv_fields(&bytes[44..]);
+                assert_eq!(read["tlvs"], json!(tlvs), "{key} {datapath}");
+                let mut kinds: Vec<u64> = tlvs.iter().map(|tlv| tlv["type"].as_u64().expect("a number")).collect();
+                kinds.sort_unstable();
+                assert_eq!(kinds, [&[3, 4, 5, 7][..], more, &[250]].concat(), "{key} {datapath}");
+                // U from the sender; none of U, M and I from a reflector that knows them all and finds them sound.
+                let flags = if *to == 862 { 0x80 } else { 0 };
+                assert!(tlvs.iter().all(|tlv| tlv["flags"] == flags), "{key} {datapath}: {tlvs:?}");
+            }
+        }
     }
 }
 
@@ -371,7 +421,7 @@ fn request_fields(packet: &SenderPacket, rest: &[u8]) -> Value {
         "err_estimate": estimate_fields(packet.error_estimate),
         "ssid": packet.ssid.get(),
         "mbz": 0,
-        "tlv": padding_fields(rest, 0x80),
+        "tlvs": tlv_fields(rest),
     })
 }
 
@@ -389,7 +439,7 @@ fn reply_fields(packet: &ReflectedPacket, rest: &[u8]) -> Value {
         "mbz1": 0,
         "ttl_sender": 64,
         "mbz2": 0,
-        "tlv": padding_fields(rest, 0),
+        "tlvs": tlv_fields(rest),
     })
 }
 
@@ -403,8 +453,16 @@ fn estimate_fields(estimate: ErrorEstimate) -> Value {
     })
 }
 
-/// Extra Padding (RFC 8972, section 4.1) to 60 octets, with the flag U that a sender sets and a reflector takes off.
-fn padding_fields(rest: &[u8], flags: u8) -> Value {
-    assert_eq!(rest.len(), 16);
-    json!({ "flags": flags, "type": 1, "len": 12, "value": "00".repeat(12) })
+/// What stands behind a base packet, read by nothing but the figure of RFC 8972, section 4: flags, type, length, value.
+fn tlv_fields(mut rest: &[u8]) -> Vec<Value> {
+    let mut tlvs = Vec::new();
+    while let [flags, kind, high, low, behind @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (value, next) = behind.split_at(length);
+        let hex: String = value.iter().map(|octet| format!("{octet:02x}")).collect();
+        tlvs.push(json!({ "flags": flags, "type": kind, "len": length, "value": hex }));
+        rest = next;
+    }
+    assert!(rest.is_empty(), "octets behind the last TLV: {rest:?}");
+    tlvs
 }

@@ -5,19 +5,17 @@ mod namespace;
 #[path = "support/running.rs"]
 mod running;
 
-use std::{
-    process::Command,
-    sync::{Arc, atomic::AtomicBool},
-    thread,
-    time::Duration,
-};
+use std::{process::Command, sync::atomic::AtomicBool, time::Duration};
 
-use pathlab_record::{KeepSamples, Outcome, RecordedRun, Run, RunDirectory, Term, verify};
+use pathlab_record::{
+    KeepSamples, LogInterval, Outcome, RecordedRun, Run, RunDirectory, Sample, SessionBin, Term, verify,
+};
 use pathlab_reflector::{
     ReflectorConfig,
     datapath::SocketOptions,
     prober::{
-        Class, Fan, Kept, Pace, Pacing, ProbeError, ProbeOptions, ProbeReport, RunOutput, SessionSpec, Shape, probe,
+        Class, Fan, Kept, Output, Pace, Pacing, ProbeError, ProbeOptions, ProbeReport, RunOutput, SessionSpec, Shape,
+        probe,
     },
     session::Rules,
 };
@@ -216,17 +214,27 @@ fn wrong_options_are_one_sentence_each() {
 fn a_stop_request_ends_the_run_and_is_told() {
     let reflector = reflector_on(&["127.0.0.1:0"]);
     let target = reflector.addresses[0];
-    let stop = Arc::new(AtomicBool::new(false));
-    let raised = stop.clone();
-    let timer = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(150));
-        raised.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
+    let stop = AtomicBool::new(false);
     let endless = ProbeOptions { count: None, ..options(5, 1) };
-    let report = probe(&[SessionSpec::new(target)], &endless, &stop, &mut ()).unwrap();
-    timer.join().unwrap();
+    let report =
+        probe(&[SessionSpec::new(target)], &endless, &stop, &mut StopAfter { samples: 20, stop: &stop }).unwrap();
     check_accounts(&report);
     assert!(report.interrupted && report.total.counts.received > 0);
+}
+
+/// Asks for the end when so many packets have settled.
+struct StopAfter<'a> {
+    samples: usize,
+    stop: &'a AtomicBool,
+}
+
+impl Output for StopAfter<'_> {
+    fn bin(&mut self, _bin: SessionBin) {}
+    fn sample(&mut self, _sample: Sample) {
+        self.samples = self.samples.saturating_sub(1);
+        self.stop.store(self.samples == 0, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn interval(&mut self, _log: &str, _interval: LogInterval) {}
 }
 
 /// A filter on the way to the reflector and on the way back, each of which counts what it dropped.

@@ -26,11 +26,15 @@ found = []
 for line in sys.stdin:
     source, destination, octets = line.split()
     octets = bytes.fromhex(octets)
-    # scapy 2.5 finds TLVs only below an IP header of its own making: base packet and TLV go in one by one.
+    # scapy 2.5 finds TLVs only below an IP header of its own making: base packet and TLVs go in one by one.
     datagram = UDP(bytes(UDP(sport=int(source), dport=int(destination), len=8 + BASE)) + octets[:BASE])
     packet = fields(datagram.payload)
     packet["name"] = datagram.payload.name
-    if octets[BASE:]:
-        packet["tlv"] = fields(STAMPTestTLV(octets[BASE:]))
+    packet["tlvs"] = []
+    rest = octets[BASE:]
+    while rest:
+        tlv = STAMPTestTLV(rest)
+        packet["tlvs"].append(fields(tlv))
+        rest = rest[4 + tlv.len :]
     found.append(packet)
 json.dump(found, sys.stdout)
