@@ -17,6 +17,7 @@ use pathlab_canary::{
 };
 use pathlab_record::{Run, SessionKey};
 use serde_json::json;
+use tracing::warn;
 
 use crate::{
     Global,
@@ -272,6 +273,9 @@ impl From<Decision> for Exit {
 }
 
 fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, global: &Global) -> Result<Exit> {
+    if experiment.acceptance.is_some() {
+        warn!("[acceptance] is read and not judged yet: the verdict rests on [policy] alone");
+    }
     let verdict = verdict(runs, experiment)?;
     let started = Timestamp::now();
     let path = out.unwrap_or_else(|| run_directory::default_path("verdict", started));

@@ -23,28 +23,32 @@ pub(crate) struct EvidenceArgs {
 enum Action {
     /// Name the record or file that was changed, removed, reordered or cut off
     Verify {
-        /// Run directory
-        run: PathBuf,
+        /// Run directories
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
     },
 }
 
 /// Exits with 0 when everything is as it was sealed.
 pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
-    let Action::Verify { run } = &args.action;
-    if !run.is_dir() {
+    let Action::Verify { runs } = &args.action;
+    if let Some(run) = runs.iter().find(|run| !run.is_dir()) {
         return Err(Misuse(format!("{}: no such run directory", run.display())).into());
     }
-    let verified = pathlab_record::verify(run)?;
-    if global.json {
-        output::json(
-            "evidence",
-            &json!({ "run": run, "head": verified.head.to_string(), "unlisted": verified.unlisted }),
-        )?;
-    } else {
-        println!("{}: unchanged, {} records, head {}", run.display(), verified.records.len(), verified.head);
-        for name in &verified.unlisted {
+    let mut verified = Vec::new();
+    for run in runs {
+        let found = pathlab_record::verify(run)?;
+        if global.json {
+            verified.push(json!({ "run": run, "head": found.head.to_string(), "unlisted": found.unlisted }));
+            continue;
+        }
+        println!("{}: unchanged, {} records, head {}", run.display(), found.records.len(), found.head);
+        for name in &found.unlisted {
             println!("  {name} is not part of the evidence");
         }
+    }
+    if global.json {
+        output::json("evidence", &json!({ "verified": verified }))?;
     }
     Ok(Exit::Done)
 }

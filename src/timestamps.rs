@@ -70,7 +70,7 @@ impl Arranged {
             }
             return Ok(Self::default());
         };
-        match Self::on_card(interface, options, verb) {
+        match Self::on_card(wish, interface, options, verb) {
             Ok(arranged) => Ok(arranged),
             Err(error) if wish == Timestamps::Auto => {
                 info!("timestamps auto: the kernel's: {error}");
@@ -80,12 +80,16 @@ impl Arranged {
         }
     }
 
-    fn on_card(interface: &str, options: PlanOptions, verb: &str) -> Result<Self> {
+    fn on_card(wish: Timestamps, interface: &str, options: PlanOptions, verb: &str) -> Result<Self> {
         let facts = NicFacts::read(interface).map_err(|error| Misuse(format!("interface {interface}: {error}")))?;
         let ptp4l = ptp4l::on(interface).is_some();
         let plan = Plan::new(&facts, PlanOptions { ptp4l, ..options });
         if !plan.any_nic() {
-            let why = plan.refusals.first().map_or_else(String::new, |no| format!("{}; {}", no.because, no.remedy));
+            // What would help is for those who ask for the card: `--timestamps nic`, or the doctor.
+            let why = plan.refusals.first().map_or_else(String::new, |no| match wish {
+                Timestamps::Nic => format!("{}; {}", no.because, no.remedy),
+                _ => no.because.clone(),
+            });
             return Err(anyhow!("no stamps by the card of {interface}: {why}"));
         }
         let verb_words = guardian::verb();

@@ -133,10 +133,13 @@ fn pairs(report: &ProbeReport) -> String {
         table.row([row.by.clone(), row.pairs.to_string(), cell(&row.rtt), cell(&row.forward), cell(&row.back)]);
     }
     let _ = write!(text, "{table}");
+    if report.pairs.iter().flat_map(|row| [&row.rtt, &row.forward, &row.back]).flatten().any(|of| of.low.is_none()) {
+        let _ = writeln!(text, "no interval where the run was too short for one: six seconds at least");
+    }
     text
 }
 
-/// `+1.20 ms (+1.10 ms to +1.31 ms)`.
+/// `+1.20 ms (+1.10 ms to +1.31 ms)`; without the interval where there is none.
 fn difference(of: &Difference) -> String {
     let signed = |value: f64| {
         let sign = if value < 0.0 { "-" } else { "+" };
@@ -144,7 +147,7 @@ fn difference(of: &Difference) -> String {
     };
     match (of.low, of.high) {
         (Some(low), Some(high)) => format!("{} ({} to {})", signed(of.median), signed(low), signed(high)),
-        _ => format!("{} (too short a run for an interval)", signed(of.median)),
+        _ => signed(of.median),
     }
 }
 

@@ -358,7 +358,7 @@ fn ask_again(target: SocketAddr, source: Option<IpAddr>) -> String {
         Ok(_) => "it answered when asked once more from another port; look for a filter or a path that drops these sessions"
             .to_owned(),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            "neither a reply nor an ICMP error came; check that a STAMP reflector listens there and that no filter drops UDP to its port"
+            "neither a reply nor an ICMP error came; check that a STAMP reflector listens there, that it has the same key or neither has one, and that no filter drops UDP to its port"
                 .to_owned()
         }
         Err(error) => undelivered(error.raw_os_error().unwrap_or(0), None),

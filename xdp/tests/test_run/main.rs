@@ -1,7 +1,11 @@
 //! The reflector's program in the kernel, a frame in and a verdict and a frame out: no interface, no traffic.
 
+#[path = "../frame/mod.rs"]
 mod frame;
+mod hand_over;
+#[path = "../namespace/mod.rs"]
 mod namespace;
+mod quirks;
 
 use std::{
     cell::Cell,
@@ -110,7 +114,7 @@ fn shared_vectors_give_the_bytes_of_the_socket_reflector() {
     let number = |text: &str| u64::from_str_radix(text, 16).expect("hex");
     let mut vectors = 0;
     for line in
-        include_str!("vectors/stamp-reflect.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty())
+        include_str!("../vectors/stamp-reflect.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty())
     {
         let fields: Vec<&str> = line.split('|').map(str::trim).collect();
         let [name, request, t2, t3, ttl, error_estimate, expected] = fields[..] else { panic!("not a vector: {line}") };
@@ -501,216 +505,6 @@ fn stamps_lie_between_two_readings_of_the_system_clock() {
         assert!(before <= t2 && t2 <= t3 && t3 <= after, "{before:?} <= {t2:?} <= {t3:?} <= {after:?}");
     }
     assert!(tai_minus_utc().is_ok());
-}
-
-/// Every kind of frame with what becomes of it when longer requests are handed over, and when all are.
-fn hand_over_cases() -> Vec<(&'static str, Vec<u8>, Counter, Counter)> {
-    use Counter::{HandedToXsk, Passed, Replied, Short, SourceLoopback, SourcePortOurs};
-    let mut cases = Vec::new();
-    for base in [Frame::v4(request(44)), Frame::v6(request(44))] {
-        let longer = Frame { payload: request(45), ..base.clone() };
-        for vlans in [vec![], vec![7], vec![100, 7]] {
-            let tagged = |frame: &Frame| Frame { vlans: vlans.clone(), ..frame.clone() }.bytes();
-            cases.push(("base packet", tagged(&base), Replied, HandedToXsk));
-            cases.push(("longer packet", tagged(&longer), HandedToXsk, HandedToXsk));
-        }
-        let mut three_tags = Frame { vlans: vec![100, 7], ..longer.clone() }.bytes();
-        three_tags.splice(12..12, [0x88, 0xa8, 0, 5]);
-        cases.push(("three tags", three_tags, Passed, Passed));
-        let mut trailer = base.bytes();
-        trailer.extend([1; 8]);
-        cases.push(("a card's stamp after the datagram", trailer, HandedToXsk, HandedToXsk));
-        let short = Frame { payload: request(43), ..base.clone() };
-        cases.push(("short", short.bytes(), Short, Short));
-        let mut from_reflector = longer.clone();
-        from_reflector.source.set_port(PORT);
-        cases.push(("from a reflector", from_reflector.bytes(), SourcePortOurs, SourcePortOurs));
-        let mut other_port = longer.clone();
-        other_port.destination.set_port(PORT + 1);
-        cases.push(("to another port", other_port.bytes(), Passed, Passed));
-        let mut unsummed = longer.bytes();
-        unsummed[longer.udp_offset() + 6..][..2].fill(0);
-        let handed = if longer.source.is_ipv4() { HandedToXsk } else { Passed };
-        cases.push(("no UDP checksum", unsummed, handed, handed));
-        let (at, octet) = if longer.source.is_ipv4() { (0, 0x46) } else { (6, 0) };
-        let mut options = longer.bytes();
-        options[longer.ip_offset() + at] = octet;
-        cases.push(("IPv4 options, IPv6 extension headers", options, Passed, Passed));
-    }
-    let loopback = Frame::between([127, 0, 0, 1].into(), OUR_V4, request(100));
-    cases.push(("from loopback", loopback.bytes(), SourceLoopback, SourceLoopback));
-    cases
-}
-
-#[test]
-fn what_is_handed_over_goes_untouched_to_the_socket_of_its_queue_or_to_the_stack() {
-    if !root_or_skip("what_is_handed_over_goes_untouched_to_the_socket_of_its_queue_or_to_the_stack") {
-        return;
-    }
-    let veth = Veth::new();
-    ip(&format!("-n {} link set lo up", veth.reflector));
-    // a test run takes place on queue 0 of the loopback interface of its thread's namespace
-    inside(&veth.reflector, || {
-        let options = XskOptions { copy: CopyMode::Copy, ..XskOptions::default() };
-        let socket = XskSocket::bind("lo", 0, &options).expect("binds");
-        for (hand_over, with_socket) in
-            [(HandOver::Longer, false), (HandOver::Longer, true), (HandOver::All, false), (HandOver::All, true)]
-        {
-            let config = XdpReflectorConfig { hand_over, ..config() };
-            let mut program = ReflectorProgram::load_with_fixed_clock(&config, T2, T3).expect("loads");
-            if with_socket {
-                program.add(&socket).expect("adds");
-            }
-            for (what, bytes, longer, all) in hand_over_cases() {
-                let wanted = if hand_over == HandOver::Longer { longer } else { all };
-                let before = program.counters().expect("counters");
-                let outcome = program.test_run(&bytes).expect("runs");
-                let after = program.counters().expect("counters");
-                let (counter, action) = match wanted {
-                    Counter::HandedToXsk if with_socket => (Counter::HandedToXsk, Action::Redirect),
-                    Counter::HandedToXsk => (Counter::HandedToStack, Action::Pass),
-                    Counter::Passed => (Counter::Passed, Action::Pass),
-                    Counter::Replied => (Counter::Replied, Action::Tx),
-                    reason => (reason, Action::Drop),
-                };
-                assert_eq!((outcome.action, after[counter] - before[counter]), (action, 1), "{what}, {hand_over:?}");
-                assert_eq!(outcome.metadata.len(), if action == Action::Redirect { 32 } else { 0 }, "{what}");
-                assert!(action == Action::Tx || outcome.frame == bytes, "{what} has been changed");
-                let handed = [Counter::HandedToXsk, Counter::HandedToStack, Counter::Passed];
-                let received = u64::from(!handed.contains(&counter));
-                assert_eq!(after[Counter::Received] - before[Counter::Received], received, "{what}");
-            }
-            assert!(sums_up(&program.counters().expect("counters")));
-        }
-    });
-}
-
-/// As an X550 appends it: cycles in the lower word, billions of them in the upper, least octet first.
-const TAIL: [u8; 8] = [0x15, 0xcd, 0x5b, 0x07, 0x02, 0, 0, 0];
-const TAIL_CYCLES: u64 = 2 * 1_000_000_000 + 123_456_789;
-
-fn with_tail(frame: &Frame) -> Vec<u8> {
-    [frame.bytes(), TAIL.to_vec()].concat()
-}
-
-fn tail_reader(hand_over: HandOver) -> ReflectorProgram {
-    let quirks = XdpQuirks { read_tail: true, ..XdpQuirks::default() };
-    let config = XdpReflectorConfig { hand_over, quirks, ..config() };
-    ReflectorProgram::load_with_fixed_clock(&config, T2, T3).expect("loads")
-}
-
-#[test]
-fn a_cards_stamp_behind_the_frame_is_cut_before_a_reply() {
-    if !root_or_skip("a_cards_stamp_behind_the_frame_is_cut_before_a_reply") {
-        return;
-    }
-    for hand_over in [HandOver::Nothing, HandOver::Longer] {
-        let program = tail_reader(hand_over);
-        for base in [Frame::v4(request(44)), Frame::v6(request(44))] {
-            for vlans in [vec![], vec![7], vec![100, 7]] {
-                let frame = Frame { vlans, ..base.clone() };
-                let outcome = program.test_run(&with_tail(&frame)).expect("runs");
-                assert_eq!(outcome.action, Action::Tx);
-                // read() wants right checksums and nothing behind the datagram
-                assert_eq!(outcome.frame.len(), frame.bytes().len(), "the card's clock must not leak");
-                let payload = reply(&frame.payload, T2, T3, frame.ttl, XdpReflectorConfig::UNSYNCHRONISED);
-                assert_eq!(Frame::read(&outcome.frame), frame.answered(payload));
-                // and without a tail it is the reflector that it always is
-                let bare = program.test_run(&frame.bytes()).expect("runs");
-                assert_eq!((bare.action, bare.frame), (Action::Tx, outcome.frame));
-            }
-        }
-        assert!(sums_up(&program.counters().expect("counters")));
-    }
-}
-
-#[test]
-fn what_is_passed_keeps_its_tail_for_the_driver_to_find() {
-    if !root_or_skip("what_is_passed_keeps_its_tail_for_the_driver_to_find") {
-        return;
-    }
-    let program = tail_reader(HandOver::Nothing);
-    let base = Frame::v4(request(44));
-    let mut other_port = base.clone();
-    other_port.destination.set_port(PORT + 1);
-    expect(&program, &with_tail(&other_port), Counter::Passed);
-    // one octet more or less is not the card's stamp
-    for octets in (1..16).filter(|octets| *octets != 8) {
-        let mut strange = base.bytes();
-        strange.extend(vec![1; octets]);
-        expect(&program, &strange, Counter::Passed);
-    }
-    expect(&program, &with_tail(&Frame { payload: request(43), ..base }), Counter::Short);
-    // for want of a socket on the queue
-    let program = tail_reader(HandOver::All);
-    let outcome = program.test_run(&with_tail(&Frame::v6(request(44)))).expect("runs");
-    assert_eq!((outcome.action, outcome.frame), (Action::Pass, with_tail(&Frame::v6(request(44)))));
-}
-
-#[test]
-fn a_cards_stamp_behind_the_frame_goes_into_the_record_of_the_socket() {
-    if !root_or_skip("a_cards_stamp_behind_the_frame_goes_into_the_record_of_the_socket") {
-        return;
-    }
-    let veth = Veth::new();
-    ip(&format!("-n {} link set lo up", veth.reflector));
-    inside(&veth.reflector, || {
-        let options = XskOptions { copy: CopyMode::Copy, ..XskOptions::default() };
-        let socket = XskSocket::bind("lo", 0, &options).expect("binds");
-        let mut program = tail_reader(HandOver::All);
-        program.add(&socket).expect("adds");
-        for frame in
-            [Frame::v4(request(44)), Frame::v6(request(100)), Frame { vlans: vec![7], ..Frame::v4(request(45)) }]
-        {
-            let outcome = program.test_run(&with_tail(&frame)).expect("runs");
-            assert_eq!((outcome.action, outcome.frame), (Action::Redirect, frame.bytes()));
-            let record = outcome.metadata;
-            assert_eq!(record[..8], TAIL_CYCLES.to_ne_bytes());
-            assert_eq!(record[24..26], 1_i16.to_ne_bytes(), "XSK_NIC_TAIL");
-            let bare = program.test_run(&frame.bytes()).expect("runs");
-            assert_eq!((bare.action, bare.frame), (Action::Redirect, frame.bytes()));
-            assert_eq!(bare.metadata[..8], [0; 8]);
-        }
-    });
-}
-
-#[test]
-fn what_looks_like_ptp_is_never_consumed_where_its_stamp_would_stay_in_the_card() {
-    if !root_or_skip("what_looks_like_ptp_is_never_consumed_where_its_stamp_would_stay_in_the_card") {
-        return;
-    }
-    const EVENT: u16 = 319;
-    let quirks = XdpQuirks { leave_ptp: true, ..XdpQuirks::default() };
-    for hand_over in [HandOver::Nothing, HandOver::Longer, HandOver::All] {
-        let at_319 = |quirks| {
-            let config = XdpReflectorConfig { port: EVENT, hand_over, quirks, ..config() };
-            ReflectorProgram::load(&config).expect("loads")
-        };
-        let (leaves, takes) = (at_319(quirks), at_319(XdpQuirks::default()));
-        for base in [Frame::v4(request(44)), Frame::v6(request(44))] {
-            // a sequence number in 0x00020000..=0x0002ffff reads as a Sync of PTPv2
-            let mut payload = base.payload.clone();
-            payload[..4].copy_from_slice(&[0, 2, 0x12, 0x34]);
-            let mut sync = Frame { payload, ..base };
-            sync.destination.set_port(EVENT);
-            for vlans in [vec![], vec![7], vec![100, 7]] {
-                let sync = Frame { vlans, ..sync.clone() }.bytes();
-                expect(&leaves, &sync, Counter::Passed);
-                if hand_over != HandOver::All {
-                    assert_eq!(takes.test_run(&sync).expect("runs").action, Action::Tx, "or the test shows nothing");
-                }
-            }
-            // an own port number of the peer would be dropped elsewhere, and so the stamp lost
-            let mut from_319 = sync.clone();
-            from_319.source.set_port(EVENT);
-            expect(&leaves, &from_319.bytes(), Counter::Passed);
-            assert_eq!(takes.test_run(&from_319.bytes()).expect("runs").action, Action::Drop);
-        }
-        let mut ethernet = Frame::v4(request(44)).bytes();
-        ethernet[12..14].copy_from_slice(&[0x88, 0xf7]);
-        expect(&leaves, &ethernet, Counter::Passed);
-        expect(&takes, &ethernet, Counter::Passed);
-    }
 }
 
 #[test]
