@@ -56,7 +56,7 @@ impl Port {
                 format!("pid {}: what the card stamps stays as it has it", daemon.pid),
                 "--timestamps software, or stop ptp4l",
             ),
-            None => Check::yes("port free of ptp4l", "none that this user may see"),
+            None => Check::yes("port free of ptp4l", "no ptp4l is seen on it"),
         });
         if closely || plan.any_nic() {
             checks.extend([setting(interface, &plan), clock(interface), queues(interface)]);
@@ -79,7 +79,7 @@ fn driver(facts: &NicFacts, plan: &Plan) -> Check {
         }
         (Some(driver), None) => Check::no(
             "driver in the table",
-            format!("{driver} was not read"),
+            format!("nobody has read the source of {driver} for it yet"),
             "stamps on sockets are tried with care; tell us what `ethtool -T` says",
         ),
         (None, _) => Check::no("driver in the table", "the port has no driver to name", ""),

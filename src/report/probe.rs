@@ -30,7 +30,7 @@ pub(crate) fn text(report: &ProbeReport) -> String {
         total.counts.duplicates,
         total.counts.reordered,
     );
-    let _ = writeln!(text, "round trip between {}\n", report.rtt_between);
+    let _ = writeln!(text, "round trip is {}, both stamps of this host\n", report.rtt_between);
     let _ = write!(text, "{}", round_trips(report));
     let _ = writeln!(text, "\nwhere the time goes (quantiles of each stage; they do not add up)");
     let _ = write!(text, "{}", stages(total));
