@@ -73,7 +73,8 @@ impl Contestant {
         }
     }
 
-    fn command_line(self, programs: &Programs) -> Vec<String> {
+    /// The program and its arguments.
+    pub fn command_line(self, programs: &Programs) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
         let listen = format!("{REFLECTOR}:{PORT}");
         let ours = |rest: &[&str]| {

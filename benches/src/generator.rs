@@ -198,11 +198,12 @@ fn number(frame: &mut [u8], covered: u32, sequence: u32) {
     frame[UDP_CHECKSUM..UDP_CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
-fn sum(octets: &[u8]) -> u32 {
+/// The one's complement sum of 16-bit words, not folded.
+pub(crate) fn sum(octets: &[u8]) -> u32 {
     octets.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum()
 }
 
-fn fold(mut sum: u32) -> u16 {
+pub(crate) fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -6,6 +6,8 @@
 //!                                             └─ test runs                        (xdp.bpf.c)
 //! scripts/bench probe ─────► bench probe ─────── slots: when packets came out of the wire (arrivals.bpf.c)
 //!
+//! scripts/soak flood ──────► bench flood ─────── hostile packets beside an honest session
+//!
 //! every figure of every round ─► Table ─► text, JSON, the tables of docs/performance.md
 //! ```
 //!
@@ -17,6 +19,7 @@ pub mod contestant;
 pub mod counting;
 pub mod echo;
 pub mod figures;
+pub mod flood;
 pub mod generator;
 pub mod host;
 pub mod irtt;

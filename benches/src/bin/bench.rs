@@ -1,12 +1,16 @@
 //! Measures a table and prints it, or writes tables that were measured into a document. `scripts/bench` installs what it needs and calls it.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use pathlab_benches::{
     contestant::Programs,
-    render,
+    flood, render,
     table::Table,
     tables::{self, Effort},
 };
@@ -24,6 +28,15 @@ enum Verb {
     Reflector(Measure),
     /// How well the schedule is kept
     Probe(Measure),
+    /// Hostile packets beside an honest session; fails where the session lost a packet, or the reflector grew or chattered
+    Flood {
+        /// Of each flood
+        #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..))]
+        seconds: u64,
+        /// pathlab's own program
+        #[arg(long, default_value = "target/release/pathlab")]
+        pathlab: PathBuf,
+    },
     /// Write tables into a document, between their markers
     Render {
         /// The document
@@ -57,6 +70,7 @@ fn main() -> Result<()> {
     match Bench::parse().verb {
         Verb::Reflector(measure) => show("reflector", &measure, tables::reflector),
         Verb::Probe(measure) => show("probe", &measure, tables::probe),
+        Verb::Flood { seconds, pathlab } => flooded(Duration::from_secs(seconds), &pathlab),
         Verb::Render { document, tables } => write(&document, tables),
     }
 }
@@ -75,6 +89,26 @@ fn show(name: &str, measure: &Measure, table: fn(&Programs, &Effort) -> Result<T
     }
     fs::write(&path, serde_json::to_string_pretty(&table)? + "\n").with_context(|| path.display().to_string())?;
     println!("{}", path.display());
+    Ok(())
+}
+
+fn flooded(span: Duration, pathlab: &Path) -> Result<()> {
+    let pathlab = fs::canonicalize(pathlab).with_context(|| format!("{}: build it first", pathlab.display()))?;
+    let programs = Programs { pathlab, own: PathBuf::new(), peers: PathBuf::new() };
+    let mut faulty = false;
+    for flood in flood::measure(&programs, span)? {
+        let share = flood.share.map_or_else(String::new, |share| format!(" ({:.0} % of no loss)", share * 100.0));
+        let [before, after] = flood.memory;
+        println!(
+            "{}: {:.0} hostile packets a second{share}, {} in all; honest session {} of {} lost; memory {before} to {after} KiB; {} octets said",
+            flood.name, flood.offered, flood.hostile, flood.lost, flood.honest, flood.said
+        );
+        for fault in flood.faults() {
+            println!("  FAULT {fault}");
+            faulty = true;
+        }
+    }
+    ensure!(!faulty, "the reflector did not stand the flood");
     Ok(())
 }
 
