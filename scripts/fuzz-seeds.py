@@ -1,5 +1,6 @@
 """Writes the first inputs of a fuzz target, made of the byte vectors and files that the tests use: fuzz-seeds.py TARGET DIRECTORY."""
 
+import base64
 import glob
 import sys
 
@@ -29,6 +30,7 @@ def files(*patterns):
 
 
 LINE = b'{"seq":41,"session":"k7f3","arm":"canary","labels":{"isp":"NTT"},"outcome":"received","stamps":{"A0":{"app":[5,"realtime",0]},"A1":{"app":[6,"realtime",0]},"A4":{"app":[9,"realtime",0]}}}'
+HLOG = b"Tag=arm=canary;family=4;isp=NTT,1795255200.000,10.000,33.014,HISTFAAAADx4nAExAM7/HISTEwAAAAkAAAAAAAAAAwAAAAAAAAABAAAADfhHWAA/8AAAAAAAAKf+AQIEDwJ9AoKbBmM="
 seeds = {
     "codec": lambda: list(vectors()),
     "respond": lambda: [b"\0\xc6\x33\x64\x07" + b"\0" * 12 + b"\x9c\x40" + b"\x40" * 13 + packet for packet in vectors()],
@@ -37,6 +39,8 @@ seeds = {
     "keys": lambda: [b'default = "' + b"00" * 32 + b'"\n[ssid]\n7 = "' + b"11" * 32 + b'"\n'],
     "sessions": lambda: [b'{"target":"192.0.2.1:862"}\n', b'{"target":"[2001:db8::1]:862","labels":{"isp":"NTT"}}\n'],
     "samples": lambda: [LINE],
+    "hlog": lambda: [HLOG],
+    "histogram": lambda: [base64.b64decode(HLOG.rsplit(b",", 1)[1])],
     "scenario": lambda: files("netlab/scenarios/*.toml"),
     "experiment": lambda: files("tests/canary.toml", "netlab/scenarios/*canary*.toml"),
 }

@@ -183,7 +183,8 @@ fn one(
     let (honest, received) = (count("sent")?, count("received")?);
     drop(sink);
     let chatter = fs::metadata(&said)?.len() - quiet;
-    let account: Value = serde_json::from_slice(&reflector.account()?).with_context(|| format!("{name}: its account"))?;
+    let account: Value =
+        serde_json::from_slice(&reflector.account()?).with_context(|| format!("{name}: its account"))?;
     let number = |field: &str| account[field].as_i64().with_context(|| format!("no {field} in the account"));
     let refused: i64 = account["refused"].as_object().context("no refused")?.values().filter_map(Value::as_i64).sum();
     let unaccounted = number("received")? - number("replied")? - refused - number("kernel_drops")?;

@@ -1,11 +1,11 @@
 //! Everything else that is read from outside: files that people write, records that other hosts wrote, the kernel's control messages.
 //! What is accepted must come out as it went in; nothing may panic.
 
-use std::str;
+use std::{path::Path, str};
 
 use pathlab_canary::{Experiment, Given};
 use pathlab_netlab::scenario::Scenario;
-use pathlab_record::{Ledger, Sample, SessionBin};
+use pathlab_record::{Ledger, LogInterval, Sample, SessionBin, SparseHistogram};
 use pathlab_reflector::{keys::Keys, prober::parse_sessions};
 use pathlab_xdp::timestamping::Control;
 
@@ -19,7 +19,7 @@ pub fn control(data: &[u8]) {
 /// A key file: what is refused is refused in words that hold none of it.
 pub fn keys(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    if let Err(error) = Keys::parse(text) {
+    if let Err(error) = Keys::parse(Path::new("file"), text) {
         let said = error.to_string();
         // Half a key is as long as the shortest that is taken.
         let secret = |word: &str| word.len() >= 16 && word.bytes().all(|octet| octet.is_ascii_hexdigit());
@@ -51,6 +51,20 @@ pub fn bins(data: &[u8]) {
     let again = serde_json::to_string(&bin).expect("a bin can be written");
     let read: SessionBin = serde_json::from_str(&again).expect("and read");
     assert_eq!(serde_json::to_string(&read).expect("written"), again);
+}
+
+/// A line of an interval log: written again it is read as the same.
+pub fn hlog(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let Ok(interval) = LogInterval::from_line(text) else { return };
+    assert_eq!(LogInterval::from_line(&interval.to_line()), Ok(interval));
+}
+
+/// A histogram as HdrHistogram V2 writes it, compressed or not: what is read counts as much when it is written again.
+pub fn histogram(data: &[u8]) {
+    let Ok(histogram) = SparseHistogram::from_v2(data) else { return };
+    let again = SparseHistogram::from_v2(&histogram.to_v2()).expect("ours");
+    assert_eq!((again.count(), again.min(), again.max()), (histogram.count(), histogram.min(), histogram.max()));
 }
 
 /// A scenario file: parsed, or an error that names it.

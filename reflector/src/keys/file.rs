@@ -20,7 +20,7 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 use zeroize::Zeroizing;
 
-use super::{Key, KeyError, Keys, Protection};
+use super::{Key, KeyError, Keys, Protection, SHORTEST_KEY};
 
 /// The longest file that is read: 65,536 keys of 64 octets fit.
 const LONGEST: u64 = 16 << 20;
@@ -45,29 +45,38 @@ impl Keys {
         }
         let mut text = Zeroizing::new(String::with_capacity(about.len() as usize + 1));
         (&mut file).take(LONGEST).read_to_string(&mut text).map_err(unreadable)?;
-        let keys = Self::parse(&text).map_err(|error| KeyError::Line {
-            path: path.to_owned(),
-            line: error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
-            // not the error as it prints itself, which shows the line
-            what: error.message().to_owned(),
-        })?;
+        let keys = Self::parse(path, &text)?;
         if keys.default.is_none() && keys.by_ssid.is_empty() {
             return Err(KeyError::Empty { path: path.to_owned() });
         }
         Ok(keys)
     }
 
-    /// Keys from the text of a key file; a text without one gives none.
+    /// Keys from the text of a key file; a text without one gives none. `path` is what errors call it.
     ///
     /// # Errors
-    /// As TOML has it; [`message`](toml::de::Error::message) holds no key, what the error prints holds its whole line.
-    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
-        let Document { protects, default, ssid } = toml::from_str(text)?;
+    /// [`KeyError::Line`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, KeyError> {
+        let Document { protects, default, ssid } = toml::from_str(text).map_err(|error| KeyError::Line {
+            path: path.to_owned(),
+            line: error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
+            // not the error as it prints itself, which shows the line
+            what: without_keys(error.message()),
+        })?;
         Ok(Self {
             protection: protects,
             default,
             by_ssid: ssid.into_iter().map(|(Ssid(ssid), key)| (ssid, key)).collect(),
         })
+    }
+}
+
+/// A message about what is no field may name a key that stands where a field should.
+fn without_keys(message: &str) -> String {
+    let digits = message.split(|c: char| !c.is_ascii_hexdigit()).map(str::len).max();
+    match digits.is_some_and(|digits| digits >= SHORTEST_KEY) {
+        true => "a key stands where a field should; write `default = \"...\"`".to_owned(),
+        false => message.to_owned(),
     }
 }
 
@@ -172,6 +181,7 @@ mod tests {
             (format!("[ssid]\n65536 = \"{SECRET}\""), 2, "1 to 65535"),
             (format!("protects = \"all\"\ndefault = \"{SECRET}\""), 1, "authenticated"),
             (format!("default = {SECRET}"), 1, ""),
+            (format!("{SECRET} = 1"), 1, "a key stands where a field should"),
         ] {
             let error = load(&text, 0o600).expect_err(&text);
             let said = error.to_string();
@@ -193,7 +203,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in "(default|ssid|protects|[\\[\\]=\" \n0-9a-f]){0,40}") {
-            let _ = Keys::parse(&text);
+            let _ = Keys::parse(Path::new("keys"), &text);
         }
     }
 }
