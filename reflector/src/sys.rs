@@ -287,19 +287,6 @@ pub(crate) fn current_cpu() -> io::Result<(u32, u32)> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok((cpu, node)) }
 }
 
-/// `sched_getaffinity` of this thread: the CPUs that it may run on, lowest first.
-pub(crate) fn allowed_cpus() -> io::Result<Vec<u32>> {
-    // SAFETY: `cpu_set_t` is an array of bits, for which all zeroes is a value.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes at most the true size of `set`, which lives on this frame.
-    done(unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) })?;
-    // SAFETY: every index is below CPU_SETSIZE, the number of bits in the set.
-    Ok((0..libc::CPU_SETSIZE as usize)
-        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
-        .map(|cpu| cpu as u32)
-        .collect())
-}
-
 /// `sched_setaffinity`: this thread runs on `cpu` alone from now on.
 pub(crate) fn pin_to(cpu: u32) -> io::Result<()> {
     if cpu >= libc::CPU_SETSIZE as u32 {

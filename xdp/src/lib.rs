@@ -54,6 +54,7 @@ mod maps;
 pub mod nic;
 mod object;
 pub mod offload;
+pub mod pacing;
 mod program;
 mod sys;
 pub mod timestamping;

@@ -6,6 +6,8 @@ use std::{
     path::PathBuf,
 };
 
+use pathlab_xdp::pacing::ClaimError;
+
 /// Why a probe did not run, or ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,4 +97,22 @@ pub enum ProbeError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl From<ClaimError> for ProbeError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Cpu { cpu, allowed } => Self::Option {
+                option: "--cpu",
+                value: cpu.to_string(),
+                limit: format!("this process may run on {allowed:?}"),
+            },
+            ClaimError::RealTime(source) => Self::Option {
+                option: "--class",
+                value: "fifo".into(),
+                limit: format!("{source}; give CAP_SYS_NICE, or raise RLIMIT_RTPRIO to 1"),
+            },
+            ClaimError::System { call, source } => Self::System { call, source },
+        }
+    }
 }

@@ -10,10 +10,10 @@ use std::{
 };
 
 use pathlab_record::{Interval, Monotonic, Time};
+use pathlab_xdp::pacing::Spin;
 
 use super::{
     engine::{Now, Ready, Until, World},
-    pace::Spin,
     sys,
 };
 use crate::{
@@ -45,7 +45,7 @@ pub(super) struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// A world of these sockets. Sharpens the calling thread's timers until it is dropped.
+    /// A world of these sockets.
     ///
     /// # Errors
     /// epoll as the kernel gave it.
@@ -59,7 +59,6 @@ impl<'a> Host<'a> {
         for (index, socket) in sockets.iter().enumerate() {
             sys::epoll_control(&epoll, libc::EPOLL_CTL_ADD, socket.as_fd(), libc::EPOLLIN as u32, index as u64)?;
         }
-        sys::set_timer_slack(1);
         let interval = |span: Duration| Interval::from_nanos(span.as_nanos() as i64);
         Ok(Self {
             held: vec![None; sockets.len()],
@@ -199,11 +198,5 @@ impl World for Host<'_> {
 
     fn stop_requested(&mut self) -> bool {
         self.stop.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Host<'_> {
-    fn drop(&mut self) {
-        sys::set_timer_slack(0);
     }
 }

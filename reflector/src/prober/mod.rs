@@ -37,7 +37,6 @@
 //! at which place of its host the reflector took its stamps, so that its socket's queue may count as wire.
 
 mod background;
-mod claim;
 mod engine;
 mod error;
 mod fan;
@@ -73,10 +72,11 @@ pub use matching::{Counts, Matching, Patience, Settled, Sink, TransmitStamp};
 pub use offset::Segment;
 pub use one_way::{MOST_SEGMENTS, OneWayQuantiles, OneWayRow};
 pub use output::{Kept, Output, RunOutput};
-pub use pace::{Class, Pace, Pacing, PacingReport};
+pub use pace::PacingReport;
 pub use packet::{Question, Shape};
 pub use pairs::{Difference, PairRow};
 pub use passage::{Departure, Ipdv, Passage, Reply};
+pub use pathlab_xdp::pacing::{Class, Pace, Pacing};
 pub use progress::Progress;
 pub use recorder::{MOST_HOSTS, Recorder, Recording};
 pub use run::{ProbeOptions, probe};

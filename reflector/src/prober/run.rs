@@ -14,22 +14,24 @@ use std::{
 
 use jiff::Timestamp;
 use pathlab_record::Interval;
-use pathlab_xdp::NicClock;
+use pathlab_xdp::{
+    NicClock,
+    pacing::{Claim, Pace, Pacing, Spin},
+};
 use zerocopy::IntoBytes;
 
 use super::{
     ProbeError,
-    claim::Claim,
     engine::{self, End, Engine, Terms},
     host::Host,
     matching::Patience,
     output::Output,
-    pace::{Pace, Pacing, PacingReport, Spin},
+    pace::PacingReport,
     packet::{Question, Shape},
     recorder::{Recorder, Recording},
     schedule::{LONGEST_INTERVAL, MOST_SESSIONS, Schedule},
     sessions::{SessionSpec, SocketPlan},
-    summary::{ProbeReport, SCHEMA, SilentTarget, rtt_between},
+    summary::{ProbeReport, Quantiles, SCHEMA, SilentTarget, rtt_between},
     sys,
 };
 use crate::{
@@ -137,7 +139,7 @@ pub fn probe(
     let spacing = options.interval / u32::try_from(sessions.len() / at_once).unwrap_or(u32::MAX);
     let pace = if options.coalesce.is_zero() { options.pacing.pace } else { Pace::Sleep };
     let spin = Spin::new(pace, Interval::from_nanos(spacing.as_nanos() as i64));
-    let claim = Claim::take(options.pacing, !options.coalesce.is_zero())?;
+    let claim = Claim::take(options.pacing, (!options.coalesce.is_zero()).then_some("slots are sent together"))?;
     let skip_after =
         options.skip_after.unwrap_or(options.interval.clamp(Duration::from_millis(10), Duration::from_millis(100)));
     let nic = options.nic_clock.is_some() && options.socket.nic_transmit_stamps.is_some();
@@ -212,7 +214,7 @@ pub fn probe(
     let pacing = PacingReport {
         pace,
         spin_ns: world.spin().reported(),
-        overslept: world.spin().overslept_all(),
+        overslept: Quantiles::of(world.spin().overslept_all()),
         scheduler,
         scheduler_why,
         cpu: options.pacing.cpu,

@@ -1,5 +1,4 @@
-//! The system calls of the probe's loop, one a function: epoll with nanosecond timeouts, and what the thread takes of its host:
-//! timer slack, scheduling class, CPUs, locked memory.
+//! The system calls of the probe's loop, one a function: epoll with nanosecond timeouts, and the processor time that it took.
 #![allow(unsafe_code)]
 
 use std::{
@@ -57,57 +56,6 @@ pub(super) fn epoll_wait(epoll: &OwnedFd, events: &mut [libc::epoll_event], time
             error => Err(error),
         },
     }
-}
-
-/// `prctl(PR_SET_TIMERSLACK)`: how late the kernel may wake this thread, in nanoseconds; 0 gives the default (50 µs) back.
-pub(super) fn set_timer_slack(nanoseconds: libc::c_ulong) {
-    // SAFETY: no pointers. It cannot fail: any value is valid.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, nanoseconds) };
-}
-
-fn done(rc: libc::c_int) -> io::Result<libc::c_int> {
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
-}
-
-/// `sched_getscheduler` and `sched_getparam` of this thread: policy with its flags, and real-time priority (0 where it has none).
-pub(super) fn scheduler() -> io::Result<(libc::c_int, libc::c_int)> {
-    // SAFETY: no pointers.
-    let policy = done(unsafe { libc::sched_getscheduler(0) })?;
-    let mut parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the kernel writes one `sched_param`, which lives on this frame.
-    done(unsafe { libc::sched_getparam(0, &raw mut parameters) })?;
-    Ok((policy, parameters.sched_priority))
-}
-
-/// `sched_setscheduler` of this thread.
-pub(super) fn set_scheduler(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: priority };
-    // SAFETY: the kernel reads one `sched_param`, which lives on this frame.
-    done(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) }).map(drop)
-}
-
-/// `sched_setaffinity`: this thread runs on these CPUs alone from now on.
-pub(super) fn run_on(cpus: &[u32]) -> io::Result<()> {
-    // SAFETY: `cpu_set_t` is an array of bits, for which all zeroes is a value.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    for &cpu in cpus.iter().filter(|&&cpu| cpu < libc::CPU_SETSIZE as u32) {
-        // SAFETY: the index is below CPU_SETSIZE, checked above.
-        unsafe { libc::CPU_SET(cpu as usize, &mut set) };
-    }
-    // SAFETY: the kernel reads the true size of `set`, which lives on this frame.
-    done(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
-}
-
-/// `mlockall` of what is mapped and what will be, each page from its first use on (`MCL_ONFAULT`, Linux 4.4).
-pub(super) fn lock_memory() -> io::Result<()> {
-    // SAFETY: no pointers; locking pages changes nothing that a program can see but the time that an access takes.
-    done(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
-}
-
-/// `munlockall`. It cannot fail in a way that matters: what was not locked stays so.
-pub(super) fn unlock_memory() {
-    // SAFETY: no pointers.
-    unsafe { libc::munlockall() };
 }
 
 /// `clock_gettime(CLOCK_THREAD_CPUTIME_ID)`: processor time of this thread, in user space and in the kernel.

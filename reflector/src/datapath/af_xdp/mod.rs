@@ -142,7 +142,7 @@ impl AfXdpReflector {
             workers.push(Worker::new(socket, desk, config.xsk.busy_poll.is_some(), config.delay_before_send));
         }
         if config.pin {
-            let cpus = sys::allowed_cpus().unwrap_or_default();
+            let cpus = pathlab_xdp::pacing::allowed_cpus().unwrap_or_default();
             if cpus.len() >= workers.len() {
                 workers.iter_mut().zip(cpus).for_each(|(worker, cpu)| worker.cpu = Some(cpu));
             } else {

@@ -1,17 +1,39 @@
-//! What the probe's thread takes of its host for the length of a run, and gives back: real-time scheduling, one CPU, locked memory.
+//! What a thread that keeps time takes of its host for the length of a run, and gives back: real-time scheduling, one CPU, locked memory, sharp timers.
 
-use super::{
-    ProbeError,
-    pace::{Class, Pace, Pacing},
-    sys,
-};
-use crate::sys::allowed_cpus;
+use std::io;
+
+use super::{Class, Pace, Pacing, sys};
+
+/// What was asked for by name and is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// A CPU on which this process may not run.
+    #[error("cpu {cpu}: this process may run on {allowed:?}")]
+    Cpu {
+        /// The CPU.
+        cpu: u32,
+        /// Those that it may run on.
+        allowed: Vec<u32>,
+    },
+    /// The host does not allow real time.
+    #[error("real-time scheduling: {0}; give CAP_SYS_NICE, or raise RLIMIT_RTPRIO to 1")]
+    RealTime(io::Error),
+    /// Another refusal.
+    #[error("{call}: {source}")]
+    System {
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
 
 /// The lowest real-time priority: before all that is not real time, behind all that is.
 const PRIORITY: i32 = 1;
 
 /// Held while the run goes on; dropping it gives everything back. For the calling thread alone.
-pub(super) struct Claim {
+#[derive(Debug)]
+pub struct Claim {
     scheduler_before: Option<(i32, i32)>,
     cpus_before: Option<Vec<u32>>,
     memory_locked: bool,
@@ -20,33 +42,31 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Takes what `pacing` asks for and this host allows.
+    /// Takes what `pacing` asks for and this host allows. `no_need` is a reason not to run in real time unasked.
     ///
     /// # Errors
     /// What was asked for by name is not allowed here.
-    pub(super) fn take(pacing: Pacing, coalescing: bool) -> Result<Self, ProbeError> {
+    pub fn take(pacing: Pacing, no_need: Option<&str>) -> Result<Self, ClaimError> {
         let mut claim = Self { scheduler_before: None, cpus_before: None, memory_locked: false, why_not: None };
         if let Some(cpu) = pacing.cpu {
-            let before = allowed_cpus().map_err(|source| ProbeError::System { call: "sched_getaffinity", source })?;
+            let before =
+                sys::allowed_cpus().map_err(|source| ClaimError::System { call: "sched_getaffinity", source })?;
             if !before.contains(&cpu) {
-                let limit = format!("this process may run on {before:?}");
-                return Err(ProbeError::Option { option: "--cpu", value: cpu.to_string(), limit });
+                return Err(ClaimError::Cpu { cpu, allowed: before });
             }
-            sys::run_on(&[cpu]).map_err(|source| ProbeError::System { call: "sched_setaffinity", source })?;
+            sys::run_on(&[cpu]).map_err(|source| ClaimError::System { call: "sched_setaffinity", source })?;
             claim.cpus_before = Some(before);
         }
-        match pacing.class {
-            Class::Other => return Ok(claim),
-            Class::Auto if pacing.pace == Pace::Spin => {
+        sys::set_timer_slack(1);
+        match (pacing.class, no_need) {
+            (Class::Other, _) => return Ok(claim),
+            (Class::Auto, _) if pacing.pace == Pace::Spin => {
                 claim.why_not = Some("it never sleeps, and real time would leave nothing to others".to_owned());
             }
-            Class::Auto if coalescing => claim.why_not = Some("slots are sent together".to_owned()),
-            class => match claim.real_time() {
+            (Class::Auto, Some(why)) => claim.why_not = Some(why.to_owned()),
+            (class, _) => match claim.real_time() {
                 Ok(()) => {}
-                Err(error) if class == Class::Fifo => {
-                    let limit = format!("{error}; give CAP_SYS_NICE, or raise RLIMIT_RTPRIO to 1");
-                    return Err(ProbeError::Option { option: "--class", value: "fifo".into(), limit });
-                }
+                Err(source) if class == Class::Fifo => return Err(ClaimError::RealTime(source)),
                 Err(error) => claim.why_not = Some(format!("{error}; it takes CAP_SYS_NICE, or RLIMIT_RTPRIO of 1")),
             },
         }
@@ -55,7 +75,7 @@ impl Claim {
         Ok(claim)
     }
 
-    fn real_time(&mut self) -> std::io::Result<()> {
+    fn real_time(&mut self) -> io::Result<()> {
         let before = sys::scheduler()?;
         sys::set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, PRIORITY)?;
         self.scheduler_before = Some(before);
@@ -63,12 +83,12 @@ impl Claim {
     }
 
     /// Whether memory is locked.
-    pub(super) fn memory_locked(&self) -> bool {
+    pub fn memory_locked(&self) -> bool {
         self.memory_locked
     }
 
     /// The scheduling class as the kernel has it now, and why it is not another.
-    pub(super) fn scheduler(&self) -> (String, Option<String>) {
+    pub fn scheduler(&self) -> (String, Option<String>) {
         let name = match sys::scheduler() {
             Ok((policy, priority)) => match policy & !libc::SCHED_RESET_ON_FORK {
                 libc::SCHED_OTHER => "SCHED_OTHER".to_owned(),
@@ -86,6 +106,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        sys::set_timer_slack(0);
         // None of it can fail in a way that anybody could mend: less is asked for than is held.
         if let Some((policy, priority)) = self.scheduler_before {
             let _ = sys::set_scheduler(policy, priority);
@@ -105,21 +126,21 @@ mod tests {
 
     #[test]
     fn what_was_taken_is_given_back() {
-        let (scheduler, cpus) = (sys::scheduler().unwrap(), allowed_cpus().unwrap());
+        let (scheduler, cpus) = (sys::scheduler().unwrap(), sys::allowed_cpus().unwrap());
         let pacing = Pacing { class: Class::Auto, cpu: Some(cpus[0]), ..Pacing::default() };
-        let claim = Claim::take(pacing, false).unwrap();
-        assert_eq!(allowed_cpus().unwrap(), [cpus[0]]);
+        let claim = Claim::take(pacing, None).unwrap();
+        assert_eq!(sys::allowed_cpus().unwrap(), [cpus[0]]);
         let (name, why_not) = claim.scheduler();
         assert!((name == "SCHED_FIFO 1") == why_not.is_none(), "{name}: {why_not:?}");
         drop(claim);
-        assert_eq!((sys::scheduler().unwrap(), allowed_cpus().unwrap()), (scheduler, cpus));
+        assert_eq!((sys::scheduler().unwrap(), sys::allowed_cpus().unwrap()), (scheduler, cpus));
     }
 
     #[test]
     fn what_gives_nothing_back_is_not_made_real_time_unasked() {
-        for (pace, coalescing) in [(Pace::Spin, false), (Pace::Auto, true)] {
+        for (pace, no_need) in [(Pace::Spin, None), (Pace::Auto, Some("slots are sent together"))] {
             let pacing = Pacing { pace, class: Class::Auto, cpu: None };
-            let (name, why_not) = Claim::take(pacing, coalescing).unwrap().scheduler();
+            let (name, why_not) = Claim::take(pacing, no_need).unwrap().scheduler();
             assert!(!name.contains("FIFO") && why_not.is_some(), "{name}");
         }
     }
@@ -127,7 +148,7 @@ mod tests {
     #[test]
     fn a_cpu_that_is_not_there_is_refused() {
         let pacing = Pacing { cpu: Some(100_000), ..Pacing::default() };
-        let error = Claim::take(pacing, false).err().unwrap().to_string();
-        assert!(error.starts_with("--cpu 100000: this process may run on ["), "{error}");
+        let error = Claim::take(pacing, None).err().unwrap().to_string();
+        assert!(error.starts_with("cpu 100000: this process may run on ["), "{error}");
     }
 }
