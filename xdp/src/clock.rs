@@ -34,13 +34,13 @@ mod tracker;
 #[cfg(test)]
 mod truth;
 
-use pathlab_record::{Interval, Reading, Realtime};
+use pathlab_record::{Interval, Monotonic, Reading, Realtime, Time};
 
 pub use cross_stamp::{CrossStamp, CrossStampMethod};
 pub use device::{ClockDevice, Phc};
 pub use fit::Wander;
 pub use system::{Discipline, SystemLook, SystemStep, SystemWatch, reading_cost};
-pub use track::{FitFacts, Observation, Teller, Track, Void};
+pub use track::{FitFacts, Observation, Teller, Track, Void, Vouch};
 pub use tracker::{ClockFacts, PhcTracker};
 
 use crate::Error;
@@ -57,6 +57,25 @@ pub trait NicClock: Send + Sync {
     /// How surely any stamp of this moment can be told, in nanoseconds: what it adds to the error of `CLOCK_REALTIME` itself. `None`
     /// while it cannot.
     fn uncertainty(&self) -> Option<u64>;
+
+    /// Whether what the card stamped between `from` and `to` is true: what [`utc`](Self::utc) has told may be taken back by the next
+    /// comparison of the clocks, a quarter of a second later at most. Ask before 2 s have passed.
+    fn vouch(&self, from: Time<Monotonic>, to: Time<Monotonic>) -> Vouch;
+
+    /// How far its stamps are confirmed at this moment.
+    fn assurance(&self) -> Assurance;
+}
+
+/// How far a card's stamps are confirmed. What it stamped at an instant was told truly if a later assurance of the same fit is confirmed
+/// beyond it; the host at the other end of a path learns no more of our clocks than this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Assurance {
+    /// Counts the fits, from anywhere: another one has begun where this has changed.
+    pub fit: u32,
+    /// How often one of the clocks has stepped since they are compared.
+    pub steps: u64,
+    /// The last good cross-stamp; `None` before the first of this fit.
+    pub confirmed: Option<Time<Monotonic>>,
 }
 
 /// TAI minus UTC as the kernel knows it: 37 s since 2017, but 0 on a host where no time daemon has set it, whose `CLOCK_TAI` then shows UTC.

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use pathlab_xdp::clock::{CrossStamp, Track, Wander};
+use pathlab_xdp::clock::{Assurance, CrossStamp, Track, Vouch, Wander};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -43,6 +43,15 @@ impl NicClock for Card {
 
     fn uncertainty(&self) -> Option<u64> {
         self.0.lock().unwrap().teller().uncertainty()
+    }
+
+    fn vouch(&self, from: Time<Monotonic>, to: Time<Monotonic>) -> Vouch {
+        self.0.lock().unwrap().vouch(from, to)
+    }
+
+    fn assurance(&self) -> Assurance {
+        let track = self.0.lock().unwrap();
+        Assurance { fit: track.steps() as u32, steps: track.steps(), confirmed: track.confirmed_until() }
     }
 }
 

@@ -52,6 +52,21 @@ impl Void {
     }
 }
 
+/// Whether what a card stamped in a span of time is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vouch {
+    /// What was told of its stamps in UTC was true: a later cross-stamp says so.
+    True {
+        /// By so many nanoseconds at most the distance of two of them by the card's own clock differs from what `CLOCK_REALTIME` would
+        /// say. `None` where nothing bounds it.
+        drift: Option<u64>,
+    },
+    /// No cross-stamp has come since then; ask again after the next.
+    NotYet,
+    /// One of the clocks has stepped, or may have: nothing that was stamped then means anything.
+    Void,
+}
+
 /// What a cross-stamp has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observation {
@@ -90,8 +105,6 @@ pub struct FitFacts {
     pub half_width: u64,
     /// Cross-stamps in the window.
     pub cross_stamps: usize,
-    /// Times that the fit had to begin anew.
-    pub steps: u64,
 }
 
 /// The lines in force, newest last: all that it takes to tell a stamp.
@@ -199,6 +212,31 @@ impl Track {
         self.voids.iter().copied()
     }
 
+    /// What is known of the stamps that the card took between two instants. To be asked within some seconds: the last 64 voids and 8 s of
+    /// cross-stamps are remembered.
+    pub fn vouch(&self, from: Time<Monotonic>, to: Time<Monotonic>) -> Vouch {
+        if self.voids.iter().any(|void| void.from <= to && from <= void.to) {
+            return Vouch::Void;
+        }
+        match self.confirmed_until() {
+            Some(confirmed) if confirmed >= to => Vouch::True { drift: self.drift(from, to) },
+            _ => Vouch::NotYet,
+        }
+    }
+
+    /// Bounds what the card's clock gained or lost on the system's between any two instants of a span, by the cross-stamps around it.
+    ///
+    /// Over these two it gained *D*, give or take their half-widths: by a rate of at most [`Wander::rate`], and by a step that is too small
+    /// to be seen where the fit is young. Within the span it gained the same less what the rate did outside of it.
+    fn drift(&self, from: Time<Monotonic>, to: Time<Monotonic>) -> Option<u64> {
+        let before = self.window.iter().rfind(|stamp| stamp.ended <= from)?;
+        let after = self.window.iter().find(|stamp| stamp.began >= to)?;
+        let by_card = after.phc.wrapping_sub(before.phc);
+        let gained = by_card.wrapping_sub((after.realtime - before.realtime).as_nanos());
+        let bound = gained.unsigned_abs() + before.half_width + after.half_width;
+        Some(bound.saturating_add((self.wander.rate * by_card as f64).ceil() as u64))
+    }
+
     /// The last good cross-stamp: what was stamped since then is not confirmed yet.
     pub fn confirmed_until(&self) -> Option<Time<Monotonic>> {
         self.window.back().map(|stamp| stamp.began)
@@ -221,7 +259,6 @@ impl Track {
             residual: self.window.iter().map(residual).fold(0.0, f64::max).ceil() as u64,
             half_width: self.narrowest() as u64,
             cross_stamps: self.window.len(),
-            steps: self.steps,
         })
     }
 

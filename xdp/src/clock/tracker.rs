@@ -1,7 +1,10 @@
 //! Keeps a card's clock and the system's compared while a process runs, so that everybody in it can have stamps told in UTC.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -10,8 +13,8 @@ use pathlab_record::{Interval, Monotonic, Reading, Realtime, Time};
 use serde::Serialize;
 
 use super::{
-    ClockDevice, CrossStampMethod, FitFacts, NicClock, Observation, SystemLook, SystemWatch, Teller, Track, Void,
-    Wander, sys, track::HORIZON,
+    Assurance, ClockDevice, CrossStampMethod, FitFacts, NicClock, Observation, SystemLook, SystemWatch, Teller, Track,
+    Vouch, Wander, sys, track::HORIZON,
 };
 use crate::Error;
 
@@ -29,15 +32,19 @@ struct Shared {
     method: CrossStampMethod,
     /// Held for a few nanoseconds by those who tell stamps; written as often as the clocks are compared.
     teller: RwLock<Teller>,
+    /// Steps, then the last good cross-stamp: written in this order and read in the other, so that no stamp is confirmed by the next fit.
+    steps: AtomicU64,
+    confirmed: AtomicI64,
+    /// Where the count of fits begins: elsewhere in every process.
+    first_fit: u32,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     stopping: bool,
-    fit: Option<FitFacts>,
-    voids: Vec<Void>,
+    /// As of the last comparison.
+    track: Track,
     /// When a cross-stamp was last taken.
     seen: Option<Time<Monotonic>>,
     cost: Interval,
@@ -53,6 +60,8 @@ pub struct ClockFacts {
     pub method: CrossStampMethod,
     /// The fit; `None` while nothing can be told.
     pub fit: Option<FitFacts>,
+    /// How often one of the clocks has stepped since they are compared.
+    pub steps: u64,
     /// What the last comparison took, with all its attempts.
     pub cost: Interval,
     /// Why the last comparison failed; `None` where it did not.
@@ -69,7 +78,16 @@ impl PhcTracker {
             index: device.index(),
             method: device.method(),
             teller: RwLock::default(),
-            state: Mutex::default(),
+            steps: AtomicU64::new(0),
+            confirmed: AtomicI64::new(UNCONFIRMED),
+            first_fit: sys::clock_nanos(libc::CLOCK_REALTIME) as u32,
+            state: Mutex::new(State {
+                stopping: false,
+                track: Track::new(Wander::default()),
+                seen: None,
+                cost: Interval::ZERO,
+                failure: None,
+            }),
             changed: Condvar::new(),
         });
         let clock = format!("/dev/ptp{}", shared.index);
@@ -85,23 +103,28 @@ impl PhcTracker {
     /// Waits until stamps can be told, at most so long; whether they can.
     pub fn wait(&self, longest: Duration) -> bool {
         let state = self.shared.state();
-        let unknown = |state: &mut State| state.fit.is_none();
+        let unknown = |state: &mut State| state.track.facts().is_none();
         let waited = self.shared.changed.wait_timeout_while(state, longest, unknown);
-        waited.unwrap_or_else(PoisonError::into_inner).0.fit.is_some()
+        waited.unwrap_or_else(PoisonError::into_inner).0.track.facts().is_some()
     }
 
     /// What is known of the clock.
     pub fn facts(&self) -> ClockFacts {
         let Shared { index, method, .. } = *self.shared;
         let state = self.shared.state();
-        ClockFacts { phc: index, method, fit: state.fit, cost: state.cost, failure: state.failure.clone() }
-    }
-
-    /// The spans in which stamps were told that may not have been true, oldest first; the last 64 of them.
-    pub fn voids(&self) -> Vec<Void> {
-        self.shared.state().voids.clone()
+        ClockFacts {
+            phc: index,
+            method,
+            fit: state.track.facts(),
+            steps: state.track.steps(),
+            cost: state.cost,
+            failure: state.failure.clone(),
+        }
     }
 }
+
+/// Stands for no cross-stamp: an instant at which no kernel was up.
+const UNCONFIRMED: i64 = i64::MIN;
 
 impl NicClock for PhcTracker {
     fn phc(&self) -> u32 {
@@ -117,6 +140,20 @@ impl NicClock for PhcTracker {
         let age = (monotonic_now() - seen).as_nanos();
         let teller = self.shared.teller.read().unwrap_or_else(PoisonError::into_inner);
         teller.uncertainty().filter(|_| age <= HORIZON)
+    }
+
+    fn vouch(&self, from: Time<Monotonic>, to: Time<Monotonic>) -> Vouch {
+        self.shared.state().track.vouch(from, to)
+    }
+
+    fn assurance(&self) -> Assurance {
+        let confirmed = self.shared.confirmed.load(Ordering::Acquire);
+        let steps = self.shared.steps.load(Ordering::Acquire);
+        Assurance {
+            fit: self.shared.first_fit.wrapping_add(steps as u32),
+            steps,
+            confirmed: (confirmed != UNCONFIRMED).then(|| Time::from_nanos(confirmed)),
+        }
     }
 }
 
@@ -144,7 +181,7 @@ impl Shared {
         let (mut track, mut watch) = (Track::new(Wander::default()), SystemWatch::default());
         loop {
             let steps = track.steps();
-            if let Some(step) = SystemLook::take().ok().and_then(|look| watch.observe(look)) {
+            if let Some(step) = watch.observe(SystemLook::take()).filter(|step| step.by != Interval::ZERO) {
                 tracing::info!(
                     phc = self.index,
                     by_ns = step.by.as_nanos(),
@@ -168,8 +205,10 @@ impl Shared {
                 tracing::warn!(phc = self.index, failure, "clock cannot be compared");
             }
             state.failure = failure;
-            state.fit = track.facts();
-            state.voids = track.voids().collect();
+            state.track = track.clone();
+            self.steps.store(track.steps(), Ordering::Release);
+            let confirmed = track.confirmed_until().map_or(UNCONFIRMED, Time::as_nanos);
+            self.confirmed.store(confirmed, Ordering::Release);
             self.changed.notify_all();
             let pause = Duration::from_nanos(pause.unsigned_abs());
             let running = |state: &mut State| !state.stopping;
@@ -293,12 +332,29 @@ mod tests {
         assert!(tracker.wait(LONGEST), "{:?}", tracker.facts());
         card.ahead.fetch_add(1_000_000, Ordering::SeqCst);
         let stepped = monotonic_now();
-        let unseen = |state: &mut State| state.voids.is_empty();
+        let before = tracker.assurance();
+        assert!(!matches!(tracker.vouch(stepped, stepped), Vouch::True { .. }));
+        let unseen = |state: &mut State| state.track.steps() == 0;
         let shared = &tracker.shared;
         drop(shared.changed.wait_timeout_while(shared.state(), LONGEST, unseen).expect("no panic"));
-        let voids = tracker.voids();
-        assert!(voids.iter().any(|void| void.covers(stepped)), "{stepped:?} {voids:?}");
+        assert_eq!(tracker.vouch(stepped, stepped), Vouch::Void);
         assert!(tracker.wait(LONGEST), "{:?}", tracker.facts());
         tell_now(&tracker, &card);
+        let after = tracker.assurance();
+        assert_eq!((after.fit, after.steps, tracker.facts().steps), (before.fit.wrapping_add(1), 1, 1));
+        assert!(after.confirmed > before.confirmed);
+    }
+
+    #[test]
+    fn stamps_are_confirmed_by_the_next_comparison() {
+        let tracker = PhcTracker::start(Card::new()).expect("a thread");
+        assert!(tracker.wait(LONGEST), "{:?}", tracker.facts());
+        let now = monotonic_now();
+        let waiting = |state: &mut State| state.track.vouch(now, now) == Vouch::NotYet;
+        let shared = &tracker.shared;
+        drop(shared.changed.wait_timeout_while(shared.state(), LONGEST, waiting).expect("no panic"));
+        let Vouch::True { drift: Some(drift) } = tracker.vouch(now, now) else { panic!("{:?}", tracker.facts()) };
+        // 50 ppm and the bound of 1000 ppm, over the time between two comparisons, which may be long on a busy host
+        assert!(drift >= 40_000, "{drift} ns");
     }
 }

@@ -13,7 +13,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    CrossStamp, Observation, Track, Wander,
+    CrossStamp, Observation, Track, Vouch, Wander,
     cross_stamp::{PRECISE_HALF_WIDTH, SAMPLES, from_basic, from_extended, from_precise},
     tracker::ATTEMPTS,
 };
@@ -209,12 +209,22 @@ struct Told {
     allowed: f64,
 }
 
+/// Two stamps that are left on the card's own clock.
+struct Pair {
+    from: i64,
+    to: i64,
+    /// What the card gained on REALTIME in between.
+    gained: i64,
+}
+
 /// What came of one case.
 #[derive(Default)]
 struct Outcome {
     stamps: usize,
     absent: usize,
     void: usize,
+    pairs: usize,
+    bounded: usize,
     wrong: Vec<String>,
     widest: f64,
     ratios: f64,
@@ -225,11 +235,24 @@ struct Outcome {
 impl Outcome {
     /// For those who run it with `--nocapture`.
     fn show(&self) {
-        let Self { stamps, absent, void, widest, .. } = self;
+        let Self { stamps, absent, void, pairs, bounded, widest, .. } = self;
         let average = self.ratios / self.measured as f64;
         println!(
-            "{stamps} stamps, {absent} absent, {void} void; {widest:.2} of what is allowed at most, {average:.2} on average",
+            "{stamps} stamps, {absent} absent, {void} void; {widest:.2} of what is allowed at most, {average:.2} on average; \
+             {bounded} of {pairs} pairs bounded",
         );
+    }
+}
+
+impl Outcome {
+    /// A pair after the next cross-stamps: what is said to bound its drift does.
+    fn paired(&mut self, vouch: Vouch, pair: &Pair) {
+        self.pairs += 1;
+        let Vouch::True { drift: Some(drift) } = vouch else { return };
+        self.bounded += 1;
+        if pair.gained.unsigned_abs() > drift {
+            self.wrong.push(format!("{} to {} ns: {} gained, bounded by {drift}", pair.from, pair.to, pair.gained));
+        }
     }
 }
 
@@ -252,6 +275,7 @@ impl World {
         let mut outcome = Outcome::default();
         let mut told: Vec<Told> = Vec::new();
         let mut late: Vec<(i64, i64, i64, f64)> = Vec::new();
+        let mut pairs: Vec<Pair> = Vec::new();
         // the cross-stamps since the last true step
         let mut past: Vec<(i64, CrossStamp)> = Vec::new();
         let mut known_since = None;
@@ -268,6 +292,9 @@ impl World {
                 if let Some(reading) = track.teller().tell(card) {
                     told.push(Told { at, truth, reading, allowed });
                 }
+            }
+            for pair in pairs.drain(..) {
+                outcome.paired(track.vouch(Time::from_nanos(pair.from), Time::from_nanos(pair.to)), &pair);
             }
             let pause = track.teller().due() + self.rng.random_range(0..5_000_000);
             let mut moments: Vec<i64> = (0..4).map(|_| self.now + self.rng.random_range(1..pause)).collect();
@@ -289,6 +316,9 @@ impl World {
                     }
                     None => outcome.absent += 1,
                 }
+                if let Some((from, before, then, _)) = late.last() {
+                    pairs.push(Pair { from: *from, to: at, gained: (card - before) - (truth - then) });
+                }
                 late.push((at, card, truth, allowed));
             }
             self.advance(end);
@@ -299,20 +329,20 @@ impl World {
         }
         // the last stamps want their test, too
         while track.observe(self.cross_stamp()) == Observation::Wide {}
-        let voids: Vec<_> = track.voids().collect();
         for Told { at, truth, reading, allowed } in told {
-            if voids.iter().any(|void| void.covers(Time::from_nanos(at))) {
-                outcome.void += 1;
-                continue;
+            match track.vouch(Time::from_nanos(at), Time::from_nanos(at)) {
+                Vouch::True { .. } => {}
+                Vouch::Void => {
+                    outcome.void += 1;
+                    continue;
+                }
+                Vouch::NotYet => panic!("{at} ns is before the last cross-stamp"),
             }
             let off = (reading.time.as_nanos() - truth).unsigned_abs();
             if off > reading.uncertainty {
                 outcome.wrong.push(format!("{at} ns: off by {off}, stated {}", reading.uncertainty));
             }
             let ratio = reading.uncertainty as f64 / allowed;
-            if ratio > 4.0 {
-                println!("DBG at {at} u {} allowed {allowed}", reading.uncertainty);
-            }
             outcome.widest = outcome.widest.max(ratio);
             outcome.ratios += ratio;
             outcome.measured += usize::from(allowed.is_finite());
@@ -335,6 +365,8 @@ fn play_all(seeds: std::ops::Range<u64>, steps: usize, seconds: i64) -> Outcome 
         sum.stamps += outcome.stamps;
         sum.absent += outcome.absent;
         sum.void += outcome.void;
+        sum.pairs += outcome.pairs;
+        sum.bounded += outcome.bounded;
         sum.widest = sum.widest.max(outcome.widest);
         sum.ratios += outcome.ratios;
         sum.measured += outcome.measured;
@@ -348,6 +380,8 @@ fn without_steps_every_stamp_is_covered_and_none_is_void() {
     let sum = play_all(0..CASES, 0, 12);
     sum.show();
     assert_eq!((sum.restarts, sum.void), (0, 0));
+    // all but those whose next cross-stamps were all too wide
+    assert!(sum.bounded * 100 > sum.pairs * 99, "{} of {} pairs bounded", sum.bounded, sum.pairs);
     // the two seconds of getting to know each other, at the beginning of twelve; sampled the more densely then
     assert!(sum.absent * 2 < sum.stamps, "{} of {} absent", sum.absent, sum.stamps);
 }
@@ -358,4 +392,5 @@ fn whatever_steps_every_stamp_that_is_not_void_is_covered() {
     sum.show();
     assert!(sum.void > 1000 && sum.restarts > CASES, "{} void, {} steps seen", sum.void, sum.restarts);
     assert!(sum.void * 5 < sum.stamps, "{} of {} void", sum.void, sum.stamps);
+    assert!(sum.bounded * 10 > sum.pairs * 8, "{} of {} pairs bounded", sum.bounded, sum.pairs);
 }

@@ -226,6 +226,7 @@ impl Account {
 mod tests {
     use etherparse::PacketBuilder;
     use pathlab_record::Reading;
+    use pathlab_xdp::clock::{Assurance, Vouch};
 
     use super::*;
     use crate::{
@@ -249,6 +250,14 @@ mod tests {
 
         fn uncertainty(&self) -> Option<u64> {
             Some(50)
+        }
+
+        fn vouch(&self, _: Time<Monotonic>, _: Time<Monotonic>) -> Vouch {
+            Vouch::True { drift: Some(0) }
+        }
+
+        fn assurance(&self) -> Assurance {
+            Assurance { confirmed: Some(Time::from_nanos(0)), ..Assurance::default() }
         }
     }
 
