@@ -91,6 +91,32 @@ pub enum Error {
         /// Where it asks for what.
         what: String,
     },
+    /// A link that the kernel engine was asked to play, and cannot.
+    #[error("{place}: the kernel engine cannot play it: {why}; use --engine wire, or auto")]
+    NotByTheKernel {
+        /// Node and interface.
+        place: String,
+        /// What is missing.
+        why: String,
+    },
+    /// The wire engine cannot work.
+    #[error("wire engine, interface {interface}: {source}")]
+    Wire {
+        /// In the router's namespace.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A lab that needs a process of ours cannot outlive it.
+    #[error("lab {id}: {place} is played by the wire engine, which ends with this process: {why}; use `lab run`")]
+    Fleeting {
+        /// The lab.
+        id: String,
+        /// Node and interface.
+        place: String,
+        /// Why the kernel does not play it.
+        why: String,
+    },
     /// A netlink request was refused.
     #[error("namespace {namespace}: cannot {request}: {source}")]
     Netlink {

@@ -12,6 +12,10 @@ use std::{
 use pathlab_guard::{Guardian, Journal, Leftover, Object, Process, Undone, privilege};
 
 use crate::{
+    engine::{
+        kernel::{self, Played, Player, Qdiscs},
+        wire::{Spliced, Wire, WireGrade},
+    },
     error::{Error, Result},
     link::{self, End, MacAddress, Route},
     load::Generator,
@@ -32,6 +36,9 @@ pub struct Lab {
     scenario: Scenario,
     seed: u64,
     namespaces: Vec<Namespace>,
+    /// Who plays each link.
+    played: Vec<Played>,
+    wire: Option<Wire>,
     journal: Option<Journal>,
     guardian: Option<Guardian>,
 }
@@ -42,7 +49,7 @@ impl Lab {
     /// # Errors
     /// Missing privilege, a lab of that name, a kernel without a needed feature. Whatever was made until then is taken down again.
     pub fn up(scenario: &Scenario, id: &str, seed: u64) -> Result<Self> {
-        Self::bring_up(scenario, id, seed, None)
+        Self::bring_up(scenario, id, seed, None, Player::Auto)
     }
 
     /// The same with a guardian process, which takes the lab down when this process is killed. `verb` is the hidden verb of this program that ends
@@ -51,17 +58,28 @@ impl Lab {
     /// # Errors
     /// As [`Lab::up`], and a guardian that does not come up.
     pub fn up_guarded(scenario: &Scenario, id: &str, seed: u64, verb: &[&OsStr]) -> Result<Self> {
-        Self::bring_up(scenario, id, seed, Some(verb))
+        Self::bring_up(scenario, id, seed, Some(verb), Player::Auto)
     }
 
-    fn bring_up(scenario: &Scenario, id: &str, seed: u64, guardian: Option<&[&OsStr]>) -> Result<Self> {
+    /// Brings a scenario up with its links played by `player`, and a guardian where a verb for one is given.
+    ///
+    /// # Errors
+    /// As [`Lab::up_guarded`], and [`Error::NotByTheKernel`].
+    pub fn up_played(
+        scenario: &Scenario,
+        id: &str,
+        seed: u64,
+        guardian: Option<&[&OsStr]>,
+        player: Player,
+    ) -> Result<Self> {
+        Self::bring_up(scenario, id, seed, guardian, player)
+    }
+
+    fn bring_up(scenario: &Scenario, id: &str, seed: u64, guardian: Option<&[&OsStr]>, player: Player) -> Result<Self> {
         if !privilege::is_root() {
             return Err(Error::Privilege { action: format!("bringing up lab {id}") });
         }
         check_id(id)?;
-        if let Some(what) = scenario.beyond_the_kernel() {
-            return Err(Error::BeyondTheKernel { scenario: scenario.name.clone(), what });
-        }
         let journal = Journal::create(VERB, id).map_err(|error| match error {
             pathlab_guard::Error::JournalExists { .. } => Error::LabExists { id: id.to_owned() },
             other => other.into(),
@@ -72,15 +90,19 @@ impl Lab {
             scenario: scenario.clone(),
             seed,
             namespaces: Vec::new(),
+            played: Vec::new(),
+            wire: None,
             journal: Some(journal),
             guardian,
         };
         for node in &scenario.nodes {
             lab.add_node(node)?;
         }
+        lab.choose_players(player)?;
         for (index, link) in scenario.links.iter().enumerate() {
             lab.add_link(index, link)?;
         }
+        lab.start_wire()?;
         for node in &scenario.nodes {
             lab.add_routes(node)?;
         }
@@ -112,6 +134,20 @@ impl Lab {
         found.ok_or_else(|| Error::NoNode { lab: self.id.clone(), node: node.to_owned() })
     }
 
+    /// Each link with who plays it: node and interface of its ends.
+    pub fn played(&self) -> impl Iterator<Item = ([String; 2], &Played)> {
+        let places = |link: &Link| [0, 1].map(|end| format!("{}:{}", link.ends[end].node, link.ends[end].dev));
+        self.scenario.links.iter().map(places).zip(&self.played)
+    }
+
+    /// Ends the wire engine, where it plays a link, and says how well it did; nothing passes those links any more.
+    ///
+    /// # Errors
+    /// What ended it before.
+    pub fn stop_wire(&mut self) -> Result<Option<WireGrade>> {
+        self.wire.take().map(Wire::stop).transpose()
+    }
+
     /// Starts the scenario's loads; its time zero is `start`.
     ///
     /// # Errors
@@ -126,12 +162,13 @@ impl Lab {
             .collect()
     }
 
-    /// Counters of every queue that the scenario sets, with its node and interface.
+    /// Counters of every queue that the kernel plays, with its node and interface; those of the wire engine come with its grade.
     ///
     /// # Errors
     /// An interface that somebody took away.
     pub fn queues(&self) -> Result<Vec<(String, String, QdiscStatistics)>> {
-        let ends = self.scenario.links.iter().flat_map(|link| &link.ends).filter(|end| end.egress.is_some());
+        let by_kernel = self.scenario.links.iter().zip(&self.played).filter(|(_, played)| **played == Played::Kernel);
+        let ends = by_kernel.flat_map(|(link, _)| &link.ends).filter(|end| end.egress.is_some());
         ends.map(|end| {
             let statistics = Netlink::open(self.namespace(&end.node)?)?.qdisc_statistics(&end.dev)?;
             Ok((end.node.clone(), end.dev.clone(), statistics))
@@ -168,8 +205,15 @@ impl Lab {
     /// Leaves the lab up when this value and this process end; [`down`] takes it down.
     ///
     /// # Errors
-    /// A journal that cannot be written; then the lab is taken down.
+    /// [`Error::Fleeting`], or a journal that cannot be written; then the lab is taken down.
     pub fn keep(mut self) -> Result<()> {
+        let fleeting = self.played().find_map(|([place, _], played)| match played {
+            Played::Wire(why) => Some((place, why.clone())),
+            _ => None,
+        });
+        if let Some((place, why)) = fleeting {
+            return Err(Error::Fleeting { id: self.id.clone(), place, why });
+        }
         if let Some(journal) = self.journal.take() {
             journal.keep()?;
         }
@@ -181,13 +225,14 @@ impl Lab {
     /// # Errors
     /// What could not be taken down stays in the journal for the next [`down`].
     pub fn down(mut self) -> Result<Undone> {
+        self.wire.take();
         self.namespaces.clear();
         let journal = self.journal.take().expect("only keep and down take it, and both end the value");
         Ok(journal.undo()?)
     }
 
-    fn add_node(&mut self, node: &Node) -> Result<()> {
-        let name = namespace_name(&self.id, &node.name);
+    /// A namespace of that name, noted before it is made.
+    fn add_namespace(&mut self, name: String) -> Result<Namespace> {
         // Not ours, not to be noted: the journal would remove it.
         if netns::list()?.contains(&name) {
             return Err(Error::NamespaceExists { name });
@@ -204,6 +249,11 @@ impl Lab {
         };
         // The journal removes it.
         namespace.keep();
+        Ok(namespace)
+    }
+
+    fn add_node(&mut self, node: &Node) -> Result<()> {
+        let namespace = self.add_namespace(namespace_name(&self.id, &node.name))?;
         // The host's own settings may be inherited (net.core.devconf_inherit_init_net), so nothing is taken for granted.
         let mut settings = vec![
             ("net.ipv4.conf.all.rp_filter", "0"),
@@ -235,15 +285,57 @@ impl Lab {
         Ok(())
     }
 
+    fn choose_players(&mut self, player: Player) -> Result<()> {
+        let Some(any) = self.namespaces.first() else { return Ok(()) };
+        let (mut netlink, mut qdiscs) = (Netlink::open(any)?, Qdiscs::default());
+        let choices = self.scenario.links.iter().map(|link| qdiscs.choose(player, link, &mut netlink));
+        self.played = choices.collect::<Result<_>>()?;
+        if self.played.iter().any(|played| matches!(played, Played::Wire(_))) {
+            let router = self.add_namespace(router_name(&self.id))?;
+            // Nothing of its own is to be heard on the links.
+            sysctl::set(&router, "net.ipv6.conf.default.disable_ipv6", "1")?;
+            self.namespaces.push(router);
+        }
+        Ok(())
+    }
+
+    fn router(&self) -> Result<&Namespace> {
+        let name = router_name(&self.id);
+        let found = self.namespaces.iter().find(|namespace| namespace.name() == name);
+        found.ok_or_else(|| Error::NoNode { lab: self.id.clone(), node: "of the wire engine".into() })
+    }
+
+    /// Starts to play the links that are the wire engine's.
+    fn start_wire(&mut self) -> Result<()> {
+        let links = self.scenario.links.iter().enumerate().zip(&self.played);
+        let spliced: Vec<_> = links
+            .filter(|(_, played)| matches!(played, Played::Wire(_)))
+            .map(|((index, link), _)| Spliced {
+                mtu: link.mtu,
+                ends: [0, 1].map(|end| (&link.ends[end], heard_at(index, end))),
+            })
+            .collect();
+        if !spliced.is_empty() {
+            self.wire = Some(Wire::start(self.router()?, &spliced)?);
+        }
+        Ok(())
+    }
+
     fn add_link(&self, index: usize, link: &Link) -> Result<()> {
         let [left, right] = &link.ends;
         let [left_mac, right_mac] = [0, 1].map(|end| mac(index, end));
         let (left_namespace, right_namespace) = (self.namespace(&left.node)?, self.namespace(&right.node)?);
-        link::veth(
-            End { namespace: left_namespace, interface: &left.dev, mac: Some(left_mac) },
-            End { namespace: right_namespace, interface: &right.dev, mac: Some(right_mac) },
-            link.mtu,
-        )?;
+        let left_end = End { namespace: left_namespace, interface: &left.dev, mac: Some(left_mac) };
+        let right_end = End { namespace: right_namespace, interface: &right.dev, mac: Some(right_mac) };
+        let played = &self.played[index];
+        if let Played::Wire(_) = played {
+            for (number, own) in [left_end, right_end].into_iter().enumerate() {
+                let interface = &heard_at(index, number);
+                link::veth(own, End { namespace: self.router()?, interface, mac: None }, link.mtu)?;
+            }
+        } else {
+            link::veth(left_end, right_end, link.mtu)?;
+        }
         for (namespace, own, other, other_mac) in
             [(left_namespace, left, right, right_mac), (right_namespace, right, left, left_mac)]
         {
@@ -254,8 +346,9 @@ impl Lab {
             for address in &other.addresses {
                 netlink.add_neighbour(&own.dev, address.address(), other_mac)?;
             }
-            if let Some(bucket) = own.egress.and_then(|egress| egress.token_bucket(link.mtu)) {
-                netlink.add_token_bucket(&own.dev, &bucket)?;
+            if *played == Played::Kernel {
+                let chain = kernel::chain(own, link.mtu);
+                netlink.add_qdiscs(&own.dev, &chain.expect("chosen because the kernel can"))?;
             }
         }
         Ok(())
@@ -269,6 +362,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        self.wire.take();
         // An open descriptor would keep a namespace, and the guardian must outlive the journal.
         self.namespaces.clear();
         self.journal.take();
@@ -376,6 +470,16 @@ fn listed(journal: &Leftover) -> Listed {
 
 fn namespace_name(id: &str, node: &str) -> String {
     format!("pathlab-{id}-{node}")
+}
+
+/// The wire engine's namespace; no node can be called so.
+fn router_name(id: &str) -> String {
+    format!("pathlab-{id}.wire")
+}
+
+/// The interface in the router's namespace at which the end of a link is heard.
+fn heard_at(link: usize, end: usize) -> String {
+    format!("{link}-{end}")
 }
 
 fn check_id(id: &str) -> Result<()> {

@@ -35,8 +35,10 @@
 //! The same file can be played without packets, by the [`engine`] of discrete events over the [`queue`] models: for queues and delays that a
 //! kernel lacks, and for figures that are the same to the last bit on every machine.
 //!
-//! A lab in namespaces measures nothing but its own queues and load, and adds no delay, loss or reordering other than what its queues make: a
-//! link without a rate is as fast as the machine. Rates count Ethernet frames.
+//! A link whose queue, delay or loss this machine's kernel does not have is played by a router of ours between two veth pairs ([`engine::wire`]), which says
+//! how well it kept its times.
+//!
+//! A lab in namespaces measures nothing but its own links and load: a link without a rate is as fast as the machine. Rates count Ethernet frames.
 
 pub mod cidr;
 pub mod engine;

@@ -1,4 +1,6 @@
-//! The kernel's token bucket with a tail-drop queue behind it, and what it has counted.
+//! The kernel's queueing disciplines: made by netlink, looked for before they are needed, and read.
+
+mod options;
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
@@ -8,15 +10,12 @@ use netlink_packet_route::{
 
 use crate::{
     error::{Error, Result},
-    netlink::{Netlink, nest},
+    netlink::Netlink,
+    queue::{CodelParameters, FqCodelParameters},
 };
 
-/// linux/rtnetlink.h and linux/pkt_sched.h.
+/// linux/rtnetlink.h.
 const TCA_OPTIONS: u16 = 2;
-const TCA_TBF_PARMS: u16 = 1;
-const TCA_TBF_RATE64: u16 = 4;
-const TCA_TBF_BURST: u16 = 6;
-const LINKLAYER_ETHERNET: u8 = 1;
 
 /// How much a queue holds before it drops the packet that arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +37,75 @@ pub struct TokenBucket {
     pub limit: Limit,
 }
 
+/// What netem adds to each packet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Netem {
+    /// How long each packet is held.
+    pub delay: std::time::Duration,
+    /// Share of the packets that are lost, 0 to 1, each by itself.
+    pub loss: f64,
+    /// Packets that it holds at once; those beyond are lost.
+    pub limit: u32,
+}
+
+/// A queueing discipline with its settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Qdisc {
+    /// `tbf`: a rate. Its child is the queue; without one its own queue holds `limit` bytes.
+    Tbf {
+        /// Bits per second.
+        rate: u64,
+        /// Bytes.
+        burst: u32,
+        /// Bytes.
+        limit: u32,
+    },
+    /// `pfifo`: tail drop at so many packets.
+    Pfifo(u32),
+    /// `codel`.
+    Codel(CodelParameters),
+    /// `fq_codel`.
+    FqCodel(FqCodelParameters),
+    /// `netem`.
+    Netem(Netem),
+}
+
+impl Qdisc {
+    /// Its name for `tc`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tbf { .. } => "tbf",
+            Self::Pfifo(_) => "pfifo",
+            Self::Codel(_) => "codel",
+            Self::FqCodel(_) => "fq_codel",
+            Self::Netem(_) => "netem",
+        }
+    }
+}
+
+impl TokenBucket {
+    /// The same as qdiscs, the outer first.
+    pub fn qdiscs(&self) -> Vec<Qdisc> {
+        let Self { rate, burst, limit } = *self;
+        match limit {
+            Limit::Bytes(limit) => vec![Qdisc::Tbf { rate, burst, limit }],
+            // The bucket wants some queue of its own; the packet queue then takes its place.
+            Limit::Packets(packets) => vec![Qdisc::Tbf { rate, burst, limit: burst }, Qdisc::Pfifo(packets)],
+        }
+    }
+}
+
+/// Whether the kernel has a queueing discipline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Has {
+    /// It is there, or its module could be loaded.
+    Yes,
+    /// It is not.
+    No,
+    /// The kernel did not say.
+    CannotTell(String),
+}
+
 /// Counters of a queueing discipline since it was made, and what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QdiscStatistics {
@@ -53,34 +121,59 @@ pub struct QdiscStatistics {
     pub queued: u32,
 }
 
-const TBF: TcHandle = TcHandle { major: 1, minor: 0 };
-const TBF_CLASS: TcHandle = TcHandle { major: 1, minor: 1 };
-const FIFO: TcHandle = TcHandle { major: 2, minor: 0 };
-
 impl Netlink {
     /// Makes a token bucket the root qdisc of `interface`: its egress now has that rate and queue.
     ///
     /// # Errors
     /// No such interface, a kernel without tbf, or missing privilege.
     pub fn add_token_bucket(&mut self, interface: &str, bucket: &TokenBucket) -> Result<()> {
+        self.add_qdiscs(interface, &bucket.qdiscs())
+    }
+
+    /// Makes `chain` the egress of `interface`, its first the root and each next the only child of the one before.
+    ///
+    /// # Errors
+    /// No such interface, [`Error::NoQdisc`], or missing privilege.
+    pub fn add_qdiscs(&mut self, interface: &str, chain: &[Qdisc]) -> Result<()> {
         let index = self.index(interface)?;
-        let (limit_bytes, limit_packets) = match bucket.limit {
-            Limit::Bytes(bytes) => (bytes, None),
-            // The bucket wants some queue of its own; the packet queue then takes its place.
-            Limit::Packets(packets) => (bucket.burst, Some(packets)),
-        };
-        let message = qdisc(index, TcHandle::ROOT, TBF, "tbf", tbf_options(bucket, limit_bytes));
-        let words = format!("limit {interface} to {} bit/s with tbf", bucket.rate);
-        match self.create(RouteNetlinkMessage::NewQueueDiscipline(message), &words) {
-            Err(Error::Netlink { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
-                return Err(Error::NoQdisc { kind: "tbf" });
+        let mut parent = TcHandle::ROOT;
+        for (major, qdisc) in (1..).zip(chain) {
+            let kind = qdisc.kind();
+            let message = message(index, parent, TcHandle { major, minor: 0 }, kind, Some(options::of(qdisc)));
+            let words = format!("give {interface} the qdisc {kind}");
+            match self.create(RouteNetlinkMessage::NewQueueDiscipline(message), &words) {
+                Err(Error::Netlink { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
+                    return Err(Error::NoQdisc { kind });
+                }
+                made => made?,
             }
-            made => made?,
+            parent = TcHandle { major, minor: 1 };
         }
-        let Some(packets) = limit_packets else { return Ok(()) };
-        let message = qdisc(index, TBF_CLASS, FIFO, "pfifo", packets.to_ne_bytes().to_vec());
-        let words = format!("give {interface} a queue of {packets} packets with pfifo");
-        self.create(RouteNetlinkMessage::NewQueueDiscipline(message), &words)
+        Ok(())
+    }
+
+    /// Whether the kernel has the qdisc that `tc` calls so. Asks for one on `lo`, where nothing else has asked for one, and takes it away again.
+    ///
+    /// # Errors
+    /// Missing privilege.
+    pub fn has_qdisc(&mut self, kind: &'static str) -> Result<Has> {
+        let lo = self.index("lo")?;
+        // Unlike any that others give themselves.
+        let handle = TcHandle { major: 0x7061, minor: 0 };
+        let wanted = message(lo, TcHandle::ROOT, handle, kind, None);
+        match self.create(RouteNetlinkMessage::NewQueueDiscipline(wanted.clone()), "look for a qdisc") {
+            Ok(()) => {
+                self.change(RouteNetlinkMessage::DelQueueDiscipline(wanted), "take back a qdisc that was looked for")?;
+                Ok(Has::Yes)
+            }
+            Err(Error::Netlink { source, .. }) => Ok(match source.raw_os_error() {
+                Some(libc::ENOENT) => Has::No,
+                // It is there and wants to be told more than its name.
+                Some(libc::EINVAL) => Has::Yes,
+                _ => Has::CannotTell(source.to_string()),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Counters of the root qdisc of `interface`; all zero where there is none that counts.
@@ -123,32 +216,12 @@ impl Netlink {
     }
 }
 
-fn qdisc(index: u32, parent: TcHandle, handle: TcHandle, kind: &str, options: Vec<u8>) -> TcMessage {
+fn message(index: u32, parent: TcHandle, handle: TcHandle, kind: &str, options: Option<Vec<u8>>) -> TcMessage {
     let mut message = TcMessage::default();
     message.header.index = index as i32;
     message.header.parent = parent;
     message.header.handle = handle;
-    message.attributes =
-        vec![TcAttribute::Kind(kind.to_owned()), TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options))];
+    message.attributes = vec![TcAttribute::Kind(kind.to_owned())];
+    message.attributes.extend(options.map(|options| TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options))));
     message
-}
-
-/// `struct tc_tbf_qopt` with 64-bit rate and the burst in bytes. The link layer is named, so that the kernel computes times
-/// itself and wants no rate table from us (net/sched/sch_tbf.c, tbf_change).
-fn tbf_options(bucket: &TokenBucket, limit: u32) -> Vec<u8> {
-    let bytes_per_second = (bucket.rate / 8).max(1);
-    let mut parameters = Vec::with_capacity(36);
-    parameters.extend([0, LINKLAYER_ETHERNET]);
-    parameters.extend([0; 6]);
-    parameters.extend(u32::try_from(bytes_per_second).unwrap_or(u32::MAX).to_ne_bytes());
-    // No peak rate.
-    parameters.extend([0; 12]);
-    parameters.extend(limit.to_ne_bytes());
-    // Buffer and MTU in ticks: superseded by TCA_TBF_BURST.
-    parameters.extend([0; 8]);
-    nest(&[
-        DefaultNla::new(TCA_TBF_PARMS, parameters),
-        DefaultNla::new(TCA_TBF_RATE64, bytes_per_second.to_ne_bytes().to_vec()),
-        DefaultNla::new(TCA_TBF_BURST, bucket.burst.to_ne_bytes().to_vec()),
-    ])
 }

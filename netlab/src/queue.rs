@@ -53,7 +53,7 @@ impl Observer for Vec<(Duration, Packet, Signal)> {
 }
 
 /// A queue in front of a link. `now` never goes back from one call to the next.
-pub trait Queue {
+pub trait Queue: Send {
     /// A packet arrives.
     fn enqueue(&mut self, now: Duration, packet: Packet, observer: &mut dyn Observer);
 

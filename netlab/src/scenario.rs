@@ -138,12 +138,17 @@ impl fmt::Display for Discipline {
 }
 
 impl Bottleneck {
-    /// The same for the kernel's tbf, or `None` where the queue is not one that the lab puts into the kernel. With a bucket of two full packets or half a millisecond, whichever is more: deep enough for the
-    /// rate to be kept in spite of late timers, too shallow to be seen in the delay.
+    /// The same for the kernel's tbf, or `None` where the queue is no tail drop.
     pub fn token_bucket(self, mtu: u32) -> Option<TokenBucket> {
         let Discipline::TailDrop(limit) = self.queue else { return None };
+        Some(TokenBucket { rate: self.rate, burst: self.burst(mtu), limit })
+    }
+
+    /// Depth of the bucket in bytes: two full packets or half a millisecond, whichever is more. Deep enough for the
+    /// rate to be kept in spite of late timers, too shallow to be seen in the delay.
+    pub fn burst(self, mtu: u32) -> u32 {
         let half_a_millisecond = u32::try_from(self.rate / 8 / 2000).unwrap_or(u32::MAX);
-        Some(TokenBucket { rate: self.rate, burst: half_a_millisecond.max(2 * (mtu + 18)), limit })
+        half_a_millisecond.max(2 * (mtu + 18))
     }
 }
 

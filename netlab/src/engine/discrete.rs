@@ -11,7 +11,7 @@
 //!
 //! Packets that no node wants or knows a way for are counted, not lost in silence.
 
-mod network;
+pub(super) mod network;
 
 use std::{
     cmp::Reverse,

@@ -137,7 +137,8 @@ fn table(scenario: &Scenario, node: &Node, end_of: &dyn Fn(&str, &str) -> Option
     Table { name: node.name.clone(), forward: node.forward, routes }
 }
 
-fn queue(egress: Bottleneck, mtu: u32) -> Box<dyn Queue> {
+/// The queue of a link end whose packets are of `mtu` bytes at most.
+pub(in crate::engine) fn queue(egress: Bottleneck, mtu: u32) -> Box<dyn Queue> {
     // an Ethernet frame
     let mtu = mtu + 14;
     let codel = CodelParameters { mtu, ..CodelParameters::default() };
