@@ -1,5 +1,6 @@
 //! `pathlab canary`: steer a share of sessions onto another path, and judge whether it is better.
 
+mod measure;
 mod promote;
 mod start;
 
@@ -66,6 +67,13 @@ enum Action {
     },
     /// Every session back to control at once, and the host as it was
     Rollback(File),
+    /// Measure sessions by the game's own packets, on the server, beside `start` or before it
+    Measure {
+        #[command(flatten)]
+        options: measure::MeasureOptions,
+        #[command(flatten)]
+        file: File,
+    },
     /// Compare the arms of measured runs: Promote (0), Hold (3) or RollBack (4)
     Judge {
         /// Run directories, or their sessions.jsonl
@@ -106,16 +114,18 @@ impl File {
     }
 }
 
-/// Reads a `canary.toml`; a relative `seed_file` counts from where it lies.
+/// Reads a `canary.toml`; files that it names count from where it lies.
 pub(crate) fn read_experiment(path: &Path) -> Result<Experiment> {
     let name = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|error| Misuse(format!("{name}: cannot be read: {error}")))?;
     let mut experiment = Experiment::from_toml(&name, &text).map_err(Misuse::of)?;
-    let seed_file = &mut experiment.experiment.seed_file;
-    if seed_file.is_relative()
-        && let Some(directory) = path.parent()
-    {
-        *seed_file = directory.join(&*seed_file);
+    let isps = experiment.passive.as_mut().and_then(|passive| passive.isps.as_mut());
+    for file in [&mut experiment.experiment.seed_file].into_iter().chain(isps) {
+        if file.is_relative()
+            && let Some(directory) = path.parent()
+        {
+            *file = directory.join(&*file);
+        }
     }
     Ok(experiment)
 }
@@ -143,6 +153,7 @@ pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
             answer(global, &json!({ "from": from, "to": to }), format_args!("share {from} -> {to}"))?;
         }
         Action::Rollback(file) => rollback(&file.read()?, global)?,
+        Action::Measure { options, file } => measure::measure(&file.read()?, options, global)?,
         Action::Judge { runs, file, out } => return judge_runs(&runs, &file.read()?, out, global),
         Action::Replay { verdict, runs } => return replay(&verdict, &runs, global),
         Action::Assign { key, file } => assign(&key, &file.read()?, global)?,

@@ -182,7 +182,7 @@ fn zone(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-fn label(text: &str) -> Result<(String, Value), String> {
+pub(crate) fn label(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is no label: write NAME=VALUE"))?;
     if name.is_empty() {
         return Err(format!("`{text}` is no label: write NAME=VALUE"));

@@ -1,7 +1,7 @@
 //! `pathlab reflect`: a STAMP Session-Reflector on this host.
 
 mod rings;
-mod served;
+pub(crate) mod served;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 

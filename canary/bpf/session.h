@@ -182,39 +182,65 @@ static INLINE u32 jhash(const u32 *key, u32 length, u32 seed)
 	return c;
 }
 
-/* Whether its session is on the canary arm; negative when it has no key. */
-static INLINE int is_canary(const struct __sk_buff *skb, const struct datagram *datagram)
+/* What is hashed, as the packet filter lays it out in its registers. */
+struct session_key {
+	u32 words[KEY_WORDS];
+	u32 length;
+};
+
+/* The session's key; none where a payload ends before it. */
+static INLINE bool read_key(const struct __sk_buff *skb, const struct datagram *datagram, struct session_key *key)
 {
-	u32 key[KEY_WORDS] = {}, length, zero = 0, *share;
 	const u8 *address = datagram->destination.bytes;
 	be16 port = cpu_to_be16(datagram->destination_port);
 
+	__builtin_memset(key, 0, sizeof(*key));
 	/* Every field begins a 32-bit register of the packet filter. */
 	if (KEY_FROM == KEY_PAYLOAD) {
-		length = KEY_LENGTH;
+		u32 length = KEY_LENGTH;
+
 		if (length == 0 || length > LONGEST_KEY)
-			return -1;
-		if (bpf_skb_load_bytes_relative(skb, datagram->payload + KEY_OFFSET, key, length, BPF_HDR_START_NET))
-			return -1;
+			return false;
+		if (bpf_skb_load_bytes_relative(skb, datagram->payload + KEY_OFFSET, key->words, length,
+						BPF_HDR_START_NET))
+			return false;
+		key->length = length;
 	} else if (datagram->is_ipv6) {
-		__builtin_memcpy(key, address, 16);
-		length = 16;
+		__builtin_memcpy(key->words, address, 16);
+		key->length = 16;
 		if (KEY_FROM == KEY_CLIENT_ADDR_PORT) {
-			__builtin_memcpy(key + 4, &port, 2);
-			length = 20;
+			__builtin_memcpy(key->words + 4, &port, 2);
+			key->length = 20;
 		}
 	} else {
-		__builtin_memcpy(key, address + 12, 4);
-		length = 4;
+		__builtin_memcpy(key->words, address + 12, 4);
+		key->length = 4;
 		if (KEY_FROM == KEY_CLIENT_ADDR_PORT) {
-			__builtin_memcpy(key + 1, &port, 2);
-			length = 8;
+			__builtin_memcpy(key->words + 1, &port, 2);
+			key->length = 8;
 		}
 	}
+	return true;
+}
+
+/* 0 to 9,999. */
+static INLINE u32 bucket_of(const struct session_key *key)
+{
+	return (u64)jhash(key->words, key->length, SEED) * BUCKETS >> 32;
+}
+
+/* Whether its session is on the canary arm; negative when it has no key. */
+static INLINE int is_canary(const struct __sk_buff *skb, const struct datagram *datagram)
+{
+	struct session_key key;
+	u32 zero = 0, *share;
+
+	if (!read_key(skb, datagram, &key))
+		return -1;
 	share = bpf_map_lookup_elem(&SHARE, &zero);
 	if (!share)
 		return -1;
-	return (u32)((u64)jhash(key, length, SEED) * BUCKETS >> 32) < *share;
+	return bucket_of(&key) < *share;
 }
 
 #endif

@@ -35,5 +35,7 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static long (*const bpf_skb_load_bytes_relative)(const struct __sk_buff *skb, u32 offset, void *to, u32 length,
 						 u32 start) = (void *)68;
+/* Of the socket that sends; 0 where there is none. */
+static u64 (*const bpf_skb_cgroup_id)(const struct __sk_buff *skb) = (void *)79;
 
 #endif

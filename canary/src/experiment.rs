@@ -9,7 +9,7 @@ use pathlab_record::Prefix;
 use pathlab_stats::Level;
 use serde::{Deserialize, Serialize, de};
 
-use crate::{Error, Metric, window::Evenings};
+use crate::{Error, Metric, passive::Passive, window::Evenings};
 
 /// A whole `canary.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct Experiment {
     pub key: Key,
     /// How and where canary sessions are sent.
     pub steer: Steer,
+    /// What the game's own packets tell, for `canary measure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// Which instants count, and as what.
     pub windows: Windows,
     /// What decides.
@@ -168,6 +171,9 @@ impl Experiment {
             _ => return Err("key.offset and key.length belong to key.from \"payload\" alone: remove them".into()),
         }
         self.steer.check()?;
+        if let Some(passive) = &self.passive {
+            passive.check()?;
+        }
         self.windows.check()?;
         let (looks, evenings) = (&self.policy.looks, self.windows.evenings);
         let ascend = looks.is_sorted_by(|a, b| a < b) && looks.first() != Some(&0);

@@ -44,6 +44,7 @@ mod stratum;
 mod verdict;
 mod window;
 
+pub mod passive;
 pub mod prometheus;
 pub mod steer;
 

@@ -76,9 +76,16 @@ pub struct SessionBin {
     /// Whether the session ended in this bin by going silent; it then counts as the worst of all, not as absent.
     #[serde(default)]
     pub dead: bool,
+    /// The source cannot tell losses: `lost` is 0 and says nothing, and `received` is `sent`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loss_unmeasured: bool,
     /// Round-trip times of the answered slots: `A4 - A1` at the planes that the source states in its `run.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt: Option<SparseHistogram>,
+    /// Time in the server's host, from a client's packet to the next packet to it: what a source that watches a game without an
+    /// echo has instead of a round trip. No metric is made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residence: Option<SparseHistogram>,
     /// IPDV from probe to reflector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipdv_forward: Option<SparseHistogram>,
@@ -114,6 +121,9 @@ impl SessionBin {
         if self.received.checked_add(self.lost) != Some(self.sent) {
             return fail(format!("sent {} is not received {} + lost {}", self.sent, self.received, self.lost));
         }
+        if self.loss_unmeasured && self.lost > 0 {
+            return fail(format!("lost is {}, and loss_unmeasured says that losses are not told", self.lost));
+        }
         for (name, part) in
             [("lost_forward + lost_return", self.lost_forward.saturating_add(self.lost_return)), ("late", self.late)]
         {
@@ -123,6 +133,7 @@ impl SessionBin {
         }
         for (name, histogram) in [
             ("rtt", &self.rtt),
+            ("residence", &self.residence),
             ("ipdv_forward", &self.ipdv_forward),
             ("ipdv_return", &self.ipdv_return),
             ("ipdv_round_trip", &self.ipdv_round_trip),

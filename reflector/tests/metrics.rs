@@ -71,7 +71,7 @@ fn while_serving<T>(metrics: &Metrics, body: impl FnOnce(SocketAddr) -> T) -> (T
     let server = MetricsServer::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let stop = Stop::new().expect("eventfd");
     let said = thread::scope(|scope| {
-        let serving = scope.spawn(|| server.run(metrics, &stop).expect("a sound listener"));
+        let serving = scope.spawn(|| server.run(|| metrics.text(), &stop).expect("a sound listener"));
         // also when an assertion fails: the scope waits for the server
         let over = RequestWhenDropped(&stop);
         let said = body(server.local_addr());

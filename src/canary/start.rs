@@ -9,14 +9,15 @@ use pathlab_canary::{
     steer::{self, Change, Controller, Event, Operator, Plan, TakenBack},
 };
 use pathlab_record::{Digest, Head, Run, RunDirectory};
+use pathlab_xdp::pacing::Claim;
 use serde_json::json;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{answer, options, seed};
 use crate::{Global, exit::Misuse, host, readiness, run_directory};
 
 /// SIGINT and SIGTERM end the steering, whoever sends them.
-async fn signalled() -> std::io::Result<()> {
+pub(super) async fn signalled() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -41,6 +42,11 @@ pub(super) fn start(experiment: &Experiment, out: Option<PathBuf>, global: &Glob
         host: host::facts(),
         ..Run::new("canary start", started)
     };
+    // Before all that is not real time: on a host that is busy enough a lease runs out with nobody at fault.
+    let claim = Claim::scheduling();
+    if let (scheduler, Some(why)) = claim.scheduler() {
+        warn!("renewing the lease in {scheduler}: {why}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = signalled();

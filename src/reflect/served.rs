@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::exit::Misuse;
 
 /// `127.0.0.1:9862`, `[::1]:9862`, or a port alone, which is one on loopback.
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let port = || text.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     text.parse().ok().or_else(port).ok_or_else(|| format!("`{text}` is no address with a port, and no port"))
 }
@@ -45,7 +45,7 @@ impl Served {
         let Some((metrics, server)) = &self.0 else { return Ok(run()?) };
         let over = Stop::new()?;
         thread::scope(|scope| {
-            let serving = scope.spawn(|| server.run(metrics, &over));
+            let serving = scope.spawn(|| server.run(|| metrics.text(), &over));
             let ran = run();
             over.request();
             let served = serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -331,7 +331,7 @@ impl Ingest {
         if let Err(error) = bin.check() {
             return refused(Remark::Contradicts, &error.to_string());
         }
-        if !counted {
+        if !counted || bin.loss_unmeasured {
             (bin.sent, bin.received) = (0, 0);
         }
         let Some(cell) = cell_of(&bin.labels, bin.key) else {

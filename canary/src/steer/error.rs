@@ -207,6 +207,14 @@ pub enum Error {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The watching of sessions.
+    #[error("{what} the watching of sessions: {source}")]
+    Passive {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A routing question failed.
     #[error("{call}: {source}")]
     Kernel {

@@ -36,6 +36,7 @@ mod control;
 mod controller;
 mod error;
 mod nfnetlink;
+pub(crate) mod object;
 mod plan;
 mod prefix;
 mod preflight;

@@ -4,22 +4,18 @@
 //! rules would still look right. So a program at the end of all routing works the arm out from the packet itself
 //! (`bpf/session.h`) and looks at the device that it is on. Its link is not pinned: it goes with the process.
 
-use std::{collections::BTreeSet, io, net::IpAddr};
-
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{
-        Array, MapData, PerCpuArray,
-        lpm_trie::{Key as TrieKey, LpmTrie},
-    },
-    programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
+    Ebpf,
+    maps::{Array, MapData, PerCpuArray},
+    programs::TcAttachType,
 };
-use pathlab_guard::{Family, Rtnetlink};
-use pathlab_record::Prefix;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Plan, Result, preflight};
-use crate::{KeyFrom, Mode, Share};
+use super::{
+    Error, Plan, Result,
+    object::{self, Watched},
+};
+use crate::Share;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/departures.bpf.o"));
 const PROGRAM: &str = "departures";
@@ -88,14 +84,8 @@ impl Proof {
     /// # Errors
     /// [`Error::Proof`]: tcx needs Linux 6.6.
     pub fn attach(plan: &Plan) -> Result<Self> {
-        let mut rtnetlink = Rtnetlink::open(None)?;
-        let (mut canary, mut names) = ([0_u32; 2], BTreeSet::new());
-        for (family, devices) in preflight::devices(plan, &mut rtnetlink)? {
-            canary[usize::from(family == Family::V6)] = devices.canary.index;
-            names.insert(devices.canary.name);
-            names.extend(devices.control.map(|device| device.name));
-        }
-        let ebpf = load(plan, canary).map_err(failed("load"))?;
+        let Watched { canary, names } = Watched::of(plan)?;
+        let ebpf = object::load(OBJECT, plan, canary, &[], &[]).map_err(failed("load"))?;
         let mut proof = Self { ebpf, devices: names.into_iter().collect(), since: Departures::default(), looks: 0 };
         proof.set_share(plan.share)?;
         proof.attach_all()?;
@@ -103,14 +93,10 @@ impl Proof {
     }
 
     fn attach_all(&mut self) -> Result<()> {
-        let program = self.ebpf.program_mut(PROGRAM).expect("the object has this program");
-        let program: &mut SchedClassifier = program.try_into().map_err(failed("load"))?;
-        program.load().map_err(failed("load"))?;
+        let program = object::program(&mut self.ebpf, PROGRAM).map_err(failed("load"))?;
         for device in &self.devices {
-            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-            program
-                .attach_with_options(device, TcAttachType::Egress, order)
-                .map_err(|source| Error::Proof { what: format!("attach to {device}"), source: source.into() })?;
+            object::attach(program, device, TcAttachType::Egress)
+                .map_err(|source| Error::Proof { what: format!("attach to {device}"), source })?;
         }
         Ok(())
     }
@@ -165,52 +151,6 @@ impl Proof {
 
 fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: &'static str) -> impl Fn(E) -> Error {
     move |source| Error::Proof { what: what.to_owned(), source: source.into() }
-}
-
-/// Loads the object, with the plan in its constants. Which device is the canary's is told by its index.
-fn load(plan: &Plan, canary: [u32; 2]) -> std::result::Result<Ebpf, Box<dyn std::error::Error + Send + Sync>> {
-    let key_from: u32 = match plan.key.from {
-        KeyFrom::ClientAddrPort => 0,
-        KeyFrom::ClientAddr => 1,
-        KeyFrom::Payload => 2,
-    };
-    let [offset, length] = [plan.key.offset, plan.key.length].map(|value| u32::from(value.unwrap_or(0)));
-    let constants = [
-        ("SEED", plan.seed),
-        ("KEY_FROM", key_from),
-        ("KEY_OFFSET", offset),
-        ("KEY_LENGTH", length),
-        ("SERVER_PORT", plan.server_port.unwrap_or(0).into()),
-        ("ROUTER", u32::from(plan.mode == Mode::Router)),
-        ("HAS_INCLUDE", u32::from(!plan.include.is_empty())),
-        ("HAS_EXCLUDE", u32::from(!plan.exclude.is_empty())),
-        ("CANARY_V4", canary[0]),
-        ("CANARY_V6", canary[1]),
-    ];
-    let mut loader = EbpfLoader::new();
-    for (name, value) in &constants {
-        loader.override_global(name, value, true);
-    }
-    let entries = |prefixes: &[Prefix]| prefixes.len().max(1) as u32;
-    loader.map_max_entries("INCLUDE", entries(&plan.include)).map_max_entries("EXCLUDE", entries(&plan.exclude));
-    let mut ebpf = loader.load(OBJECT)?;
-    for (name, prefixes) in [("INCLUDE", &plan.include), ("EXCLUDE", &plan.exclude)] {
-        let map = ebpf.map_mut(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let mut trie = LpmTrie::<&mut MapData, [u8; 16], u32>::try_from(map)?;
-        for prefix in prefixes {
-            trie.insert(&trie_key(prefix), 1, 0)?;
-        }
-    }
-    Ok(ebpf)
-}
-
-/// IPv4 prefixes among the IPv4-mapped IPv6 addresses.
-fn trie_key(prefix: &Prefix) -> TrieKey<[u8; 16]> {
-    let length = u32::from(prefix.length());
-    match prefix.address() {
-        IpAddr::V4(address) => TrieKey::new(96 + length, address.to_ipv6_mapped().octets()),
-        IpAddr::V6(address) => TrieKey::new(length, address.octets()),
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod assignment;
 mod network;
+mod passive;
 mod path_mtu;
 mod process;
 mod promotion;

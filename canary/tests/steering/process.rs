@@ -17,6 +17,7 @@ use std::{
 use pathlab_canary::{Mode, steer::Controller};
 use pathlab_guard::{Process, in_netns};
 use pathlab_record::Arm;
+use pathlab_xdp::pacing::Claim;
 
 use crate::{
     SEED, assigned, experiment,
@@ -46,6 +47,7 @@ fn controller_entry() {
         let stop = async {
             drop(tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await);
         };
+        let _claim = Claim::scheduling();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ended = runtime.block_on(controller.run(stop, |_| {})).unwrap();
         println!("ended {}", ended.by_command);

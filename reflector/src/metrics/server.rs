@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Metrics;
 use crate::{Error, Stop, sys};
 
 /// Connections at once; one more is closed unheard.
@@ -60,11 +59,13 @@ impl MetricsServer {
         self.local
     }
 
-    /// Hands out `metrics` until `stop` is raised, and then ends within the time of one connection.
+    /// Hands out what `text` says at the time, such as [`Metrics::text`](super::Metrics::text), until `stop` is raised, and then ends
+    /// within the time of one connection.
     ///
     /// # Errors
     /// [`Error::Wait`]; nothing that a client does makes it fail.
-    pub fn run(&self, metrics: &Metrics, stop: &Stop) -> Result<(), Error> {
+    pub fn run(&self, text: impl Fn() -> String + Sync, stop: &Stop) -> Result<(), Error> {
+        let text = &text;
         thread::scope(|scope| {
             loop {
                 let mut polled = [sys::Polled::readable(&self.listener), sys::Polled::readable(stop)];
@@ -87,7 +88,7 @@ impl MetricsServer {
                     continue;
                 }
                 let serve = move || {
-                    let served = serve(&mut connection, metrics).unwrap_or(false);
+                    let served = serve(&mut connection, text).unwrap_or(false);
                     let count = if served { &self.served } else { &self.refused };
                     count.fetch_add(1, Ordering::Relaxed);
                     // Before the client sees the end: it may come back at once.
@@ -110,7 +111,7 @@ impl MetricsServer {
 }
 
 /// One connection, one answer; true where that was the metrics.
-fn serve(connection: &mut TcpStream, metrics: &Metrics) -> io::Result<bool> {
+fn serve(connection: &mut TcpStream, text: impl Fn() -> String) -> io::Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     connection.set_nonblocking(false)?;
     let mut request = Vec::new();
@@ -130,7 +131,7 @@ fn serve(connection: &mut TcpStream, metrics: &Metrics) -> io::Result<bool> {
         }
     };
     let (status, kind, body) = match status {
-        Ok(()) => ("200 OK", TEXT, metrics.text()),
+        Ok(()) => ("200 OK", TEXT, text()),
         Err(status) => (status, "text/plain; charset=utf-8", format!("{status}; there is GET /metrics\n")),
     };
     let length = body.len();

@@ -75,6 +75,17 @@ impl Claim {
         Ok(claim)
     }
 
+    /// Real-time scheduling alone, where this host allows it: for one that must also die fast, as memory that is locked takes long
+    /// to give back.
+    pub fn scheduling() -> Self {
+        let mut claim = Self { scheduler_before: None, cpus_before: None, memory_locked: false, why_not: None };
+        sys::set_timer_slack(1);
+        if let Err(error) = claim.real_time() {
+            claim.why_not = Some(format!("{error}; it takes CAP_SYS_NICE, or RLIMIT_RTPRIO of 1"));
+        }
+        claim
+    }
+
     fn real_time(&mut self) -> io::Result<()> {
         let before = sys::scheduler()?;
         sys::set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, PRIORITY)?;

@@ -1,0 +1,173 @@
+//! `pathlab canary measure`: what the game's own packets tell of its sessions, in bins for the judge and on `/metrics`.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use jiff::{SignedDuration, Timestamp};
+use pathlab_canary::{
+    Experiment,
+    passive::{Account, Isps, Watch},
+    steer,
+};
+use pathlab_record::{Run, RunDirectory};
+use pathlab_reflector::{MetricsServer, Stop};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use super::{answer, seed, start::signalled};
+use crate::{Global, duration, exit::Misuse, host, probe, readiness, reflect::served, run_directory};
+
+/// Between two readings of the kernel's counts.
+const SWEEP: SignedDuration = SignedDuration::from_secs(10);
+
+#[derive(Args)]
+pub(super) struct MeasureOptions {
+    /// How long; until Ctrl-C or SIGTERM without
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    duration: Option<Duration>,
+    /// A label of every session; `window=aa` names the A/A prelude, before the steering starts
+    #[arg(long, value_name = "K=V", value_parser = probe::label)]
+    label: Vec<(String, Value)>,
+    /// Serve totals as OpenMetrics on `/metrics`; a port alone is one on loopback
+    #[arg(long, value_name = "ADDR:PORT", value_parser = served::address)]
+    metrics: Option<SocketAddr>,
+    /// Run directory [default: ./runs/<UTC time>-measure]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Measures until it is told to stop, and leaves a run directory.
+pub(super) fn measure(experiment: &Experiment, options: MeasureOptions, global: &Global) -> Result<()> {
+    if !pathlab_guard::privilege::is_root() {
+        bail!("canary measure loads programs into the kernel: run it as root");
+    }
+    let seed = seed(experiment)?;
+    let file = experiment.passive.as_ref().and_then(|passive| passive.isps.as_deref());
+    let isps = file.map(Isps::read).transpose().map_err(Misuse::of)?.unwrap_or_default();
+    if file.is_none() {
+        warn!("passive.isps is absent: every client is of ISP `{}`", pathlab_canary::passive::UNLISTED);
+    }
+    let started = Timestamp::now();
+    let path = options.out.unwrap_or_else(|| run_directory::default_path("measure", started));
+    let labels: pathlab_record::Labels = options.label.into_iter().collect();
+    let about = Run {
+        options: json!({ "experiment": experiment, "duration_s": options.duration.map(|span| span.as_secs_f64()) }),
+        host: host::facts(),
+        clock: host::clock(),
+        labels: labels.clone(),
+        ..Run::new("canary measure", started)
+    };
+    let server = options.metrics.map(MetricsServer::bind).transpose().map_err(Misuse::of)?;
+    let (directory, scrap) = run_directory::create(&path, &about)?;
+    let watch = Watch::attach(experiment, seed, isps, labels, started).map_err(|error| match error {
+        error @ (steer::Error::Config { .. } | steer::Error::AboveCap { .. } | steer::Error::NoDevice { .. }) => {
+            Misuse::of(error)
+        }
+        error => error.into(),
+    })?;
+    scrap.keep();
+    info!("watching {}", watch.devices().join(", "));
+    let until = options.duration.map(|span| started + span);
+    let published = Mutex::new(watch.account());
+    let text = || published.lock().unwrap_or_else(PoisonError::into_inner).openmetrics();
+    let over = Stop::new()?;
+    let (account, directory, lines) = thread::scope(|scope| {
+        let serving = server.as_ref().map(|server| {
+            info!("metrics on http://{}/metrics", server.local_addr());
+            scope.spawn(|| server.run(text, &over))
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let result = runtime.block_on(sweeps(watch, directory, until, &published));
+        over.request();
+        if let Some(serving) = serving {
+            serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        result
+    })?;
+    let head = directory.seal(Timestamp::now())?;
+    let document = json!({
+        "lines": lines, "sessions": account.counted, "groups": groups(&account), "echoes": account.echoes, "run": path,
+        "head": head.to_string(),
+    });
+    answer(global, &document, format_args!("{}\n{}  sealed {head}", said(&account, lines), path.display()))
+}
+
+/// Reads every few seconds, writes at the end of each bin.
+async fn sweeps(
+    mut watch: Watch,
+    mut directory: RunDirectory,
+    until: Option<Timestamp>,
+    published: &Mutex<Account>,
+) -> Result<(Account, RunDirectory, u64)> {
+    let stop = signalled();
+    tokio::pin!(stop);
+    readiness::announce();
+    let mut lines = 0;
+    loop {
+        let bin_end = watch.bin_end();
+        let due = [Some(Timestamp::now() + SWEEP), Some(bin_end), until].into_iter().flatten().min().unwrap_or(bin_end);
+        let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
+        let stopped = tokio::select! {
+            signal = &mut stop => { signal.context("cannot listen for signals")?; true }
+            () = tokio::time::sleep(wait) => false,
+        };
+        let now = Timestamp::now();
+        let ends = stopped || until.is_some_and(|until| now >= until);
+        if ends || now >= bin_end {
+            for line in watch.close_bin(now.min(bin_end))? {
+                directory.session(&line)?;
+                lines += 1;
+            }
+        } else {
+            watch.read()?;
+        }
+        let account = watch.account();
+        readiness::alive();
+        if ends {
+            return Ok((account, directory, lines));
+        }
+        *published.lock().unwrap_or_else(PoisonError::into_inner) = account;
+    }
+}
+
+fn groups(account: &Account) -> Vec<Value> {
+    let time = if account.echoes { "rtt" } else { "residence" };
+    let of = account.groups().map(|(arm, family, server, total)| {
+        json!({
+            "arm": arm, "family": family, "server": server, "packets": total.packets,
+            time: { "count": total.count(), "p50": total.quantile(0.5), "p95": total.quantile(0.95) },
+        })
+    });
+    of.collect()
+}
+
+fn said(account: &Account, lines: u64) -> String {
+    let time = if account.echoes { "round trips" } else { "residences" };
+    let mut text = String::new();
+    for (arm, family, server, total) in account.groups() {
+        let milliseconds = |share| total.quantile(share).map_or(0.0, |nanos| nanos as f64 / 1e6);
+        let arm = if arm == pathlab_record::Arm::Canary { "canary" } else { "control" };
+        let sent = total.packets.by_control + total.packets.by_canary;
+        text += &format!(
+            "{arm:<8} IPv{family} {server}: {sent} packets to clients, {} of them; {} {time}",
+            total.packets.received,
+            total.count()
+        );
+        if total.count() > 0 {
+            text += &format!(", p50 {:.2} ms, p95 {:.2} ms", milliseconds(0.5), milliseconds(0.95));
+        }
+        text.push('\n');
+    }
+    let counted = account.counted;
+    text + &format!(
+        "{} sessions, {} for want of room no more; {lines} lines of sessions.jsonl",
+        counted.began, counted.evicted
+    )
+}
