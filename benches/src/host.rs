@@ -3,6 +3,7 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
+use pathlab_netlab::steal::Ticks;
 use serde::{Deserialize, Serialize};
 
 use crate::contestant::Programs;
@@ -34,7 +35,7 @@ pub struct Host {
 #[derive(Clone, Copy, Debug)]
 pub struct Before {
     load: f64,
-    jiffies: Jiffies,
+    ticks: Ticks,
 }
 
 /// Looks at the host before a run.
@@ -42,7 +43,7 @@ pub struct Before {
 /// # Errors
 /// No `/proc`.
 pub fn before() -> Result<Before> {
-    Ok(Before { load: load()?, jiffies: Jiffies::now()? })
+    Ok(Before { load: load()?, ticks: Ticks::now()? })
 }
 
 /// All that is to be said after it.
@@ -61,7 +62,7 @@ pub fn after(before: Before, programs: &Programs) -> Result<Host> {
         virtual_machine: field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
         governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").ok().map(|name| name.trim().to_owned()),
         load: [before.load, load()?],
-        stolen: Jiffies::now()?.stolen_since(before.jiffies),
+        stolen: Ticks::now()?.stolen_since(before.ticks),
         revision: said("git", &["describe", "--always", "--dirty", "--abbrev=12"]).unwrap_or_else(|| "unknown".into()),
         peers: [
             said(&stamp_suite, &["--version"]),
@@ -73,30 +74,6 @@ pub fn after(before: Before, programs: &Programs) -> Result<Host> {
         .flatten()
         .collect(),
     })
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Jiffies {
-    all: u64,
-    stolen: u64,
-}
-
-impl Jiffies {
-    fn now() -> Result<Self> {
-        Self::parse(&read("/proc/stat")?).context("/proc/stat has no line of all processors")
-    }
-
-    /// proc_stat(5): user nice system idle iowait irq softirq steal; guest times are within user and nice.
-    fn parse(stat: &str) -> Option<Self> {
-        let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-        let jiffies: Vec<u64> = line.split_whitespace().take(8).map_while(|number| number.parse().ok()).collect();
-        Some(Self { all: jiffies.iter().sum(), stolen: *jiffies.get(7)? })
-    }
-
-    fn stolen_since(self, before: Self) -> f64 {
-        let all = self.all.saturating_sub(before.all);
-        if all == 0 { 0.0 } else { self.stolen.saturating_sub(before.stolen) as f64 / all as f64 }
-    }
 }
 
 fn load() -> Result<f64> {
@@ -126,15 +103,6 @@ fn xsk_rs() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stolen_time_is_a_share_of_all_time() {
-        let before = Jiffies::parse("cpu  10 0 10 80 0 0 0 5 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n").expect("a line");
-        let after = Jiffies::parse("cpu  60 0 10 110 0 0 0 25 7 0\n").expect("a line");
-        assert!((after.stolen_since(before) - 0.2).abs() < 1e-12);
-        assert_eq!(before.stolen_since(before), 0.0);
-        assert!(Jiffies::parse("intr 1 2 3").is_none());
-    }
 
     #[test]
     fn the_library_peer_has_a_version() {

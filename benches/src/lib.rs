@@ -6,6 +6,8 @@
 //!                                             └─ test runs                        (xdp.bpf.c)
 //! scripts/bench probe ─────► bench probe ─────── slots: when packets came out of the wire (arrivals.bpf.c)
 //!
+//! scripts/bench lab ───────► bench lab ───────── the wire engine: delay, rate, packets (lab)
+//!
 //! scripts/soak flood ──────► bench flood ─────── hostile packets beside an honest session
 //!
 //! every figure of every round ─► Table ─► text, JSON, the tables of docs/performance.md
@@ -23,6 +25,7 @@ pub mod flood;
 pub mod generator;
 pub mod host;
 pub mod irtt;
+pub mod lab;
 pub mod rate;
 pub mod render;
 pub mod round_trips;

@@ -14,7 +14,7 @@ pub const SCHEMA: &str = "pathlab.bench/1";
 pub struct Table {
     /// [`SCHEMA`].
     pub schema: String,
-    /// `reflector` or `probe`.
+    /// `reflector`, `probe` or `lab`.
     pub table: String,
     /// When it began (UTC).
     pub started: jiff::Timestamp,

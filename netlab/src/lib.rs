@@ -52,6 +52,7 @@ pub mod qdisc;
 pub mod queue;
 pub mod scenario;
 mod seeded;
+pub mod steal;
 mod sys;
 pub mod sysctl;
 

@@ -56,7 +56,7 @@ fn bind(lab: &Lab, node: &str, address: &str) -> UdpSocket {
 
 /// What of a grade says that nothing can be concluded from the run.
 fn invalid(grade: &WireGrade) -> bool {
-    let objections = grade.objections(Tolerance { release: Duration::from_micros(500), steal: 1.0 }, 0.0);
+    let objections = grade.objections(Tolerance { release: Duration::from_micros(500), steal: 1.0 });
     objections.iter().for_each(|objection| eprintln!("invalid: {objection}"));
     !objections.is_empty()
 }

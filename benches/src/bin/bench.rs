@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use pathlab_benches::{
     contestant::Programs,
-    flood, render,
+    flood, lab, render,
     table::Table,
     tables::{self, Effort},
 };
@@ -28,6 +28,8 @@ enum Verb {
     Reflector(Measure),
     /// How well the schedule is kept
     Probe(Measure),
+    /// How well the lab's wire engine keeps its times
+    Lab(Measure),
     /// Hostile packets beside an honest session; fails where the session lost a packet, or the reflector grew or chattered
     Flood {
         /// Of each flood
@@ -42,7 +44,7 @@ enum Verb {
         /// The document
         #[arg(long, default_value = "docs/performance.md")]
         document: PathBuf,
-        /// Tables as JSON [default: target/bench/reflector.json and target/bench/probe.json, those of them that exist]
+        /// Tables as JSON [default: those of target/bench/ that exist: reflector.json, probe.json, lab.json]
         tables: Vec<PathBuf>,
     },
 }
@@ -68,26 +70,33 @@ struct Measure {
 
 fn main() -> Result<()> {
     match Bench::parse().verb {
-        Verb::Reflector(measure) => show("reflector", &measure, tables::reflector),
-        Verb::Probe(measure) => show("probe", &measure, tables::probe),
+        Verb::Reflector(measure) => show(&measure, tables::reflector),
+        Verb::Probe(measure) => show(&measure, tables::probe),
+        Verb::Lab(measure) => print(&lab::lab(&effort(&measure))?, &measure),
         Verb::Flood { seconds, pathlab } => flooded(Duration::from_secs(seconds), &pathlab),
         Verb::Render { document, tables } => write(&document, tables),
     }
 }
 
-fn show(name: &str, measure: &Measure, table: fn(&Programs, &Effort) -> Result<Table>) -> Result<()> {
+fn show(measure: &Measure, table: fn(&Programs, &Effort) -> Result<Table>) -> Result<()> {
     let own = std::env::current_exe()?.parent().context("a program lies in a folder")?.to_owned();
     let absolute =
         |path: &PathBuf| fs::canonicalize(path).with_context(|| format!("{}: scripts/bench builds it", path.display()));
     let programs = Programs { pathlab: absolute(&measure.pathlab)?, own, peers: absolute(&measure.peers)? };
-    let effort = if measure.quick { Effort::quick() } else { Effort::whole(measure.rounds.into()) };
-    let table = table(&programs, &effort)?;
-    print!("{}", render::text(&table));
-    let path = measure.json.clone().unwrap_or_else(|| PathBuf::from(format!("target/bench/{name}.json")));
+    print(&table(&programs, &effort(measure))?, measure)
+}
+
+fn effort(measure: &Measure) -> Effort {
+    if measure.quick { Effort::quick() } else { Effort::whole(measure.rounds.into()) }
+}
+
+fn print(table: &Table, measure: &Measure) -> Result<()> {
+    print!("{}", render::text(table));
+    let path = measure.json.clone().unwrap_or_else(|| PathBuf::from(format!("target/bench/{}.json", table.table)));
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&path, serde_json::to_string_pretty(&table)? + "\n").with_context(|| path.display().to_string())?;
+    fs::write(&path, serde_json::to_string_pretty(table)? + "\n").with_context(|| path.display().to_string())?;
     println!("{}", path.display());
     Ok(())
 }
@@ -113,9 +122,10 @@ fn flooded(span: Duration, pathlab: &Path) -> Result<()> {
 }
 
 fn write(document: &PathBuf, tables: Vec<PathBuf>) -> Result<()> {
-    let measured = ["target/bench/reflector.json", "target/bench/probe.json"].map(PathBuf::from);
+    let measured =
+        ["target/bench/reflector.json", "target/bench/probe.json", "target/bench/lab.json"].map(PathBuf::from);
     let tables = if tables.is_empty() { measured.into_iter().filter(|path| path.exists()).collect() } else { tables };
-    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, scripts/bench probe");
+    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, probe or lab");
     let mut text = fs::read_to_string(document).with_context(|| document.display().to_string())?;
     for path in tables {
         let name = || path.display().to_string();

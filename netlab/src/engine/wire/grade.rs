@@ -54,13 +54,15 @@ pub struct WireGrade {
     pub scheduler: String,
     /// Why it is not real time.
     pub scheduler_why: Option<String>,
+    /// Share of the processors' time that the hypervisor took meanwhile, 0 to 1; absent where it cannot be read.
+    pub steal: Option<f64>,
     /// Times that the clock in which the kernel stamps was set while frames were under way.
     pub clock_jumps: u64,
 }
 
 impl WireGrade {
-    /// Why the run does not stand; nothing where it does. `steal` is the share of the processors' time that the hypervisor took.
-    pub fn objections(&self, tolerance: Tolerance, steal: f64) -> Vec<String> {
+    /// Why the run does not stand; nothing where it does.
+    pub fn objections(&self, tolerance: Tolerance) -> Vec<String> {
         let mut objections = Vec::new();
         for direction in &self.directions {
             let place = format!("{}:{}", direction.node, direction.dev);
@@ -82,7 +84,7 @@ impl WireGrade {
                 }
             }
         }
-        if steal > tolerance.steal {
+        if let Some(steal) = self.steal.filter(|steal| *steal > tolerance.steal) {
             let (took, allowed) = (steal * 100.0, tolerance.steal * 100.0);
             objections
                 .push(format!("the hypervisor took {took:.1} % of the processors' time, tolerated are {allowed:.1} %"));
@@ -107,6 +109,7 @@ mod tests {
             spin: Duration::ZERO,
             scheduler: "SCHED_FIFO 1".into(),
             scheduler_why: None,
+            steal: Some(0.0),
             clock_jumps: 0,
         }
     }
@@ -116,9 +119,9 @@ mod tests {
         let tolerance = Tolerance { release: Duration::from_micros(100), steal: 0.05 };
         let mut errors = vec![20_000; 995];
         errors.extend([5_000_000; 5]);
-        assert_eq!(grade(&errors).objections(tolerance, 0.0), [""; 0]);
+        assert_eq!(grade(&errors).objections(tolerance), [""; 0]);
         errors.extend([5_000_000; 20]);
-        let objections = grade(&errors).objections(tolerance, 0.06);
+        let objections = WireGrade { steal: Some(0.06), ..grade(&errors) }.objections(tolerance);
         assert!(objections[0].starts_with("a:b: 1 % of the frames left 5."), "{objections:?}");
         assert!(objections[0].ends_with("ms or more after they were due, tolerated are 100µs"), "{objections:?}");
         assert_eq!(objections[1], "the hypervisor took 6.0 % of the processors' time, tolerated are 5.0 %");
@@ -130,7 +133,7 @@ mod tests {
         grade.directions[0].missed = 3;
         grade.clock_jumps = 1;
         assert_eq!(
-            grade.objections(Tolerance::default(), 0.0),
+            grade.objections(Tolerance::default()),
             ["a:b: 3 frames were lost because the router was too slow", "the system's clock was set 1 times meanwhile"]
         );
     }

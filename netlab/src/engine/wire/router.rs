@@ -16,6 +16,7 @@ use super::{
     port::Port,
     sys,
 };
+use crate::steal::Ticks;
 
 /// Between two looks at what somebody may want of an idle router.
 const IDLE: Duration = Duration::from_millis(50);
@@ -56,6 +57,12 @@ struct Clock {
     jumps: u64,
 }
 
+/// What the host did meanwhile.
+struct Conditions {
+    steal: Option<f64>,
+    jumps: u64,
+}
+
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -93,6 +100,7 @@ impl Router {
         let claim = Claim::take(pacing, None).map_err(into_io)?;
         let mut spin = Spin::new(pacing.pace, Interval::from_nanos(i64::MAX));
         let mut clock = Clock::new();
+        let before = Ticks::now().ok();
         let mut slept = Instant::now();
         let mut late = SparseHistogram::new();
         while !stop.load(Ordering::Relaxed) {
@@ -133,7 +141,8 @@ impl Router {
                 late.record(over.as_nanos() as u64);
             }
         }
-        self.finish(&claim, &spin, late, clock.jumps)
+        let steal = before.zip(Ticks::now().ok()).map(|(before, now)| now.stolen_since(before));
+        self.finish(&claim, &spin, late, Conditions { steal, jumps: clock.jumps })
     }
 
     /// Takes what came; whether more may be there.
@@ -171,7 +180,7 @@ impl Router {
         Ok(())
     }
 
-    fn finish(mut self, claim: &Claim, spin: &Spin, late: SparseHistogram, jumps: u64) -> io::Result<WireGrade> {
+    fn finish(mut self, claim: &Claim, spin: &Spin, late: SparseHistogram, host: Conditions) -> io::Result<WireGrade> {
         let (scheduler, scheduler_why) = claim.scheduler();
         let mut directions = Vec::new();
         for path in self.paths {
@@ -185,7 +194,8 @@ impl Router {
             spin: Duration::from_nanos(spin.reported()),
             scheduler,
             scheduler_why,
-            clock_jumps: jumps,
+            steal: host.steal,
+            clock_jumps: host.jumps,
         })
     }
 }
