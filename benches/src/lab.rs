@@ -22,8 +22,6 @@ const KERNEL: &str = "the kernel's tbf";
 const PACES: [u32; 2] = [200, 5000];
 /// What is to be forwarded at least.
 const ENOUGH: f64 = 100_000.0;
-/// More than any sender of ours makes.
-const FLAT_OUT: f64 = 2_000_000.0;
 
 /// Median, least and most of peers, five interleaved rounds on another 2-CPU virtual machine, not of this run.
 struct Peer {
@@ -74,8 +72,8 @@ pub fn lab(effort: &Effort) -> Result<Table> {
                 4 => rounds.rate[0].push(rate(effort.run, Player::Wire)? / 1e6),
                 5 => rounds.rate[1].push(rate(effort.run, Player::Kernel)? / 1e6),
                 6 => rounds.passed[0].push(passed(ENOUGH * 1.1, effort.span, true)?),
-                7 => rounds.passed[1].push(passed(FLAT_OUT, effort.span, true)?),
-                _ => rounds.passed[2].push(passed(FLAT_OUT, effort.span, false)?),
+                7 => rounds.passed[1].push(passed(f64::INFINITY, effort.span, true)?),
+                _ => rounds.passed[2].push(passed(f64::INFINITY, effort.span, false)?),
             }
         }
         eprintln!("round {}: {:?}", round + 1, [0, 1].map(|pace| rounds.late[pace].last()));
@@ -197,7 +195,7 @@ fn method(effort: &Effort) -> Vec<String> {
             .into(),
         format!("Error of delay: the receiver's kernel stamp less the sender's reading of the same clock before its system call, less {DELAY:?}; datagrams in frames of 64 octets, runs of {run:?}. It holds both veth passages and the stacks, which `veth, nothing between` shows alone."),
         format!("Rate: frames of 1,500 octets offered at 20 Mbit/s, 50 packets of tail drop, {run:?}; sent are frames between the first and the last kernel stamp of the time in which the queue is full. Rates count Ethernet frames; those of the peers are IP packets."),
-        format!("Forwarded: counted by the receiver's interface over {span:?}, with a delay of 1 ms; the sender makes a burst every 2 ms on the same two CPUs, and takes its share of them."),
+        format!("Forwarded: counted by the receiver's interface over {span:?}, with a delay of 1 ms; the sender is an AF_XDP socket at the sender's interface, 32 frames a call, on the same CPUs as the router, of which it takes its share."),
         "Peers: five interleaved rounds on another 2-CPU virtual machine, earlier, with median, least and most of those; mahimahi sends early, so that its median at 5,000 a second is negative. They were not run beside ours, and no ratio is taken.".into(),
     ]
 }

@@ -3,16 +3,19 @@
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use pathlab_netlab::{
     engine::{kernel::Player, wire::WireGrade},
     lab::Lab,
     scenario::Scenario,
 };
 use pathlab_reflector::datapath::{SocketOptions, StampedSocket};
+use pathlab_xdp::xsk::{CopyMode, XskOptions, XskSocket};
 
 use crate::figures::quantile;
 
@@ -40,8 +43,8 @@ pub(super) struct Late {
     pub(super) own_p99: Option<f64>,
 }
 
-/// The link's other settings, and the rest of a scenario of two nodes.
-fn lab(left: &str, rest: &str, player: Player) -> Result<Lab> {
+/// Two nodes; `left` is what the first one's sending meets.
+fn lab(left: &str, player: Player) -> Result<Lab> {
     let text = format!(
         r#"
 name = "bench"
@@ -51,24 +54,16 @@ needs = ["tbf"]
 
 [[node]]
 name = "left"
-routes = [{{ to = "198.51.100.0/24", via = "192.0.2.2", dev = "out" }}]
 
 [[node]]
 name = "right"
-black_hole = ["198.51.100.0/24"]
 
 [[link]]
 ends = [
   {{ node = "left", dev = "out", addresses = ["192.0.2.1/30"]{left} }},
   {{ node = "right", dev = "in", addresses = ["192.0.2.2/30"] }},
 ]
-
-[[window]]
-name = "all"
-kind = "evening"
-start = "0s"
-end = "10min"
-{rest}"#
+"#
     );
     let scenario = Scenario::parse("bench.toml", &text, None)?;
     Ok(Lab::up_played(&scenario, &format!("bench-{}", std::process::id()), 1, None, player)?)
@@ -101,7 +96,7 @@ fn drain(ear: &mut StampedSocket, mut each: impl FnMut(&[u8], i128)) -> Result<(
         if take(ear, &mut each)? > 0 {
             last = Instant::now();
         }
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }
@@ -113,7 +108,7 @@ fn drain(ear: &mut StampedSocket, mut each: impl FnMut(&[u8], i128)) -> Result<(
 /// No lab to be had, or packets that did not come.
 pub(super) fn late(per_second: u32, span: Duration, emulated: bool) -> Result<Late> {
     let setting = if emulated { format!(r#", delay = "{}ms""#, DELAY.as_millis()) } else { String::new() };
-    let mut lab = lab(&setting, "", Player::Wire)?;
+    let mut lab = lab(&setting, Player::Wire)?;
     let (mouth, mut ear) = ends(&lab)?;
     let due = if emulated { DELAY } else { Duration::ZERO };
     let mut errors = Vec::new();
@@ -126,7 +121,7 @@ pub(super) fn late(per_second: u32, span: Duration, emulated: bool) -> Result<La
     let packets = (span.as_secs_f64() * f64::from(per_second)) as u32;
     for number in 0..packets {
         let slot = Duration::from_secs(1) / per_second * number;
-        std::thread::sleep(slot.saturating_sub(start.elapsed()));
+        thread::sleep(slot.saturating_sub(start.elapsed()));
         let mut packet = [0; SMALL];
         packet[..16].copy_from_slice(&now().to_le_bytes());
         mouth.send(&packet)?;
@@ -152,7 +147,7 @@ fn sending(grade: &WireGrade) -> Option<&pathlab_netlab::engine::wire::Direction
 /// # Errors
 /// As [`late`].
 pub(super) fn rate(span: Duration, player: Player) -> Result<f64> {
-    let mut lab = lab(&format!(r#", rate = "{RATE}bit", queue = "50 packets""#), "", player)?;
+    let mut lab = lab(&format!(r#", rate = "{RATE}bit", queue = "50 packets""#), player)?;
     let (mouth, mut ear) = ends(&lab)?;
     let mut stamps = Vec::new();
     let mut note = |_: &[u8], stamp| stamps.push(stamp);
@@ -161,7 +156,7 @@ pub(super) fn rate(span: Duration, player: Player) -> Result<f64> {
     let start = Instant::now();
     let mut slot = Duration::ZERO;
     while slot < span {
-        std::thread::sleep(slot.saturating_sub(start.elapsed()));
+        thread::sleep(slot.saturating_sub(start.elapsed()));
         mouth.send(&payload)?;
         take(&mut ear, &mut note)?;
         slot += gap;
@@ -187,37 +182,68 @@ pub(super) struct Passed {
     pub(super) passed: f64,
 }
 
-/// What passes with a delay of a millisecond while `wanted` are asked of the sender; both counted by the interfaces.
+/// What passes with a delay of a millisecond while `wanted` a second are sent, or all that can be where that is infinite; both counted by the interfaces.
 ///
 /// # Errors
 /// As [`late`].
 pub(super) fn passed(wanted: f64, span: Duration, emulated: bool) -> Result<Passed> {
     let setting = if emulated { r#", delay = "1ms""# } else { "" };
-    let load = format!(
-        r#"
-[[load]]
-node = "left"
-to = "198.51.100.1"
-payload = {SMALL}
-rate = "{}bit"
-wobble = "0%"
-period = "1s"
-during = ["all"]
-"#,
-        (wanted * 64.0 * 8.0) as u64
-    );
-    let lab = lab(setting, &load, Player::Wire)?;
-    let _loads = lab.start_loads(Instant::now())?;
+    let lab = lab(setting, Player::Wire)?;
+    let options = XskOptions { copy: CopyMode::Copy, tx_metadata: false, ..XskOptions::default() };
+    let mut socket = lab.namespace("left")?.run(|| XskSocket::bind("out", 0, &options))??;
     let count = || -> Result<([u64; 2], Instant)> {
         let offered = lab.namespace("left")?.run(|| packets("out", 9))??;
         Ok(([offered, lab.namespace("right")?.run(|| packets("in", 1))??], Instant::now()))
     };
-    std::thread::sleep(span / 4);
-    let before = count()?;
-    std::thread::sleep(span);
-    let after = count()?;
+    let over = AtomicBool::new(false);
+    let (before, after) = thread::scope(|scope| -> Result<_> {
+        let sender = scope.spawn(|| flood(&mut socket, wanted, &over));
+        thread::sleep(span / 4);
+        let before = count();
+        thread::sleep(span);
+        let after = count();
+        over.store(true, Ordering::Relaxed);
+        sender.join().map_err(|_| anyhow!("the sender panicked"))??;
+        Ok((before?, after?))
+    })?;
     let [offered, passed] = [0, 1].map(|at| (after.0[at] - before.0[at]) as f64 / (after.1 - before.1).as_secs_f64());
     Ok(Passed { offered, passed })
+}
+
+/// What the kernel sends with one call in copy mode.
+const BATCH: u64 = 32;
+
+/// Sends a frame of 64 octets that nobody takes, so many times a second, until `over`.
+fn flood(socket: &mut XskSocket, wanted: f64, over: &AtomicBool) -> Result<()> {
+    let mut packet = [0; 64];
+    // to nobody, from nobody, an IPv4 header between documentation networks
+    packet[..12].copy_from_slice(&[2, 0, 0, 0, 0, 0xfe, 2, 0, 0, 0, 0, 0xff]);
+    packet[12..24].copy_from_slice(&[0x08, 0, 0x45, 0, 0, 50, 0, 0, 0x40, 0, 64, 17]);
+    packet[26..34].copy_from_slice(&[192, 0, 2, 1, 198, 51, 100, 1]);
+    let mut completed = Vec::new();
+    let (start, mut sent) = (Instant::now(), 0_u64);
+    while !over.load(Ordering::Relaxed) {
+        let due = (start.elapsed().as_secs_f64() * wanted) as u64;
+        if due.saturating_sub(sent) < BATCH {
+            std::hint::spin_loop();
+            continue;
+        }
+        // Behind by more than a hundredth of a second, the rest is forgotten.
+        sent = sent.max(due.saturating_sub((wanted / 100.0) as u64));
+        socket.complete(&mut completed, usize::MAX);
+        completed.clear();
+        for _ in 0..BATCH {
+            let Some(mut frame) = socket.frame() else { break };
+            frame.copy_from(&packet);
+            if let Err(frame) = socket.send(frame, 0, false) {
+                socket.recycle(frame);
+                break;
+            }
+            sent += 1;
+        }
+        socket.flush()?;
+    }
+    Ok(())
 }
 
 /// A counter of an interface of this thread's namespace, by its column in /proc/net/dev.
