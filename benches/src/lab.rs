@@ -49,6 +49,8 @@ const PEERS: [Peer; 2] = [
     },
 ];
 
+type Figure = fn(&Late) -> f64;
+
 #[derive(Default)]
 struct Rounds {
     late: [Vec<Late>; 2],
@@ -95,8 +97,7 @@ pub fn lab(effort: &Effort) -> Result<Table> {
 
 fn sections(rounds: &Rounds) -> Vec<Section> {
     let mut sections = Vec::new();
-    let figures: [(&str, fn(&Late) -> f64); 3] =
-        [("p50", |late| late.p50), ("p95", |late| late.p95), ("p99", |late| late.p99)];
+    let figures: [(&str, Figure); 3] = [("p50", |late| late.p50), ("p95", |late| late.p95), ("p99", |late| late.p99)];
     for (pace, per_second) in PACES.into_iter().enumerate() {
         for (at, (name, figure)) in figures.into_iter().enumerate() {
             let mut rows = vec![
