@@ -13,6 +13,8 @@ pub(crate) const HELP: &str =
 pub(crate) enum Exit {
     /// Done; of a judging verb: Promote.
     Done,
+    /// Done, and something that was expected does not hold; what, stands in the results.
+    Failed,
     /// Judged: Hold.
     Hold,
     /// Judged: RollBack.
@@ -23,6 +25,7 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         match exit {
             Exit::Done => 0,
+            Exit::Failed => 1,
             Exit::Hold => 3,
             Exit::RollBack => 4,
         }

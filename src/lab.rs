@@ -1,24 +1,30 @@
 //! `pathlab lab`: networks in namespaces, from scenario files.
 
-use std::{ffi::OsStr, os::unix::process::CommandExt, process::Command};
+mod compare;
+mod played;
+
+use std::{ffi::OsStr, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use pathlab_canary::{KeyFrom, Share, bucket};
+use jiff::Timestamp;
+use pathlab_canary::Share;
 use pathlab_netlab::{
     Error,
-    engine::discrete,
     lab::{self, Lab},
-    scenario::{Scenario, Session},
+    scenario::Scenario,
+    truth::Truth,
 };
-use pathlab_record::{Arm, SessionKey};
+use pathlab_record::Run;
+use played::Play;
+pub(crate) use played::Played;
 use serde_json::json;
 use tracing::{info, warn};
 
 use crate::{
     Global,
     exit::{Exit, Misuse},
-    guardian, output, report,
+    guardian, host, output, report, run_directory,
 };
 
 /// Play networks in namespaces from a scenario file
@@ -34,7 +40,7 @@ enum Action {
     List,
     /// Draw a scenario's topology
     Show(Which),
-    /// Play a scenario from its first to its last window, and say what its sessions saw
+    /// Play a scenario from its first to its last window, say what its sessions saw, and check what it expects; exits with 1 where that does not hold
     Run {
         #[command(flatten)]
         which: Which,
@@ -47,7 +53,13 @@ enum Action {
         /// Share of the sessions whose replies take the canary arm, where the scenario has one
         #[arg(long, value_name = "SHARE")]
         share: Option<Share>,
+        /// Run directory to write: truth.json with each fault as it was, lab.json with the results, outcome.txt with every packet; it must not exist or
+        /// be empty [default: ./runs/<UTC time>-lab]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
+    /// Play two settings of a scenario by turns, and tell the median of the differences with its interval
+    Compare(compare::CompareArgs),
     /// Bring a scenario up; it stays until `lab down`
     Up {
         #[command(flatten)]
@@ -115,14 +127,15 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
                 print!("{}", scenario.show());
             }
         }
-        Action::Run { which, seed, engine, share } => {
+        Action::Run { which, seed, engine, share, out } => {
             if engine == Engine::Auto {
                 info!("engine auto: virtual, whose figures are exact and the same everywhere");
             }
             let scenario = which.load()?;
             let seed = seed.unwrap_or(scenario.seed);
-            play(&scenario, seed, share, global)?;
+            return play(&Play { scenario: &scenario, seed, share }, out, global);
         }
+        Action::Compare(args) => return compare::run(&args, global),
         Action::Up { which, name, seed } => {
             let scenario = which.load()?;
             let name = name.unwrap_or_else(|| scenario.name.clone());
@@ -154,28 +167,33 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn play(scenario: &Scenario, seed: u64, share: Option<Share>, global: &Global) -> Result<()> {
-    if scenario.probe.is_none() || scenario.windows.is_empty() {
-        return Err(
-            Misuse(format!("scenario {} has no [probe] or no [[window]]: nothing to run", scenario.name)).into()
-        );
-    }
-    if share.is_some() && scenario.arms.is_none() {
-        return Err(Misuse(format!("scenario {} has no [arms]: leave out --share", scenario.name)).into());
-    }
-    let arm = |session: &Session| match share {
-        // a kernel's rule has 32 bits of seed
-        Some(share) => bucket(seed as u32, &SessionKey(session.source), KeyFrom::ClientAddrPort)
-            .map_or(Arm::Control, |bucket| pathlab_canary::arm(bucket, share)),
-        None => Arm::Control,
-    };
-    let outcome = discrete::play(scenario, seed, |session| arm(session) == Arm::Canary);
-    let run = report::lab::LabRun::new(scenario, seed, outcome, arm);
+fn play(play: &Play<'_>, out: Option<PathBuf>, global: &Global) -> Result<Exit> {
+    play.check()?;
+    let started = Timestamp::now();
+    let path = out.unwrap_or_else(|| run_directory::default_path("lab", started));
+    let options = json!({
+        "scenario": play.scenario.name,
+        "seed": play.seed,
+        "engine": "virtual",
+        "share": play.share.map(|share| share.to_string()),
+    });
+    let about = Run { options, host: host::facts(), clock: host::clock(), ..Run::new("lab", started) };
+    let (mut directory, scrap) = run_directory::create(&path, &about)?;
+    let played = play.virtually();
+    let truth = Truth::of(play.scenario, play.seed);
+    let run = report::lab::LabRun::new(&played);
+    directory.artefact("truth.json", format!("{}\n", serde_json::to_string_pretty(&truth)?).as_bytes())?;
+    directory.artefact("outcome.txt", played.outcome.to_text().as_bytes())?;
+    directory.artefact("lab.json", format!("{}\n", serde_json::to_string_pretty(&run)?).as_bytes())?;
+    directory.seal(Timestamp::now())?;
+    scrap.keep();
     if global.json {
-        return output::json("lab", &run);
+        output::json("lab", &run)?;
+    } else {
+        print!("{}", run.text());
+        println!("\n{} injected faults in {}", truth.faults.len(), path.join("truth.json").display());
     }
-    print!("{}", run.text());
-    Ok(())
+    Ok(if run.holds() { Exit::Done } else { Exit::Failed })
 }
 
 fn list(global: &Global) -> Result<()> {

@@ -97,7 +97,7 @@ const WRITTEN_WRONG: &[Row] = &[
     ("canary promote -c good.toml --verdict broken.jsonl", 1, "not a verdict of this version"),
     ("canary replay broken.jsonl", 1, "not a verdict of this version"),
     // lab
-    ("lab show absent", 2, "no scenario absent; shipped are demo"),
+    ("lab show absent", 2, "no scenario absent; shipped are demo, baseline"),
     ("lab show ./absent.toml", 2, "absent.toml"),
     ("lab show demo --variant absent", 2, "demo.toml has no variant absent; it has same, worse"),
     ("lab down", 2, "required arguments were not provided: <NAME>"),

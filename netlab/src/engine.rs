@@ -9,4 +9,7 @@
 pub mod discrete;
 pub mod kernel;
 pub mod line;
+mod outcome;
 pub mod wire;
+
+pub use outcome::{BulkCount, LinkCount, Outcome, Probed};

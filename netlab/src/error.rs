@@ -83,9 +83,17 @@ pub enum Error {
         /// Those that there are.
         known: String,
     },
-    /// A scenario with links that the lab does not make out of the kernel's queues.
-    #[error("scenario {scenario}: {what}, which the kernel engine does not play; use `lab run --engine virtual`")]
-    BeyondTheKernel {
+    /// A setting that the scenario cannot have.
+    #[error("setting {setting:?}: {problem}")]
+    Setting {
+        /// The setting.
+        setting: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A scenario with something that no engine with real packets plays.
+    #[error("scenario {scenario}: {what}, which no engine with real packets plays; use `lab run --engine virtual`")]
+    BeyondRealPackets {
         /// The scenario.
         scenario: String,
         /// Where it asks for what.
@@ -163,6 +171,11 @@ pub enum Error {
         /// Its name for `tc`.
         kind: &'static str,
     },
+    /// The kernel's choice among next hops cannot be fixed.
+    #[error(
+        "this kernel has no net.ipv4.fib_multipath_hash_seed (Linux 6.11), so that flows would take other next hops in every run; use `lab run --engine virtual`"
+    )]
+    NoHashSeed,
     /// A load's sender cannot be started.
     #[error("cannot send load from node {node} to {to}: {source}")]
     Load {

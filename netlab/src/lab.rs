@@ -6,7 +6,7 @@
 use std::{
     ffi::OsStr,
     process::{Child, Command, ExitStatus},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use pathlab_guard::{Guardian, Journal, Leftover, Object, Process, Undone, privilege};
@@ -14,9 +14,10 @@ use pathlab_guard::{Guardian, Journal, Leftover, Object, Process, Undone, privil
 use crate::{
     engine::{
         kernel::{self, Played, Player, Qdiscs},
-        wire::{Spliced, Wire, WireGrade},
+        wire::{Spliced, Wire, WireGrade, Zero},
     },
     error::{Error, Result},
+    impairment::Impairment,
     link::{self, End, MacAddress, Route},
     load::Generator,
     netlink::Netlink,
@@ -28,6 +29,8 @@ use crate::{
 
 /// Verb of a lab's undo journal.
 const VERB: &str = "lab";
+/// Since Linux 6.11; of both families.
+const HASH_SEED: &str = "net.ipv4.fib_multipath_hash_seed";
 
 /// A running lab. Dropping it takes everything down, unless it is kept.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub struct Lab {
     /// Who plays each link.
     played: Vec<Played>,
     wire: Option<Wire>,
+    zero: Zero,
     journal: Option<Journal>,
     guardian: Option<Guardian>,
 }
@@ -80,6 +84,9 @@ impl Lab {
             return Err(Error::Privilege { action: format!("bringing up lab {id}") });
         }
         check_id(id)?;
+        if let Some(what) = scenario.beyond_real_packets() {
+            return Err(Error::BeyondRealPackets { scenario: scenario.name.clone(), what });
+        }
         let journal = Journal::create(VERB, id).map_err(|error| match error {
             pathlab_guard::Error::JournalExists { .. } => Error::LabExists { id: id.to_owned() },
             other => other.into(),
@@ -92,6 +99,7 @@ impl Lab {
             namespaces: Vec::new(),
             played: Vec::new(),
             wire: None,
+            zero: Zero::default(),
             journal: Some(journal),
             guardian,
         };
@@ -146,6 +154,12 @@ impl Lab {
     /// What ended it before.
     pub fn stop_wire(&mut self) -> Result<Option<WireGrade>> {
         self.wire.take().map(Wire::stop).transpose()
+    }
+
+    /// The scenario's time begins: faults come and go from now on. Only the first call counts; until it, time stands at zero.
+    pub fn begin(&self) -> Instant {
+        self.zero.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        Instant::now()
     }
 
     /// Starts the scenario's loads; its time zero is `start`.
@@ -272,6 +286,12 @@ impl Lab {
         for (key, value) in settings {
             sysctl::set(&namespace, key, value)?;
         }
+        if node.routes.iter().any(|route| !route.members.is_empty()) {
+            // By addresses and ports, as a game's flows differ in ports alone.
+            sysctl::set(&namespace, "net.ipv4.fib_multipath_hash_policy", "1")?;
+            sysctl::set(&namespace, "net.ipv6.fib_multipath_hash_policy", "1")?;
+            sysctl::set(&namespace, HASH_SEED, &self.scenario.hash_seed.to_string()).map_err(|_| Error::NoHashSeed)?;
+        }
         let mut netlink = Netlink::open(&namespace)?;
         netlink.up("lo")?;
         for address in &node.addresses {
@@ -288,7 +308,7 @@ impl Lab {
     fn choose_players(&mut self, player: Player) -> Result<()> {
         let Some(any) = self.namespaces.first() else { return Ok(()) };
         let (mut netlink, mut qdiscs) = (Netlink::open(any)?, Qdiscs::default());
-        let choices = self.scenario.links.iter().map(|link| qdiscs.choose(player, link, &mut netlink));
+        let choices = self.scenario.links.iter().map(|link| qdiscs.choose(player, &self.scenario, link, &mut netlink));
         self.played = choices.collect::<Result<_>>()?;
         if self.played.iter().any(|played| matches!(played, Played::Wire(_))) {
             let router = self.add_namespace(router_name(&self.id))?;
@@ -313,10 +333,13 @@ impl Lab {
             .map(|((index, link), _)| Spliced {
                 mtu: link.mtu,
                 ends: [0, 1].map(|end| (&link.ends[end], heard_at(index, end))),
+                impairments: [0, 1].map(|end| {
+                    [false, true].map(|v6| Impairment::new(&self.scenario, &link.ends[end], v6, self.seed))
+                }),
             })
             .collect();
         if !spliced.is_empty() {
-            self.wire = Some(Wire::start(self.router()?, &spliced)?);
+            self.wire = Some(Wire::start(self.router()?, &spliced, &self.zero)?);
         }
         Ok(())
     }

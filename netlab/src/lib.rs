@@ -43,6 +43,8 @@
 pub mod cidr;
 pub mod engine;
 pub mod error;
+pub mod expectation;
+pub mod impairment;
 pub mod lab;
 pub mod link;
 pub mod load;
@@ -55,5 +57,6 @@ mod seeded;
 pub mod steal;
 mod sys;
 pub mod sysctl;
+pub mod truth;
 
 pub use error::{Error, Result};

@@ -11,7 +11,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteScope, RouteType},
 };
 
 use crate::{
@@ -120,26 +120,51 @@ pub struct Route {
     pub dev: Option<String>,
     /// Source address for packets that have none yet.
     pub source: Option<IpAddr>,
+    /// Next hops between which a hash of the flow chooses, instead of gateway and interface; empty where there is one way.
+    pub members: Vec<Member>,
+}
+
+/// A next hop of an ECMP route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Gateway.
+    pub via: IpAddr,
+    /// Interface.
+    pub dev: String,
+    /// Its share among its siblings, 1 to 255.
+    pub weight: u8,
 }
 
 impl Route {
     /// A route to `to` by way of `via` on `dev`.
     pub fn via(to: IpCidr, via: IpAddr, dev: &str) -> Self {
-        Self { to, action: Action::Forward, via: Some(via), dev: Some(dev.to_owned()), source: None }
+        Self {
+            to,
+            action: Action::Forward,
+            via: Some(via),
+            dev: Some(dev.to_owned()),
+            source: None,
+            members: Vec::new(),
+        }
+    }
+
+    /// A route to `to` by all of `members`, each flow by one.
+    pub fn multipath(to: IpCidr, members: Vec<Member>) -> Self {
+        Self { to, action: Action::Forward, via: None, dev: None, source: None, members }
     }
 
     /// All of `to` is this host: one route instead of as many addresses.
     ///
     /// IPv6 sockets may use such an address as source only with `net.ipv6.ip_nonlocal_bind` set.
     pub fn local(to: IpCidr) -> Self {
-        Self { to, action: Action::Local, via: None, dev: Some("lo".to_owned()), source: None }
+        Self { to, action: Action::Local, via: None, dev: Some("lo".to_owned()), source: None, members: Vec::new() }
     }
 
     /// `to` vanishes.
     pub fn black_hole(to: IpCidr) -> Self {
         // IPv6 hangs even a route to nowhere on an interface.
         let dev = to.is_ipv6().then(|| "lo".to_owned());
-        Self { to, action: Action::BlackHole, via: None, dev, source: None }
+        Self { to, action: Action::BlackHole, via: None, dev, source: None, members: Vec::new() }
     }
 }
 
@@ -153,6 +178,9 @@ impl fmt::Display for Route {
         write!(f, "{}", self.to)?;
         self.via.iter().try_for_each(|via| write!(f, " via {via}"))?;
         self.dev.iter().try_for_each(|dev| write!(f, " dev {dev}"))?;
+        self.members
+            .iter()
+            .try_for_each(|Member { via, dev, weight }| write!(f, " nexthop via {via} dev {dev} weight {weight}"))?;
         self.source.iter().try_for_each(|source| write!(f, " src {source}"))
     }
 }
@@ -217,6 +245,20 @@ impl Netlink {
     /// # Errors
     /// A gateway that cannot be reached, a route that is there already, or missing privilege.
     pub fn add_route(&mut self, route: &Route) -> Result<()> {
+        let message = self.route(route)?;
+        self.create(RouteNetlinkMessage::NewRoute(message), &format!("add route {route}"))
+    }
+
+    /// Puts `route` in the place of the one to the same destination.
+    ///
+    /// # Errors
+    /// A gateway that cannot be reached, or missing privilege.
+    pub fn replace_route(&mut self, route: &Route) -> Result<()> {
+        let message = self.route(route)?;
+        self.replace(RouteNetlinkMessage::NewRoute(message), &format!("replace route {route}"))
+    }
+
+    fn route(&mut self, route: &Route) -> Result<RouteMessage> {
         /// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
         const TABLE_LOCAL: u8 = 255;
         let mut message = RouteMessage::default();
@@ -227,7 +269,7 @@ impl Netlink {
         (header.table, header.kind, header.scope) = match route.action {
             Action::Local => (TABLE_LOCAL, RouteType::Local, RouteScope::Host),
             Action::BlackHole => (RouteHeader::RT_TABLE_MAIN, RouteType::BlackHole, RouteScope::Universe),
-            Action::Forward if route.via.is_some() => {
+            Action::Forward if route.via.is_some() || !route.members.is_empty() => {
                 (RouteHeader::RT_TABLE_MAIN, RouteType::Unicast, RouteScope::Universe)
             }
             Action::Forward => (RouteHeader::RT_TABLE_MAIN, RouteType::Unicast, RouteScope::Link),
@@ -243,7 +285,18 @@ impl Netlink {
         if let Some(source) = route.source {
             message.attributes.push(RouteAttribute::PrefSource(source.into()));
         }
-        self.create(RouteNetlinkMessage::NewRoute(message), &format!("add route {route}"))
+        let mut next_hops = Vec::new();
+        for Member { via, dev, weight } in &route.members {
+            let mut next_hop = RouteNextHop::default();
+            next_hop.interface_index = self.index(dev)?;
+            next_hop.hops = weight.saturating_sub(1);
+            next_hop.attributes = vec![RouteAttribute::Gateway((*via).into())];
+            next_hops.push(next_hop);
+        }
+        if !next_hops.is_empty() {
+            message.attributes.push(RouteAttribute::MultiPath(next_hops));
+        }
+        Ok(message)
     }
 
     /// Adds a neighbour that never expires, so that no packet waits for ARP or neighbour discovery.

@@ -17,7 +17,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     netns::Namespace,
-    scenario::Load,
+    scenario::{Load, holds},
     seeded::SplitMix64,
     sys,
 };
@@ -40,14 +40,29 @@ impl Load {
         ETHERNET + ip + UDP + u64::from(self.payload)
     }
 
-    /// Bits per second at `at`: zero outside the windows, else the mean with the wobble that seed and period give.
+    /// Bits per second at `at`: zero outside the windows, else the mean with the wobble that seed and period give, by the share that the curve has in the
+    /// middle of that period.
     pub fn rate_at(&self, at: Duration, seed: u64) -> f64 {
-        if !self.during.iter().any(|(start, end)| (*start..*end).contains(&at)) {
+        if !holds(&self.during, at) {
             return 0.0;
         }
         let block = (at.as_nanos() / self.period.as_nanos()) as u64;
         let stray = 2.0 * SplitMix64(seed ^ block.wrapping_mul(0xd134_2543_de82_ef95)).unit() - 1.0;
-        self.rate as f64 * (1.0 + self.wobble * stray)
+        let middle = Duration::from_nanos((self.period.as_nanos() * u128::from(block)) as u64) + self.period / 2;
+        self.rate as f64 * self.share_at(middle) * (1.0 + self.wobble * stray)
+    }
+
+    /// Where the curve is at `at`: level before its first point and after its last.
+    fn share_at(&self, at: Duration) -> f64 {
+        let beyond = self.curve.iter().position(|(point, _)| *point > at).unwrap_or(self.curve.len());
+        let after = self.curve.get(beyond);
+        match (beyond.checked_sub(1).and_then(|before| self.curve.get(before)), after) {
+            (None, None) => 1.0,
+            (Some((_, share)), None) | (None, Some((_, share))) => *share,
+            (Some((start, from)), Some((end, to))) => {
+                from + (to - from) * ((at - *start).as_secs_f64() / (*end - *start).as_secs_f64())
+            }
+        }
     }
 
     /// When the rate changes next after `at`.
@@ -201,6 +216,19 @@ mod tests {
                 (Duration::from_secs(1), Duration::from_secs(3)),
                 (Duration::from_secs(4), Duration::from_secs(5)),
             ],
+            curve: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_curve_is_followed_along_straight_lines() {
+        let seconds = Duration::from_secs;
+        let curve = vec![(seconds(10), 0.2), (seconds(20), 1.0), (seconds(30), 0.4)];
+        let load = Load { during: vec![(seconds(0), seconds(60))], curve, ..load(0.0) };
+        // half a period ahead: the middle of the block
+        for (at, share) in [(0, 0.2), (15, 0.6 + 0.01), (25, 0.7 - 0.0075), (40, 0.4)] {
+            let rate = load.rate_at(seconds(at), 1);
+            assert!((rate / 9.6e6 - share).abs() < 1e-9, "{at} s: {rate}");
         }
     }
 

@@ -43,6 +43,11 @@ impl Netlink {
         self.socket.create(message).map_err(|source| self.refused(request, source))
     }
 
+    /// Adds, or puts in the place of what is there.
+    pub(crate) fn replace(&mut self, message: RouteNetlinkMessage, request: &str) -> Result<()> {
+        self.socket.replace(message).map_err(|source| self.refused(request, source))
+    }
+
     /// Asks for one object.
     pub(crate) fn query(&mut self, message: RouteNetlinkMessage, request: &str) -> Result<Vec<RouteNetlinkMessage>> {
         self.socket.query(message).map_err(|source| self.refused(request, source))

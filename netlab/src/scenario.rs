@@ -1,9 +1,14 @@
 //! What a scenario file says, checked: every name resolves, every next hop is on its link, no address is given twice.
 
 mod check;
+mod conditions;
+mod expect;
+mod faults;
 mod file;
+mod load;
 mod play;
 mod sessions;
+mod setting;
 mod show;
 mod topology;
 mod units;
@@ -15,6 +20,10 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use conditions::holds;
+pub use conditions::{Conditions, Fault, Loss, Membership, Reorder, Shift};
+pub use expect::{Bound, Counter, Expectation, Metric, Of, Quantity};
+pub use load::{Bulk, Congestion, Game, Keyframe, Load};
 pub use sessions::Session;
 
 use crate::{
@@ -26,7 +35,21 @@ use crate::{
 };
 
 /// Scenarios that are part of the command, by name.
-const SHIPPED: [(&str, &str); 1] = [("demo", include_str!("../scenarios/demo.toml"))];
+const SHIPPED: [(&str, &str); 13] = [
+    ("demo", include_str!("../scenarios/demo.toml")),
+    ("baseline", include_str!("../scenarios/baseline.toml")),
+    ("bufferbloat-pfifo", include_str!("../scenarios/bufferbloat-pfifo.toml")),
+    ("bufferbloat-codel", include_str!("../scenarios/bufferbloat-codel.toml")),
+    ("bufferbloat-fq-codel", include_str!("../scenarios/bufferbloat-fq-codel.toml")),
+    ("microburst", include_str!("../scenarios/microburst.toml")),
+    ("small-ring", include_str!("../scenarios/small-ring.toml")),
+    ("evening", include_str!("../scenarios/evening.toml")),
+    ("asymmetric-transit", include_str!("../scenarios/asymmetric-transit.toml")),
+    ("v6-fault", include_str!("../scenarios/v6-fault.toml")),
+    ("ecmp-fault", include_str!("../scenarios/ecmp-fault.toml")),
+    ("path-shift", include_str!("../scenarios/path-shift.toml")),
+    ("lossy-last-mile", include_str!("../scenarios/lossy-last-mile.toml")),
+];
 
 /// A network and what happens in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +60,10 @@ pub struct Scenario {
     pub summary: String,
     /// The seed that it runs with unless another is given.
     pub seed: u64,
-    /// Kernel features without which it cannot run here.
+    /// Kernel features without which the kernel engine cannot play it.
     pub needs: Vec<Feature>,
+    /// Seed of the hash by which every node chooses among the next hops of a route.
+    pub hash_seed: u32,
     /// Namespaces.
     pub nodes: Vec<Node>,
     /// What joins them.
@@ -53,6 +78,16 @@ pub struct Scenario {
     pub windows: Vec<Window>,
     /// Traffic that fills queues.
     pub loads: Vec<Load>,
+    /// Game traffic: snapshots for many players at once.
+    pub games: Vec<Game>,
+    /// TCP transfers that take what they get.
+    pub bulks: Vec<Bulk>,
+    /// What goes wrong, where and when.
+    pub faults: Vec<Fault>,
+    /// Routes that are others for a time.
+    pub shifts: Vec<Shift>,
+    /// What must come of a run.
+    pub expectations: Vec<Expectation>,
 }
 
 /// Something that a kernel may lack.
@@ -61,6 +96,8 @@ pub struct Scenario {
 pub enum Feature {
     /// The token bucket qdisc, `sch_tbf`.
     Tbf,
+    /// `net.ipv4.fib_multipath_hash_seed`, since Linux 6.11: a flow takes the same next hop in every run.
+    MultipathHashSeed,
 }
 
 /// A network namespace.
@@ -100,8 +137,21 @@ pub struct LinkEnd {
     pub addresses: Vec<IpCidr>,
     /// What this end sends with; as fast as the machine can when absent.
     pub egress: Option<Bottleneck>,
-    /// From the end of a packet's sending to its arrival at the other end.
-    pub delay: Duration,
+    /// What happens to packets of IPv4 and of IPv6 between their sending and their arrival at the other end.
+    pub conditions: [Conditions; 2],
+    /// The card's ring into which this end receives.
+    pub ring: Option<ReceiveRing>,
+}
+
+/// A receive ring and the host that empties it; see [`crate::queue::Ring`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveRing {
+    /// Packets that it holds.
+    pub descriptors: u32,
+    /// What the host takes for one packet.
+    pub service: Duration,
+    /// From the first packet in an empty ring until the host starts on it: interrupt coalescing and wake-up.
+    pub wake: Duration,
 }
 
 /// A rate and the queue before it.
@@ -221,32 +271,14 @@ pub struct Window {
 }
 
 /// What a window is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WindowKind {
     /// Both arms alike, to show that the comparison finds no difference where there is none.
     Prelude,
     /// Counts for the verdict.
+    #[default]
     Evening,
-}
-
-/// UDP traffic that vanishes at its end.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Load {
-    /// Node that sends.
-    pub node: String,
-    /// Where to.
-    pub to: IpAddr,
-    /// Bytes of UDP payload in each datagram.
-    pub payload: u16,
-    /// Mean bits per second, Ethernet headers included.
-    pub rate: u64,
-    /// Share by which the rate strays to either side, 0 to 1.
-    pub wobble: f64,
-    /// How long each rate lasts.
-    pub period: Duration,
-    /// When it sends: start and end from the start of the run, in order.
-    pub during: Vec<(Duration, Duration)>,
 }
 
 impl Scenario {
@@ -281,7 +313,7 @@ impl Scenario {
         Self::parse(&path.display().to_string(), &text, variant)
     }
 
-    /// Parses a scenario; `file` is its name in errors. A variant replaces the summary and the loads.
+    /// Parses a scenario; `file` is its name in errors. A variant replaces the summary, and loads, faults and expectations where it gives its own.
     ///
     /// # Errors
     /// [`Error::Scenario`] with file, line and key: an unknown key, a value of the wrong kind, or a network that cannot be.
@@ -305,16 +337,19 @@ impl Scenario {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// What the kernel engine cannot play of it, in words; `None` where it can play all.
-    pub fn beyond_the_kernel(&self) -> Option<String> {
-        self.links.iter().flat_map(|link| &link.ends).find_map(|end| {
-            let place = format!("{}:{}", end.node, end.dev);
-            if !end.delay.is_zero() {
-                return Some(format!("{place} has a delay"));
-            }
-            let queue = end.egress?.queue;
-            (!matches!(queue, Discipline::TailDrop(_))).then(|| format!("{place} has the queue {queue}"))
-        })
+    /// What of it no engine with real packets plays, in words; `None` where they play all.
+    pub fn beyond_real_packets(&self) -> Option<String> {
+        let ring = self.links.iter().flat_map(|link| &link.ends).find(|end| end.ring.is_some());
+        if let Some(end) = ring {
+            return Some(format!("{}:{} has a receive ring", end.node, end.dev));
+        }
+        if let Some(game) = self.games.first() {
+            return Some(format!("{} has a game", game.node));
+        }
+        if let Some(bulk) = self.bulks.first() {
+            return Some(format!("{} has the bulk {}", bulk.node, bulk.name));
+        }
+        self.shifts.first().map(|shift| format!("{} has the path shift {}", shift.node, shift.name))
     }
 
     /// When the last window ends; zero without windows.

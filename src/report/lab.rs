@@ -1,15 +1,17 @@
-//! What a lab run came to: round trips and loss of every stretch of time, ISP, family and arm, and what the queues did.
+//! What a lab run came to: round trips and loss of every stretch of time, ISP, family and arm, what the links did, and whether it is what was expected.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use pathlab_netlab::{
-    engine::discrete::{LinkCount, Outcome},
-    scenario::{Scenario, Session},
+    engine::LinkCount,
+    expectation::{Checked, in_words},
+    scenario::Metric,
 };
-use pathlab_record::{Arm, SparseHistogram};
+use pathlab_record::{Arm, Digest, SparseHistogram};
 use serde::Serialize;
 
 use super::{Table, percent, span};
+use crate::lab::Played;
 
 /// A run as it is printed; spans in nanoseconds.
 #[derive(Serialize)]
@@ -19,9 +21,13 @@ pub(crate) struct LabRun {
     engine: &'static str,
     duration_ns: u64,
     groups: Vec<Group>,
-    queues: Vec<Queue>,
+    links: Vec<Link>,
+    bulks: Vec<Bulk>,
     load_packets: u64,
     unroutable: u64,
+    expectations: Vec<Expected>,
+    /// Of `outcome.txt`: equal where runs are equal packet by packet.
+    outcome_sha256: Digest,
 }
 
 #[derive(Serialize)]
@@ -35,69 +41,113 @@ struct Group {
     rtt_p50_ns: Option<u64>,
     rtt_p95_ns: Option<u64>,
     rtt_p99_ns: Option<u64>,
+    forward_p50_ns: Option<u64>,
+    return_p50_ns: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct Queue {
+struct Bulk {
+    name: String,
+    goodput_bits: Option<f64>,
+    retransmitted: u64,
+}
+
+#[derive(Serialize)]
+struct Expected {
+    figure: String,
+    /// In nanoseconds, shares of one, bits per second or packets; absent where there was nothing to measure it by.
+    value: Option<f64>,
+    at_least: Option<String>,
+    at_most: Option<String>,
+    holds: bool,
+    #[serde(skip)]
+    words: String,
+}
+
+#[derive(Serialize)]
+struct Link {
     node: String,
     dev: String,
     sent: u64,
     overflowed: u64,
     dropped: u64,
     marked: u64,
+    lost: u64,
+    missed: u64,
+}
+
+#[derive(Default)]
+struct Counted {
+    sent: u64,
+    lost: u64,
+    rtt: SparseHistogram,
+    forward: SparseHistogram,
+    back: SparseHistogram,
 }
 
 impl LabRun {
-    /// Sums up a run of the virtual engine.
-    pub(crate) fn new(scenario: &Scenario, seed: u64, outcome: Outcome, arm: impl Fn(&Session) -> Arm) -> Self {
-        let sessions = scenario.sessions(seed);
-        let mut groups: BTreeMap<_, (u64, u64, SparseHistogram)> = BTreeMap::new();
+    /// Sums up a run.
+    pub(crate) fn new(played: &Played) -> Self {
+        let Played { scenario, seed, sessions, outcome, .. } = played;
+        let mut groups: BTreeMap<_, Counted> = BTreeMap::new();
         for probe in &outcome.probes {
             let session = &sessions[probe.session];
             let within = |window: &pathlab_netlab::scenario::Window| (window.start..window.end).contains(&probe.sent);
             let Some(window) = scenario.windows.iter().position(within) else { continue };
-            let key = (window, &session.isp, session.family(), arm(session));
-            let (sent, lost, rtts) = groups.entry(key).or_default();
-            *sent += 1;
-            match probe.rtt {
-                Some(rtt) => rtts.record(nanoseconds(rtt)),
-                None => *lost += 1,
-            }
+            let counted = groups.entry((window, &session.isp, session.family(), played.arm(session))).or_default();
+            counted.sent += 1;
+            counted.lost += u64::from(probe.rtt.is_none());
+            probe.rtt.into_iter().for_each(|rtt| counted.rtt.record(nanoseconds(rtt)));
+            probe.forward.into_iter().for_each(|forward| counted.forward.record(nanoseconds(forward)));
+            let back = probe.rtt.zip(probe.forward).map(|(rtt, forward)| rtt.saturating_sub(forward));
+            back.into_iter().for_each(|back| counted.back.record(nanoseconds(back)));
         }
-        let group = |((window, isp, family, arm), (sent, lost, rtts)): ((usize, &String, u8, Arm), _)| {
-            let rtts: SparseHistogram = rtts;
-            Group {
-                window: scenario.windows[window].name.clone(),
-                isp: isp.clone(),
-                family,
-                arm,
-                sent,
-                lost,
-                rtt_p50_ns: rtts.quantile(0.5),
-                rtt_p95_ns: rtts.quantile(0.95),
-                rtt_p99_ns: rtts.quantile(0.99),
-            }
+        let group = |((window, isp, family, arm), counted): ((usize, &String, u8, Arm), Counted)| Group {
+            window: scenario.windows[window].name.clone(),
+            isp: isp.clone(),
+            family,
+            arm,
+            sent: counted.sent,
+            lost: counted.lost,
+            rtt_p50_ns: counted.rtt.quantile(0.5),
+            rtt_p95_ns: counted.rtt.quantile(0.95),
+            rtt_p99_ns: counted.rtt.quantile(0.99),
+            forward_p50_ns: counted.forward.quantile(0.5),
+            return_p50_ns: counted.back.quantile(0.5),
         };
-        let groups = groups.into_iter().map(group).collect();
-        let queue = |((node, dev), count): ((String, String), LinkCount)| {
-            let LinkCount { sent, overflowed, dropped, marked } = count;
-            Queue { node, dev, sent, overflowed, dropped, marked }
+        let link = |((node, dev), count): (&(String, String), &LinkCount)| {
+            let LinkCount { sent, overflowed, dropped, marked, lost, missed } = *count;
+            Link { node: node.clone(), dev: dev.clone(), sent, overflowed, dropped, marked, lost, missed }
+        };
+        let figures = played.figures();
+        let bulk = |(name, count): (&String, &pathlab_netlab::engine::BulkCount)| Bulk {
+            name: name.clone(),
+            goodput_bits: figures.figure(&Metric::Goodput { bulk: name.clone() }, &Default::default()),
+            retransmitted: count.retransmitted,
         };
         Self {
             scenario: scenario.name.clone(),
-            seed,
+            seed: *seed,
             engine: "virtual",
             duration_ns: nanoseconds(scenario.duration()),
-            groups,
-            queues: outcome.links.into_iter().map(queue).collect(),
+            groups: groups.into_iter().map(group).collect(),
+            links: outcome.links.iter().map(link).collect(),
+            bulks: outcome.bulks.iter().map(bulk).collect(),
             load_packets: outcome.load_packets,
             unroutable: outcome.unroutable,
+            expectations: figures.check().iter().map(Expected::of).collect(),
+            outcome_sha256: Digest::of(outcome.to_text().as_bytes()),
         }
+    }
+
+    /// Whether all that the scenario expects holds.
+    pub(crate) fn holds(&self) -> bool {
+        self.expectations.iter().all(|expected| expected.holds)
     }
 
     /// The same for a terminal.
     pub(crate) fn text(&self) -> String {
-        let mut table = Table::new(["", "arm", "sent", "p50", "p95", "p99", "lost"]);
+        let mut table = Table::new(["", "arm", "sent", "p50", "p95", "p99", "there", "back", "lost"]);
         for group in &self.groups {
             let rtt = |quantile: Option<u64>| quantile.map_or_else(|| "-".into(), span);
             table.row([
@@ -110,24 +160,54 @@ impl LabRun {
                 rtt(group.rtt_p50_ns),
                 rtt(group.rtt_p95_ns),
                 rtt(group.rtt_p99_ns),
+                rtt(group.forward_p50_ns),
+                rtt(group.return_p50_ns),
                 percent(group.lost as f64 / group.sent.max(1) as f64),
             ]);
         }
-        let mut queues = Table::new(["queue", "sent", "overflowed", "dropped", "marked"]);
-        for queue in &self.queues {
-            let counts = [queue.sent, queue.overflowed, queue.dropped, queue.marked].map(|count| count.to_string());
-            queues.row([format!("{}:{}", queue.node, queue.dev)].into_iter().chain(counts));
+        let mut links = Table::new(["link", "sent", "overflowed", "dropped", "marked", "lost", "missed"]);
+        for link in &self.links {
+            let counts = [link.sent, link.overflowed, link.dropped, link.marked, link.lost, link.missed];
+            links.row([format!("{}:{}", link.node, link.dev)].into_iter().chain(counts.map(|count| count.to_string())));
         }
+        let bulk = |bulk: &Bulk| {
+            let goodput = bulk.goodput_bits.map_or_else(|| "-".into(), |bits| format!("{:.2} Mbit/s", bits / 1e6));
+            format!("\n{}: {goodput}, {} segments sent again\n", bulk.name, bulk.retransmitted)
+        };
+        let bulks: String = self.bulks.iter().map(bulk).collect();
+        let expectations: String = self.expectations.iter().map(Expected::text).collect();
         let unroutable = match self.unroutable {
             0 => String::new(),
             packets => format!("\n{packets} packets had no way: some node lacks a route\n"),
         };
         format!(
-            "{}, virtual engine, seed {}, {} of its time\n\nround trips\n{table}\n{queues}{unroutable}",
+            "{}, virtual engine, seed {}, {} of its time\n\nround trips, and their halves\n{table}\n{links}{bulks}{unroutable}{expectations}\n",
             self.scenario,
             self.seed,
             span(self.duration_ns),
         )
+    }
+}
+
+impl Expected {
+    fn of(checked: &Checked) -> Self {
+        let expectation = &checked.expectation;
+        let quantity = expectation.what.quantity();
+        Self {
+            figure: expectation.to_string(),
+            value: checked.value,
+            at_least: expectation.at_least.as_ref().map(|bound| bound.text.clone()),
+            at_most: expectation.at_most.as_ref().map(|bound| bound.text.clone()),
+            holds: checked.holds(),
+            words: checked.value.map_or_else(|| "nothing to measure".into(), |value| in_words(quantity, value)),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mark = if self.holds { "holds" } else { "FAILS" };
+        let lower = self.at_least.iter().map(|bound| format!("at least {bound}"));
+        let bounds: Vec<String> = lower.chain(self.at_most.iter().map(|bound| format!("at most {bound}"))).collect();
+        format!("\n{mark}  {}: {}, {}", self.figure, self.words, bounds.join(" and "))
     }
 }
 

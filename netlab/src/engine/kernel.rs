@@ -9,7 +9,7 @@ use crate::{
     netlink::Netlink,
     qdisc::{Has, Netem, Qdisc},
     queue::{CodelParameters, Flavour, FqCodelParameters},
-    scenario::{Discipline, Link, LinkEnd},
+    scenario::{Conditions, Discipline, Link, LinkEnd, Scenario},
 };
 
 /// Who plays the links of a lab.
@@ -72,10 +72,20 @@ impl Qdiscs {
     ///
     /// # Errors
     /// [`crate::Error::NotByTheKernel`] where only the kernel may and it cannot; missing privilege.
-    pub fn choose(&mut self, player: Player, link: &Link, netlink: &mut Netlink) -> Result<Played> {
+    pub fn choose(
+        &mut self,
+        player: Player,
+        scenario: &Scenario,
+        link: &Link,
+        netlink: &mut Netlink,
+    ) -> Result<Played> {
         let mut plain = true;
         for end in &link.ends {
-            let chain = chain(end, link.mtu);
+            let fault = scenario.faults.iter().find(|fault| fault.node == end.node && fault.dev == end.dev);
+            let chain = match fault {
+                Some(fault) => Err(format!("it has the fault {}", fault.name)),
+                None => chain(end, link.mtu),
+            };
             if chain.as_ref().is_ok_and(Vec::is_empty) {
                 continue;
             }
@@ -107,8 +117,15 @@ impl Qdiscs {
 /// The qdiscs that play a link end, the outer first; none where it does nothing. The error says what no qdisc does.
 pub fn chain(end: &LinkEnd, mtu: u32) -> std::result::Result<Vec<Qdisc>, String> {
     let mut chain = Vec::new();
-    if !end.delay.is_zero() {
-        chain.push(Qdisc::Netem(Netem { delay: end.delay, loss: 0.0, limit: NETEM_LIMIT }));
+    let [Conditions { delay, loss, reorder, .. }, v6] = end.conditions;
+    if end.conditions[0] != v6 {
+        return Err("IPv4 and IPv6 apart are not netem's".to_owned());
+    }
+    if loss.burst.is_some() || reorder.share > 0.0 {
+        return Err("losses in runs and packets held back have no seed in netem".to_owned());
+    }
+    if !delay.is_zero() || loss.share > 0.0 {
+        chain.push(Qdisc::Netem(Netem { delay, loss: loss.share, limit: NETEM_LIMIT }));
     }
     let Some(egress) = end.egress else { return Ok(chain) };
     if let Some(bucket) = egress.token_bucket(mtu) {

@@ -21,10 +21,11 @@ mod sys;
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 pub use grade::{DirectionGrade, Tolerance, WireGrade};
@@ -37,6 +38,7 @@ use self::{
 use crate::{
     engine::line::Line,
     error::{Error, Result},
+    impairment::{Fate, Impairment},
     netlink::Netlink,
     netns::Namespace,
     scenario::LinkEnd,
@@ -46,7 +48,12 @@ use crate::{
 pub(crate) struct Spliced<'a> {
     pub(crate) mtu: u32,
     pub(crate) ends: [(&'a LinkEnd, String); 2],
+    /// What each end's packets of IPv4 and IPv6 meet once they are sent.
+    pub(crate) impairments: [[Impairment; 2]; 2],
 }
+
+/// When the scenario's time begins, as a span since the epoch; until then it stands at zero.
+pub(crate) type Zero = Arc<OnceLock<Duration>>;
 
 /// A running router; dropping it ends it.
 #[derive(Debug)]
@@ -60,10 +67,10 @@ impl Wire {
     ///
     /// # Errors
     /// No packet socket to be had, or missing privilege.
-    pub(crate) fn start(namespace: &Namespace, links: &[Spliced<'_>]) -> Result<Self> {
+    pub(crate) fn start(namespace: &Namespace, links: &[Spliced<'_>], zero: &Zero) -> Result<Self> {
         let mut netlink = Netlink::open(namespace)?;
         let mut router = Router { ports: Vec::new(), paths: Vec::new() };
-        for Spliced { mtu, ends } in links {
+        for Spliced { mtu, ends, impairments } in links {
             let first = router.ports.len();
             for (_, interface) in ends {
                 let index = netlink.index(interface)?;
@@ -71,9 +78,15 @@ impl Wire {
                 router.ports.push(namespace.run(|| Port::open(index, *mtu))?.map_err(failed)?);
             }
             for (own, (end, _)) in ends.iter().enumerate() {
-                let delay = end.delay;
-                let line = Line::of(end, *mtu);
-                let direction = Direction::new(line, Box::new(move |sent, _| Some(sent + delay)));
+                let (mut impairments, zero) = (impairments[own].clone(), Arc::clone(zero));
+                let way = move |sent: Duration, is_ipv6: bool| {
+                    let at = sent.saturating_sub(zero.get().copied().unwrap_or(sent));
+                    match impairments[usize::from(is_ipv6)].meet(at) {
+                        Fate::Delivered(delay) => Some(sent + delay),
+                        Fate::Lost => None,
+                    }
+                };
+                let direction = Direction::new(Line::of(end, *mtu), Box::new(way));
                 router.paths.push(Path {
                     node: end.node.clone(),
                     dev: end.dev.clone(),

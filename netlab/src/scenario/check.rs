@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use toml::Spanned;
 
 use super::{
-    Hop, Scenario,
+    Hop, Scenario, expect, faults,
     file::{File, Text, scenario_error},
-    play, topology,
+    load, play, topology,
 };
 use crate::{
     cidr::{IpCidr, NotACidr},
@@ -22,7 +22,11 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     pub(super) fn error<T>(&self, at: &Spanned<T>, problem: impl Into<String>) -> Error {
-        scenario_error(self.file, self.text, at.span().start, problem.into())
+        self.error_at(at.span().start, problem)
+    }
+
+    pub(super) fn error_at(&self, place: usize, problem: impl Into<String>) -> Error {
+        scenario_error(self.file, self.text, place, problem.into())
     }
 
     pub(super) fn prefix(&self, text: &Text) -> Result<IpCidr> {
@@ -54,26 +58,62 @@ impl Source<'_> {
     }
 }
 
-pub(super) fn resolve(source: &Source<'_>, file: File, variant: Option<&str>) -> Result<Scenario> {
-    let File { name, mut summary, seed, needs, node, link, isp, probe, arms, window, mut load, variant: mut variants } =
-        file;
+pub(super) fn resolve(source: &Source<'_>, mut file: File, variant: Option<&str>) -> Result<Scenario> {
     if let Some(wanted) = variant {
-        let known = variants.keys().cloned().collect::<Vec<_>>().join(", ");
+        let known = file.variant.keys().cloned().collect::<Vec<_>>().join(", ");
         let missing = || Error::NoVariant { file: source.file.to_owned(), name: wanted.to_owned(), known };
-        let chosen = variants.remove(wanted).ok_or_else(missing)?;
-        (summary, load) = (chosen.summary, chosen.load);
+        let chosen = file.variant.remove(wanted).ok_or_else(missing)?;
+        file.summary = chosen.summary;
+        replace(&mut file.load, chosen.load);
+        replace(&mut file.game, chosen.game);
+        replace(&mut file.bulk, chosen.bulk);
+        replace(&mut file.fault, chosen.fault);
+        replace(&mut file.shift, chosen.shift);
+        replace(&mut file.expect, chosen.expect);
     }
-    topology::names(source, &node)?;
-    topology::needs(source, &link, &needs)?;
-    topology::no_clash(source, &link, &node)?;
-    let links = topology::links(source, link, &node)?;
-    let nodes = topology::nodes(source, node, &links)?;
-    let windows = play::windows(source, window)?;
-    let loads = load.into_iter().map(|load| play::load(source, load, &nodes, &windows)).collect::<Result<_>>()?;
-    let isps = play::isps(source, isp)?;
-    let probe = probe.map(|probe| play::probe(source, probe, &nodes, &isps)).transpose()?;
-    let arms = arms.map(|arms| play::arms(source, arms, &nodes, &links)).transpose()?;
-    Ok(Scenario { name, summary, seed, needs, nodes, links, isps, probe, arms, windows, loads })
+    topology::names(source, &file.node)?;
+    topology::needs(source, &file)?;
+    topology::no_clash(source, &file.link, &file.node)?;
+    let links = topology::links(source, file.link, &file.node)?;
+    let nodes = topology::nodes(source, file.node, &links)?;
+    let windows = play::windows(source, file.window)?;
+    let isps = play::isps(source, file.isp)?;
+    let loads =
+        file.load.into_iter().map(|written| load::load(source, written, &nodes, &windows)).collect::<Result<_>>()?;
+    let games =
+        file.game.into_iter().map(|written| load::game(source, written, &nodes, &windows)).collect::<Result<_>>()?;
+    let mut scenario = Scenario {
+        probe: file.probe.map(|probe| play::probe(source, probe, &nodes, &isps)).transpose()?,
+        arms: file.arms.map(|arms| play::arms(source, arms, &nodes, &links)).transpose()?,
+        bulks: load::bulks(source, file.bulk, &nodes, &links, &windows)?,
+        faults: faults::faults(source, file.fault, &links, &windows)?,
+        shifts: faults::shifts(source, file.shift, &nodes, &links, &windows)?,
+        expectations: Vec::new(),
+        name: file.name,
+        summary: file.summary,
+        seed: file.seed,
+        needs: file.needs,
+        hash_seed: file.hash_seed,
+        nodes,
+        links,
+        isps,
+        windows,
+        loads,
+        games,
+    };
+    scenario.expectations = file
+        .expect
+        .into_iter()
+        .map(|written| expect::expectation(source, written, &scenario))
+        .collect::<Result<_>>()?;
+    Ok(scenario)
+}
+
+/// What the variant gives takes the place of what the file has for all.
+fn replace<T>(whole: &mut Vec<T>, own: Option<Vec<T>>) {
+    if let Some(own) = own {
+        *whole = own;
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +142,7 @@ mod tests {
         assert_eq!(error.to_string(), "demo.toml has no variant better; it has same, worse");
         assert_eq!(
             Scenario::load("dmo", None).expect_err("unknown").to_string(),
-            "no scenario dmo; shipped are demo, and a path with a `/` or `.toml` names a file"
+            "no scenario dmo; shipped are demo, baseline, bufferbloat-pfifo, bufferbloat-codel, bufferbloat-fq-codel, microburst, small-ring, evening, asymmetric-transit, v6-fault, ecmp-fault, path-shift, lossy-last-mile, and a path with a `/` or `.toml` names a file"
         );
     }
 
@@ -157,7 +197,7 @@ mod tests {
             (
                 "queue = \"200 packets\"",
                 "mtu = 1",
-                "mtu: unknown field `mtu`, expected one of `node`, `dev`, `addresses`, `rate`, `queue`, `delay`",
+                "mtu: unknown field `mtu`, expected one of `node`, `dev`, `addresses`, `rate`, `queue`, `delay`, `loss`, `burst`, `reorder`, `hold`, `v4`, `v6`, `ring`",
             ),
             (", queue = \"200 packets\"", "", "rate: a rate needs a queue beside it, such as queue = \"100 packets\""),
             ("name = \"transit-b\"", "name = \"transit-a\"", "name: there are two nodes called transit-a"),

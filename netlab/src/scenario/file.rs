@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Feature, WindowKind,
+    Congestion, Feature, WindowKind,
     units::{Queue, Rate, Share, Span},
 };
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) needs: Vec<Feature>,
     #[serde(default)]
+    pub(super) hash_seed: u32,
+    #[serde(default)]
     pub(super) node: Vec<Node>,
     #[serde(default)]
     pub(super) link: Vec<Link>,
@@ -34,6 +36,16 @@ pub(super) struct File {
     pub(super) window: Vec<Window>,
     #[serde(default)]
     pub(super) load: Vec<Load>,
+    #[serde(default)]
+    pub(super) game: Vec<Game>,
+    #[serde(default)]
+    pub(super) bulk: Vec<Bulk>,
+    #[serde(default)]
+    pub(super) fault: Vec<Fault>,
+    #[serde(default)]
+    pub(super) shift: Vec<Shift>,
+    #[serde(default)]
+    pub(super) expect: Vec<Expect>,
     #[serde(default)]
     pub(super) variant: BTreeMap<String, Variant>,
 }
@@ -58,8 +70,18 @@ pub(super) struct Node {
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
     pub(super) to: Text,
+    pub(super) via: Option<Text>,
+    pub(super) dev: Option<Text>,
+    #[serde(default)]
+    pub(super) hops: Vec<Member>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Member {
     pub(super) via: Text,
     pub(super) dev: Text,
+    pub(super) weight: Option<Spanned<u8>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +106,45 @@ pub(super) struct LinkEnd {
     pub(super) rate: Option<Spanned<Rate>>,
     pub(super) queue: Option<Spanned<Queue>>,
     pub(super) delay: Option<Span>,
+    pub(super) loss: Option<Spanned<Share>>,
+    pub(super) burst: Option<Spanned<f64>>,
+    pub(super) reorder: Option<Spanned<Share>>,
+    pub(super) hold: Option<Spanned<Span>>,
+    pub(super) v4: Option<Conditions>,
+    pub(super) v6: Option<Conditions>,
+    pub(super) ring: Option<Ring>,
+}
+
+impl LinkEnd {
+    /// What is written for both families.
+    pub(super) fn both(&self) -> Conditions {
+        let Self { delay, loss, burst, reorder, hold, .. } = self;
+        Conditions {
+            delay: *delay,
+            loss: loss.clone(),
+            burst: burst.clone(),
+            reorder: reorder.clone(),
+            hold: hold.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Conditions {
+    pub(super) delay: Option<Span>,
+    pub(super) loss: Option<Spanned<Share>>,
+    pub(super) burst: Option<Spanned<f64>>,
+    pub(super) reorder: Option<Spanned<Share>>,
+    pub(super) hold: Option<Spanned<Span>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ring {
+    pub(super) descriptors: Spanned<u32>,
+    pub(super) service: Span,
+    pub(super) wake: Option<Span>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,6 +192,7 @@ pub(super) struct Hop {
 #[serde(deny_unknown_fields)]
 pub(super) struct Window {
     pub(super) name: Text,
+    #[serde(default)]
     pub(super) kind: WindowKind,
     pub(super) start: Spanned<Span>,
     pub(super) end: Spanned<Span>,
@@ -146,13 +208,138 @@ pub(super) struct Load {
     pub(super) wobble: Share,
     pub(super) period: Spanned<Span>,
     pub(super) during: Vec<Text>,
+    #[serde(default)]
+    pub(super) curve: Vec<Point>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Point {
+    pub(super) at: Spanned<Span>,
+    pub(super) share: Share,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Game {
+    pub(super) node: Text,
+    pub(super) to: Text,
+    pub(super) players: Spanned<u16>,
+    pub(super) tick_rate: Spanned<u16>,
+    pub(super) snapshot: Spanned<u16>,
+    pub(super) keyframe: Option<Keyframe>,
+    pub(super) during: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keyframe {
+    pub(super) every: Spanned<u32>,
+    pub(super) packets: u16,
+    pub(super) payload: Spanned<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bulk {
+    pub(super) name: Text,
+    pub(super) node: Text,
+    pub(super) to: Text,
+    #[serde(default = "one_flow")]
+    pub(super) flows: Spanned<u16>,
+    #[serde(default)]
+    pub(super) congestion: Congestion,
+    pub(super) during: Vec<Text>,
+}
+
+fn one_flow() -> Spanned<u16> {
+    Spanned::new(0..0, 1)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fault {
+    pub(super) name: Text,
+    pub(super) at: Text,
+    pub(super) family: Option<Spanned<u8>>,
+    pub(super) add_delay: Option<Span>,
+    pub(super) loss: Option<Spanned<Share>>,
+    pub(super) burst: Option<Spanned<f64>>,
+    pub(super) reorder: Option<Spanned<Share>>,
+    pub(super) hold: Option<Spanned<Span>>,
+    #[serde(default)]
+    pub(super) down: bool,
+    pub(super) during: Vec<Text>,
+    pub(super) on: Option<Spanned<Span>>,
+    pub(super) off: Option<Spanned<Span>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shift {
+    pub(super) name: Text,
+    pub(super) node: Text,
+    pub(super) to: Text,
+    pub(super) via: Text,
+    pub(super) dev: Text,
+    pub(super) during: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expect {
+    pub(super) what: Text,
+    pub(super) at: Option<Text>,
+    pub(super) bulk: Option<Text>,
+    pub(super) window: Option<Text>,
+    pub(super) isp: Option<Text>,
+    pub(super) family: Option<Spanned<u8>>,
+    pub(super) arm: Option<Spanned<Arm>>,
+    pub(super) via: Option<Text>,
+    pub(super) above: Option<Of>,
+    pub(super) at_least: Option<Text>,
+    pub(super) at_most: Option<Text>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Of {
+    pub(super) window: Option<Text>,
+    pub(super) isp: Option<Text>,
+    pub(super) family: Option<Spanned<u8>>,
+    pub(super) arm: Option<Spanned<Arm>>,
+    pub(super) via: Option<Text>,
+}
+
+impl Of {
+    /// The first key that is written, and its place.
+    pub(super) fn first(&self) -> Option<(&'static str, usize)> {
+        fn place<T>(key: &'static str, value: &Option<Spanned<T>>) -> Option<(&'static str, usize)> {
+            value.as_ref().map(|value| (key, value.span().start))
+        }
+        let Self { window, isp, family, arm, via } = self;
+        let others = [place("isp", isp), place("family", family), place("arm", arm), place("via", via)];
+        others.into_iter().flatten().next().or_else(|| place("window", window))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Arm {
+    Control,
+    Canary,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Variant {
     pub(super) summary: String,
-    pub(super) load: Vec<Load>,
+    pub(super) load: Option<Vec<Load>>,
+    pub(super) game: Option<Vec<Game>>,
+    pub(super) bulk: Option<Vec<Bulk>>,
+    pub(super) fault: Option<Vec<Fault>>,
+    pub(super) shift: Option<Vec<Shift>>,
+    pub(super) expect: Option<Vec<Expect>>,
 }
 
 /// Parses the file; an error names its line and its key.

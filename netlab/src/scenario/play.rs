@@ -1,9 +1,9 @@
-//! What happens in the network: windows, loads, clients, arms.
+//! Who asks whom, and when: windows, clients, arms.
 
 use std::net::SocketAddr;
 
 use super::{
-    Arms, Hops, Isp, Link, Load, Node, Probe, Window,
+    Arms, Hops, Isp, Link, Node, Probe, Window,
     check::Source,
     file::{self, Text},
 };
@@ -26,32 +26,6 @@ pub(super) fn windows(source: &Source<'_>, windows: Vec<file::Window>) -> Result
         resolved.push(Window { name: window.name.into_inner(), kind: window.kind, start, end });
     }
     Ok(resolved)
-}
-
-pub(super) fn load(source: &Source<'_>, load: file::Load, nodes: &[Node], windows: &[Window]) -> Result<Load> {
-    known(source, &load.node, nodes)?;
-    if !(18..=1452).contains(load.payload.get_ref()) {
-        return Err(source.error(&load.payload, "a load's payload is 18 to 1452 bytes: neither padded nor fragmented"));
-    }
-    if load.period.get_ref().0.is_zero() {
-        return Err(source.error(&load.period, "a rate must last for some time"));
-    }
-    let mut during = Vec::new();
-    for name in &load.during {
-        let window = windows.iter().find(|window| window.name == *name.get_ref());
-        let window = window.ok_or_else(|| source.error(name, format!("no window is called {}", name.get_ref())))?;
-        during.push((window.start, window.end));
-    }
-    during.sort();
-    Ok(Load {
-        to: source.address(&load.to)?,
-        node: load.node.into_inner(),
-        payload: load.payload.into_inner(),
-        rate: load.rate.0,
-        wobble: load.wobble.0,
-        period: load.period.into_inner().0,
-        during,
-    })
 }
 
 pub(super) fn isps(source: &Source<'_>, isps: Vec<file::Isp>) -> Result<Vec<Isp>> {
@@ -128,7 +102,7 @@ fn hops(source: &Source<'_>, node: &str, hops: &file::Hops, links: &[Link]) -> R
     Ok(Hops { v4: hop(&hops.v4, false)?, v6: hop(&hops.v6, true)? })
 }
 
-fn known<'a>(source: &Source<'_>, name: &Text, nodes: &'a [Node]) -> Result<&'a Node> {
+pub(super) fn known<'a>(source: &Source<'_>, name: &Text, nodes: &'a [Node]) -> Result<&'a Node> {
     let found = nodes.iter().find(|node| node.name == *name.get_ref());
     found.ok_or_else(|| source.error(name, format!("no node is called {}", name.get_ref())))
 }

@@ -1,8 +1,8 @@
 //! A scenario as text: the picture first, then what its links carry and what happens when.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
-use super::{LinkEnd, Scenario};
+use super::{Conditions, Fault, LinkEnd, Scenario};
 
 impl Scenario {
     /// Draws the topology alone, from the clients on the left, under the summary.
@@ -49,6 +49,45 @@ impl Scenario {
                 load.during.len()
             );
         }
+        for game in &self.games {
+            let _ = writeln!(
+                text,
+                "  game of {} players from {} to {}, {:.0} snapshots of {} bytes a second each",
+                game.players,
+                game.node,
+                game.to,
+                1.0 / game.tick.as_secs_f64(),
+                game.snapshot
+            );
+        }
+        for bulk in &self.bulks {
+            let (flows, congestion) = (bulk.flows, bulk.congestion.name());
+            let _ =
+                writeln!(text, "  {}: TCP ({congestion}, {flows} flows) from {} to {}", bulk.name, bulk.node, bulk.to);
+        }
+        for fault in &self.faults {
+            let family = fault.family.map_or(String::new(), |family| format!(", IPv{family} alone"));
+            let times = fault.during.len();
+            let _ = writeln!(
+                text,
+                "  fault {}: {}:{}{family}: {}, {times} times",
+                fault.name,
+                fault.node,
+                fault.dev,
+                harm(fault)
+            );
+        }
+        for shift in &self.shifts {
+            let times = shift.during.len();
+            let _ = writeln!(
+                text,
+                "  shift {}: {} sends {} by {} dev {}, {times} times",
+                shift.name, shift.node, shift.to, shift.via, shift.dev
+            );
+        }
+        for expected in &self.expectations {
+            let _ = writeln!(text, "  expects {expected}{}", bounds(expected));
+        }
         text
     }
 
@@ -79,6 +118,24 @@ impl Scenario {
         }
         layers
     }
+}
+
+fn harm(fault: &Fault) -> String {
+    if fault.down {
+        return "nothing arrives".to_owned();
+    }
+    let added = (!fault.add_delay.is_zero()).then(|| format!("{} more", milliseconds(fault.add_delay)));
+    let conditions = conditions(&Conditions {
+        loss: fault.loss.unwrap_or_default(),
+        reorder: fault.reorder.unwrap_or_default(),
+        ..Conditions::default()
+    });
+    [added, conditions].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn bounds(expected: &super::Expectation) -> String {
+    let lower = expected.at_least.iter().map(|bound| format!(" ≥ {}", bound.text));
+    lower.chain(expected.at_most.iter().map(|bound| format!(" ≤ {}", bound.text))).collect()
 }
 
 /// One column for each layer; lines fan out between a layer of one node and its neighbours.
@@ -130,12 +187,40 @@ fn place(end: &LinkEnd) -> String {
 fn capacity(left: &LinkEnd, right: &LinkEnd) -> String {
     let one = |arrow: &str, end: &LinkEnd| {
         let egress = end.egress.map(|egress| format!("{}, {}", rate(egress.rate), egress.queue));
-        let delay = (!end.delay.is_zero()).then(|| format!("{} ms", end.delay.as_secs_f64() * 1e3));
-        let parts: Vec<String> = [egress, delay].into_iter().flatten().collect();
+        let [v4, v6] = &end.conditions;
+        let conditions = match v4 == v6 {
+            true => vec![conditions(v4)],
+            false => vec![
+                conditions(v4).map(|text| format!("IPv4 {text}")),
+                conditions(v6).map(|text| format!("IPv6 {text}")),
+            ],
+        };
+        let ring = end.ring.map(|ring| format!("received into {} descriptors", ring.descriptors));
+        let parts: Vec<String> = [egress].into_iter().chain(conditions).chain([ring]).flatten().collect();
         (!parts.is_empty()).then(|| format!("{arrow} {}", parts.join(", ")))
     };
     let both: Vec<String> = [one("→", left), one("←", right)].into_iter().flatten().collect();
     if both.is_empty() { "as fast as it goes".to_owned() } else { both.join("; ") }
+}
+
+/// Delay, loss and reordering in words; `None` where there is nothing to say.
+fn conditions(conditions: &Conditions) -> Option<String> {
+    let Conditions { delay, loss, reorder, .. } = conditions;
+    let parts = [
+        (!delay.is_zero()).then(|| milliseconds(*delay)),
+        (loss.share > 0.0).then(|| match loss.burst {
+            None => format!("{} % lost", loss.share * 100.0),
+            Some(burst) => format!("{} % lost in runs of {burst}", loss.share * 100.0),
+        }),
+        (reorder.share > 0.0)
+            .then(|| format!("{} % held back for {}", reorder.share * 100.0, milliseconds(reorder.hold))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn milliseconds(span: Duration) -> String {
+    format!("{} ms", span.as_secs_f64() * 1e3)
 }
 
 fn rate(bits: u64) -> String {

@@ -5,12 +5,17 @@ use std::{collections::HashSet, time::Duration};
 use toml::Spanned;
 
 use super::{
-    Bottleneck, Discipline, Feature, Link, LinkEnd, Node,
+    Bottleneck, Discipline, Feature, Hop, Link, LinkEnd, Node, ReceiveRing,
     check::Source,
+    faults::conditions,
     file,
     units::{Queue, Rate},
 };
-use crate::{cidr::IpCidr, error::Result, link::Route};
+use crate::{
+    cidr::IpCidr,
+    error::Result,
+    link::{Member, Route},
+};
 
 pub(super) fn names(source: &Source<'_>, nodes: &[file::Node]) -> Result<()> {
     let mut seen = HashSet::new();
@@ -28,18 +33,22 @@ pub(super) fn names(source: &Source<'_>, nodes: &[file::Node]) -> Result<()> {
     Ok(())
 }
 
-/// A file says itself what it takes to play it.
-pub(super) fn needs(source: &Source<'_>, links: &[file::Link], needs: &[Feature]) -> Result<()> {
+/// A file says itself what it takes to play it with the kernel's own means.
+pub(super) fn needs(source: &Source<'_>, file: &file::File) -> Result<()> {
     let with_tail_drop = |end: &&file::LinkEnd| {
         end.queue.as_ref().is_some_and(|queue| matches!(queue.get_ref().0, Discipline::TailDrop(_)))
     };
-    let shaped = links.iter().flat_map(|link| &link.ends).filter(with_tail_drop).find_map(|end| end.rate.as_ref());
-    match shaped {
-        Some(rate) if !needs.contains(&Feature::Tbf) => {
-            Err(source.error(rate, "a rate takes the kernel's tbf; list it as needs = [\"tbf\"]"))
-        }
-        _ => Ok(()),
+    let ends = file.link.iter().flat_map(|link| &link.ends);
+    let shaped = ends.filter(with_tail_drop).find_map(|end| end.rate.as_ref());
+    if let Some(rate) = shaped.filter(|_| !file.needs.contains(&Feature::Tbf)) {
+        return Err(source.error(rate, "a rate takes the kernel's tbf; list it as needs = [\"tbf\"]"));
     }
+    let multipath = file.node.iter().flat_map(|node| &node.routes).find(|route| !route.hops.is_empty());
+    if let Some(route) = multipath.filter(|_| !file.needs.contains(&Feature::MultipathHashSeed)) {
+        let problem = "a fixed choice of next hops takes a seed of the kernel's hash; list it as needs = [\"multipath_hash_seed\"]";
+        return Err(source.error(&route.to, problem));
+    }
+    Ok(())
 }
 
 pub(super) fn links(source: &Source<'_>, links: Vec<file::Link>, nodes: &[file::Node]) -> Result<Vec<Link>> {
@@ -94,10 +103,25 @@ fn one_subnet(source: &Source<'_>, end: &file::LinkEnd, other: &file::LinkEnd) -
 }
 
 fn end(source: &Source<'_>, end: file::LinkEnd) -> Result<LinkEnd> {
+    let conditions = conditions(source, &end)?;
     let addresses = source.prefixes(&end.addresses)?;
     let egress = egress(source, end.rate, end.queue)?;
-    let delay = end.delay.map_or(Duration::ZERO, |delay| delay.0);
-    Ok(LinkEnd { node: end.node.into_inner(), dev: end.dev.into_inner(), addresses, egress, delay })
+    let ring = end.ring.map(|ring| match *ring.descriptors.get_ref() {
+        0 => Err(source.error(&ring.descriptors, "a ring has one descriptor at least")),
+        descriptors => Ok(ReceiveRing {
+            descriptors,
+            service: ring.service.0,
+            wake: ring.wake.map_or(Duration::ZERO, |wake| wake.0),
+        }),
+    });
+    Ok(LinkEnd {
+        node: end.node.into_inner(),
+        dev: end.dev.into_inner(),
+        addresses,
+        egress,
+        conditions,
+        ring: ring.transpose()?,
+    })
 }
 
 fn egress(
@@ -134,11 +158,28 @@ pub(super) fn nodes(source: &Source<'_>, nodes: Vec<file::Node>, links: &[Link])
 
 fn route(source: &Source<'_>, node: &str, wanted: &file::Route, links: &[Link]) -> Result<Route> {
     let to = source.prefix(&wanted.to)?;
-    let hop = source.hop(node, &wanted.via, &wanted.dev, links)?;
-    if hop.via.is_ipv6() != to.is_ipv6() {
-        return Err(source.error(&wanted.via, format!("{} is not of the family of {to}", hop.via)));
+    let hop = |via: &file::Text, dev: &file::Text| {
+        let hop = source.hop(node, via, dev, links)?;
+        if hop.via.is_ipv6() != to.is_ipv6() {
+            return Err(source.error(via, format!("{} is not of the family of {to}", hop.via)));
+        }
+        Ok(hop)
+    };
+    match (&wanted.via, &wanted.dev, wanted.hops.as_slice()) {
+        (Some(via), Some(dev), []) => hop(via, dev).map(|hop| Route::via(to, hop.via, &hop.dev)),
+        (None, None, [_, _, ..]) => {
+            let members = wanted.hops.iter().map(|member| {
+                let Hop { via, dev } = hop(&member.via, &member.dev)?;
+                let weight = member.weight.as_ref().map_or(1, |weight| *weight.get_ref());
+                match (weight, &member.weight) {
+                    (0, Some(text)) => Err(source.error(text, "a weight is 1 to 255")),
+                    _ => Ok(Member { via, dev, weight }),
+                }
+            });
+            Ok(Route::multipath(to, members.collect::<Result<_>>()?))
+        }
+        _ => Err(source.error(&wanted.to, "a route has via and dev, or two hops or more, each with via and dev")),
     }
-    Ok(Route::via(to, hop.via, &hop.dev))
 }
 
 /// No address belongs to two interfaces, nor to an interface and to a prefix of clients.

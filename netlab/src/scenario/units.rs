@@ -1,38 +1,44 @@
 //! Quantities as scenario files write them.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::Discipline;
 use crate::{qdisc::Limit, queue::Flavour};
 
-/// Deserialises through `parse`, whose message becomes the error.
-fn text<'de, D: Deserializer<'de>, T>(from: D, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, D::Error> {
-    let text = String::deserialize(from)?;
-    parse(&text).map_err(D::Error::custom)
+/// A quantity that deserialises through [`FromStr`], whose message becomes the error.
+macro_rules! deserialised {
+    ($($quantity:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $quantity {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
 }
+deserialised!(Rate, Queue, Span, Share);
 
 /// Bits per second, such as `30mbit`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate(pub(super) u64);
 
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        text(from, |text| {
-            let wrong = || format!("{text:?} is no rate, such as \"500kbit\", \"27.5mbit\" or \"1gbit\"");
-            let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-            let scale = match &text[number.len()..] {
-                "bit" => 1.0,
-                "kbit" => 1e3,
-                "mbit" => 1e6,
-                "gbit" => 1e9,
-                _ => return Err(wrong()),
-            };
-            let number: f64 = number.parse().map_err(|_| wrong())?;
-            let rate = number * scale;
-            if (8.0..=1e12).contains(&rate) { Ok(Self(rate.round() as u64)) } else { Err(wrong()) }
-        })
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no rate, such as \"500kbit\", \"27.5mbit\" or \"1gbit\"");
+        let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let scale = match &text[number.len()..] {
+            "bit" => 1.0,
+            "kbit" => 1e3,
+            "mbit" => 1e6,
+            "gbit" => 1e9,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let rate = number * scale;
+        if (8.0..=1e12).contains(&rate) { Ok(Self(rate.round() as u64)) } else { Err(wrong()) }
     }
 }
 
@@ -40,26 +46,26 @@ impl<'de> Deserialize<'de> for Rate {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queue(pub(super) Discipline);
 
-impl<'de> Deserialize<'de> for Queue {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        text(from, |text| {
-            let wrong =
-                || format!("{text:?} is no queue, such as \"90 packets\", \"64000 bytes\", \"codel\" or \"fq_codel\"");
-            match text {
-                "codel" => return Ok(Self(Discipline::Codel(Flavour::Linux))),
-                "codel rfc8289" => return Ok(Self(Discipline::Codel(Flavour::Rfc8289))),
-                "fq_codel" => return Ok(Self(Discipline::FqCodel(Flavour::Linux))),
-                "fq_codel rfc8290" => return Ok(Self(Discipline::FqCodel(Flavour::Rfc8289))),
-                _ => {}
-            }
-            let (number, unit) = text.split_once(' ').ok_or_else(wrong)?;
-            let number: u32 = number.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
-            match unit {
-                "packets" => Ok(Self(Discipline::TailDrop(Limit::Packets(number)))),
-                "bytes" => Ok(Self(Discipline::TailDrop(Limit::Bytes(number)))),
-                _ => Err(wrong()),
-            }
-        })
+impl FromStr for Queue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is no queue, such as \"90 packets\", \"64000 bytes\", \"codel\" or \"fq_codel\"");
+        match text {
+            "codel" => return Ok(Self(Discipline::Codel(Flavour::Linux))),
+            "codel rfc8289" => return Ok(Self(Discipline::Codel(Flavour::Rfc8289))),
+            "fq_codel" => return Ok(Self(Discipline::FqCodel(Flavour::Linux))),
+            "fq_codel rfc8290" => return Ok(Self(Discipline::FqCodel(Flavour::Rfc8289))),
+            _ => {}
+        }
+        let (number, unit) = text.split_once(' ').ok_or_else(wrong)?;
+        let number: u32 = number.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
+        match unit {
+            "packets" => Ok(Self(Discipline::TailDrop(Limit::Packets(number)))),
+            "bytes" => Ok(Self(Discipline::TailDrop(Limit::Bytes(number)))),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -67,15 +73,15 @@ impl<'de> Deserialize<'de> for Queue {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span(pub(super) Duration);
 
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        text(from, |text| {
-            let signed: Option<jiff::SignedDuration> = text.parse().ok();
-            signed
-                .and_then(|signed| Duration::try_from(signed).ok())
-                .map(Self)
-                .ok_or_else(|| format!("{text:?} is no time, such as \"500ms\" or \"2min\""))
-        })
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let signed: Option<jiff::SignedDuration> = text.parse().ok();
+        signed
+            .and_then(|signed| Duration::try_from(signed).ok())
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is no time, such as \"500ms\" or \"2min\""))
     }
 }
 
@@ -83,15 +89,15 @@ impl<'de> Deserialize<'de> for Span {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share(pub(super) f64);
 
-impl<'de> Deserialize<'de> for Share {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        text(from, |text| {
-            let percent: Option<f64> = text.strip_suffix('%').and_then(|number| number.parse().ok());
-            percent
-                .filter(|percent| (0.0..=100.0).contains(percent))
-                .map(|percent| Self(percent / 100.0))
-                .ok_or_else(|| format!("{text:?} is no share, such as \"15%\""))
-        })
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent: Option<f64> = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        percent
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(|percent| Self(percent / 100.0))
+            .ok_or_else(|| format!("{text:?} is no share, such as \"15%\""))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 use super::frame::{self, Seen};
 use crate::{
     engine::{
-        discrete::LinkCount,
+        LinkCount,
         line::{Departure, Line},
     },
     queue::{Packet, Signal},
@@ -85,7 +85,10 @@ impl Direction {
                     self.order += 1;
                     self.flights.push(Reverse((due, self.order, place)));
                 }
-                None => self.free.push(place),
+                None => {
+                    self.count.lost += 1;
+                    self.free.push(place);
+                }
             }
         }
         self.settle();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pathlab_record::SparseHistogram;
 
-use crate::engine::discrete::LinkCount;
+use crate::engine::LinkCount;
 
 /// How far a run may stray from what its scenario says and still stand.
 #[derive(Clone, Copy, Debug, PartialEq)]

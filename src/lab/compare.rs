@@ -1,0 +1,184 @@
+//! `pathlab lab compare`: two settings of one scenario, played by turns with the same seeds, and the median of the differences of each pair.
+
+use anyhow::Result;
+use clap::Args;
+use pathlab_netlab::{
+    expectation::in_words,
+    scenario::{Expectation, Metric, Of, Quantity, Scenario},
+};
+use pathlab_stats::{Confidence, Interval, paired_median};
+use serde::Serialize;
+
+use super::{Which, played::Play};
+use crate::{
+    Global,
+    exit::{Exit, Misuse},
+    output,
+    report::Table,
+};
+
+#[derive(Args)]
+pub(super) struct CompareArgs {
+    #[command(flatten)]
+    which: Which,
+    /// The one setting: `as-is`, or node:interface.key=value, several parted by commas; keys are rate, queue, delay, loss, ring, service, wake
+    #[arg(long, value_name = "SETTING")]
+    a: String,
+    /// The other setting
+    #[arg(long, value_name = "SETTING")]
+    b: String,
+    /// How often each setting is played, by turns; six pairs are the least that bound a difference
+    #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pairs: u32,
+    /// Seed of the first pair; each further pair takes the next one
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// What a comparison came to.
+#[derive(Serialize)]
+struct Comparison {
+    scenario: String,
+    engine: &'static str,
+    a: String,
+    b: String,
+    seed: u64,
+    pairs: u32,
+    confidence: f64,
+    figures: Vec<Figure>,
+}
+
+/// One figure under both settings, in nanoseconds, shares of one, bits per second or packets.
+#[derive(Serialize)]
+struct Figure {
+    figure: String,
+    unit: &'static str,
+    a: Option<f64>,
+    b: Option<f64>,
+    difference: Option<f64>,
+    /// Absent where so few pairs bound nothing.
+    low: Option<f64>,
+    high: Option<f64>,
+    #[serde(skip)]
+    quantity: Quantity,
+}
+
+pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
+    let scenario = args.which.load()?;
+    let [a, b] = [&args.a, &args.b].map(|setting| set(&scenario, setting));
+    let (a, b) = (a?, b?);
+    let seed = args.seed.unwrap_or(scenario.seed);
+    let wanted = figures(&scenario);
+    let mut pairs: Vec<Vec<(f64, f64)>> = vec![Vec::new(); wanted.len()];
+    for turn in 0..args.pairs {
+        let seed = seed.wrapping_add(u64::from(turn));
+        let play = |scenario: &Scenario| -> Result<Vec<Option<f64>>> {
+            let play = Play { scenario, seed, share: None };
+            play.check()?;
+            let played = play.virtually();
+            let figures = played.figures();
+            Ok(wanted.iter().map(|figure| figures.value(figure)).collect())
+        };
+        // Whoever comes first has a cold machine: by turns.
+        let (of_a, of_b) = if turn % 2 == 0 {
+            let of_a = play(&a)?;
+            (of_a, play(&b)?)
+        } else {
+            let of_b = play(&b)?;
+            (play(&a)?, of_b)
+        };
+        for (pairs, pair) in pairs.iter_mut().zip(of_a.into_iter().zip(of_b)) {
+            pairs.extend(pair.0.zip(pair.1));
+        }
+    }
+    let figures = wanted.iter().zip(&pairs).map(|(wanted, pairs)| figure(wanted, pairs)).collect();
+    let comparison = Comparison {
+        scenario: scenario.name.clone(),
+        engine: "virtual",
+        a: args.a.clone(),
+        b: args.b.clone(),
+        seed,
+        pairs: args.pairs,
+        confidence: Confidence::P95.level(),
+        figures,
+    };
+    if global.json {
+        output::json("lab", &comparison)?;
+    } else {
+        print!("{}", comparison.text());
+    }
+    Ok(Exit::Done)
+}
+
+fn set(scenario: &Scenario, setting: &str) -> Result<Scenario> {
+    let mut scenario = scenario.clone();
+    if setting != "as-is" {
+        scenario.set(setting).map_err(Misuse::of)?;
+    }
+    Ok(scenario)
+}
+
+/// Round trip, IPDV and loss of all, what the scenario expects something of, and every bulk's goodput.
+fn figures(scenario: &Scenario) -> Vec<Expectation> {
+    let all = |what: Metric| Expectation { what, of: Of::default(), above: None, at_least: None, at_most: None };
+    let mut wanted: Vec<Expectation> =
+        [Metric::Rtt(0.5), Metric::Rtt(0.95), Metric::Rtt(0.99), Metric::Ipdv(0.95), Metric::Loss].map(all).into();
+    wanted.extend(scenario.bulks.iter().map(|bulk| all(Metric::Goodput { bulk: bulk.name.clone() })));
+    for expected in &scenario.expectations {
+        let bare = Expectation { at_least: None, at_most: None, ..expected.clone() };
+        if !wanted.contains(&bare) {
+            wanted.push(bare);
+        }
+    }
+    wanted
+}
+
+fn figure(wanted: &Expectation, pairs: &[(f64, f64)]) -> Figure {
+    let quantity = wanted.what.quantity();
+    let unit = match quantity {
+        Quantity::Time => "ns",
+        Quantity::Share => "share",
+        Quantity::Rate => "bit/s",
+        Quantity::Count => "packets",
+    };
+    let difference = paired_median(pairs, Confidence::P95);
+    let limit = |of: fn(&Interval) -> f64| difference.as_ref().map(of).filter(|limit| limit.is_finite());
+    Figure {
+        figure: wanted.to_string(),
+        unit,
+        a: median(pairs.iter().map(|pair| pair.0)),
+        b: median(pairs.iter().map(|pair| pair.1)),
+        difference: difference.map(|interval| interval.estimate),
+        low: limit(|interval| interval.low),
+        high: limit(|interval| interval.high),
+        quantity,
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len().checked_sub(1)? / 2;
+    Some(if values.len() % 2 == 1 { values[middle] } else { (values[middle] + values[middle + 1]) / 2.0 })
+}
+
+impl Comparison {
+    fn text(&self) -> String {
+        let mut table = Table::new(["", "A", "B", "B − A", "95 % interval"]);
+        for figure in &self.figures {
+            let words =
+                |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| in_words(figure.quantity, value));
+            let interval = match (figure.low, figure.high) {
+                (Some(low), Some(high)) => {
+                    format!("{} to {}", in_words(figure.quantity, low), in_words(figure.quantity, high))
+                }
+                _ => "too few pairs".to_owned(),
+            };
+            table.row([figure.figure.clone(), words(figure.a), words(figure.b), words(figure.difference), interval]);
+        }
+        format!(
+            "{}, {} engine, {} pairs by turns, seeds from {}\nA: {}\nB: {}\n\n{table}",
+            self.scenario, self.engine, self.pairs, self.seed, self.a, self.b
+        )
+    }
+}
