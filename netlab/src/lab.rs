@@ -333,9 +333,8 @@ impl Lab {
             .map(|((index, link), _)| Spliced {
                 mtu: link.mtu,
                 ends: [0, 1].map(|end| (&link.ends[end], heard_at(index, end))),
-                impairments: [0, 1].map(|end| {
-                    [false, true].map(|v6| Impairment::new(&self.scenario, &link.ends[end], v6, self.seed))
-                }),
+                impairments: [0, 1]
+                    .map(|end| [false, true].map(|v6| Impairment::new(&self.scenario, &link.ends[end], v6, self.seed))),
             })
             .collect();
         if !spliced.is_empty() {

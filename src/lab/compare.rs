@@ -80,7 +80,7 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
             Ok(wanted.iter().map(|figure| figures.value(figure)).collect())
         };
         // Whoever comes first has a cold machine: by turns.
-        let (of_a, of_b) = if turn % 2 == 0 {
+        let (of_a, of_b) = if turn.is_multiple_of(2) {
             let of_a = play(&a)?;
             (of_a, play(&b)?)
         } else {

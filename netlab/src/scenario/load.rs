@@ -102,7 +102,7 @@ impl Game {
     /// Payloads of the packets that each player gets at the tick of that number.
     pub fn packets(&self, tick: u64) -> (u16, u16) {
         match self.keyframe {
-            Some(Keyframe { every, packets, payload }) if tick % u64::from(every) == 0 => (packets, payload),
+            Some(Keyframe { every, packets, payload }) if tick.is_multiple_of(u64::from(every)) => (packets, payload),
             _ => (1, self.snapshot),
         }
     }
