@@ -11,6 +11,5 @@
 #include "kernel.h"
 
 static int (*const bpf_xdp_metadata_rx_timestamp)(const struct xdp_md *context, u64 *timestamp) = (void *)0x7ff00001;
-static int (*const bpf_xdp_metadata_rx_hash)(const struct xdp_md *context, u32 *hash, u32 *type) = (void *)0x7ff00002;
 
 #endif

@@ -30,19 +30,13 @@ static INLINE bool has_socket(u32 queue)
  */
 static INLINE void ask_the_card(struct xdp_md *context, struct xsk_record *record, bool bound, bool tail)
 {
-	u32 hash_type = 0;
-
 	if (tail) {
 		record->nic = take_tail(context);
 		record->nic_rc = record->nic ? XSK_NIC_TAIL : -EOPNOTSUPP;
-		record->hash_rc = -EOPNOTSUPP;
 	} else if (bound) {
 		record->nic_rc = bpf_xdp_metadata_rx_timestamp(context, &record->nic);
-		record->hash_rc = bpf_xdp_metadata_rx_hash(context, &record->hash, &hash_type);
-		record->hash_type = hash_type;
 	} else {
 		record->nic_rc = -EOPNOTSUPP;
-		record->hash_rc = -EOPNOTSUPP;
 	}
 }
 

@@ -46,7 +46,7 @@ mod umem;
 
 use crate::Error;
 
-pub use metadata::{BindMode, Hash, Record, TransmitStamp};
+pub use metadata::{BindMode, Record, TransmitStamp};
 pub use options::{BusyPoll, CopyMode, XskOptions};
 pub use redirect::{NicStamps, Redirect, RedirectConfig, RedirectCounters};
 pub use rings::{Completed, Received};

@@ -203,7 +203,6 @@ fn native_echo_stamps_every_reply_and_says_that_the_card_gave_none() {
     for record in records {
         // veth's driver answers 0 for "success" and 0 for the time: absent.
         assert_eq!((record.nic, record.nic_rc, record.queue), (None, 0, 0));
-        assert!(record.hash.is_some());
     }
 }
 
@@ -218,7 +217,7 @@ fn generic_echo_stamps_every_reply_and_says_why_the_card_is_not_asked() {
         assert!(why.contains("generic XDP sees no card"), "{why}");
     });
     for record in records {
-        assert_eq!((record.nic, record.nic_rc, record.hash), (None, -95, None));
+        assert_eq!((record.nic, record.nic_rc), (None, -95));
     }
 }
 

@@ -3,16 +3,16 @@
 
 /// The one's complement sum of 16-bit words in network byte order; an odd octet at the end counts as the upper half of a word.
 pub(crate) fn sum(octets: &[u8]) -> u32 {
-    let (words, rest) = octets.as_chunks::<8>();
-    let mut sum = words.iter().fold(0_u64, |sum, word| {
-        let word = u64::from_be_bytes(*word);
-        sum + (word >> 32) + (word & 0xffff_ffff)
-    });
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let last = u64::from_be_bytes(last);
-    sum += (last >> 32) + (last & 0xffff_ffff);
-    u32::from(fold(sum))
+    let (words, rest) = octets.as_chunks::<4>();
+    let sum = words.iter().fold(0_u64, |sum, word| sum + u64::from(u32::from_ne_bytes(*word)));
+    let last = match *rest {
+        [] => 0,
+        [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+        [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
+        [a, b, c, ..] => u32::from_ne_bytes([a, b, c, 0]),
+    };
+    // summed as this machine has the octets, which gives the same sum with its octets as this machine has them (RFC 1071, section 2)
+    u32::from(u16::from_be(fold(sum + u64::from(last))))
 }
 
 /// RFC 1624, equation 3: `checksum` with 16-bit words of sum `old` replaced by words of sum `new`.

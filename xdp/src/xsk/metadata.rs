@@ -5,7 +5,7 @@
 use pathlab_record::{Plane, Tai, Time};
 
 /// `sizeof(struct xsk_record)` in `bpf/abi.h`. Kernels before 6.8 allow no more than 32 bytes of metadata.
-pub(crate) const RECORD_LENGTH: usize = 32;
+pub(crate) const RECORD_LENGTH: usize = 24;
 
 /// `tx_metadata_len` that we register: flags and completion. `struct xsk_tx_metadata` had 16 bytes in 6.8 and has grown at
 /// its end since (launch time, 6.14), which we do not use; so 16 fits every kernel.
@@ -30,21 +30,10 @@ pub struct Record {
     pub nic_rc: i16,
     /// When the XDP program began, `bpf_ktime_get_tai_ns`.
     pub xdp: Option<Time<Tai>>,
-    /// The hash by which the card chose the queue. `None` when the driver does not tell.
-    pub hash: Option<Hash>,
     /// The receive queue, as the program saw it.
     pub queue: u16,
     /// The CPU that ran the program: the one that the queue's interrupt goes to.
     pub cpu: u16,
-}
-
-/// A receive-side scaling hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hash {
-    /// The hash.
-    pub value: u32,
-    /// Which headers went into it: `enum xdp_rss_hash_type`.
-    pub kind: u16,
 }
 
 impl Record {
@@ -52,29 +41,27 @@ impl Record {
     ///
     /// `None` when there is none: the driver leaves no room for metadata, or another program redirected the packet.
     pub(crate) fn take(bytes: &mut [u8; RECORD_LENGTH]) -> Option<Self> {
-        let magic = u16::from_ne_bytes(field(bytes, 30));
+        let magic = u16::from_ne_bytes(field(bytes, 22));
         Self::erase(bytes);
         if magic != MAGIC {
             return None;
         }
         let (nic, xdp) = (u64::from_ne_bytes(field(bytes, 0)), u64::from_ne_bytes(field(bytes, 8)));
-        let (nic_rc, hash_rc) = (i16::from_ne_bytes(field(bytes, 24)), i16::from_ne_bytes(field(bytes, 26)));
-        let hash = Hash { value: u32::from_ne_bytes(field(bytes, 16)), kind: u16::from_ne_bytes(field(bytes, 20)) };
+        let nic_rc = i16::from_ne_bytes(field(bytes, 18));
         Some(Self {
             nic: present(nic).filter(|_| nic_rc == 0),
             tail: present(nic).filter(|_| nic_rc == NIC_TAIL),
             nic_rc,
             xdp: present(xdp).map(Time::from_nanos),
-            hash: (hash_rc == 0).then_some(hash),
-            queue: u16::from_ne_bytes(field(bytes, 28)),
-            cpu: u16::from_ne_bytes(field(bytes, 22)),
+            queue: u16::from_ne_bytes(field(bytes, 20)),
+            cpu: u16::from_ne_bytes(field(bytes, 16)),
         })
     }
 
-    /// Makes sure that what is here is not taken for a record. Needed before the kernel gets the frame: the bytes may hold a
-    /// record of long ago, and a program that finds no room writes none.
+    /// Makes sure that what is here is not taken for a record: a program that finds no room writes none, and what a free frame holds
+    /// there must not be read as its word.
     pub(crate) fn erase(bytes: &mut [u8; RECORD_LENGTH]) {
-        bytes[30..].fill(0);
+        bytes[22..].fill(0);
     }
 }
 
@@ -114,9 +101,11 @@ pub(crate) fn request_stamp(bytes: &mut [u8; TX_METADATA_LENGTH]) {
     completion.fill(0);
 }
 
-/// Reads the answer once the frame has come back by the completion ring.
-pub(crate) fn stamp(bytes: &[u8; TX_METADATA_LENGTH], mode: BindMode) -> Option<TransmitStamp> {
-    let nanoseconds = present(u64::from_ne_bytes(field(bytes, 8)))?;
+/// Reads the answer once the frame has come back by the completion ring, and clears it: it lies where a record has its mark.
+pub(crate) fn take_stamp(bytes: &mut [u8; TX_METADATA_LENGTH], mode: BindMode) -> Option<TransmitStamp> {
+    let nanoseconds = present(u64::from_ne_bytes(field(bytes, 8)));
+    bytes[8..].fill(0);
+    let nanoseconds = nanoseconds?;
     Some(match mode {
         BindMode::Copy => TransmitStamp::Software(Time::from_nanos(nanoseconds)),
         BindMode::ZeroCopy => TransmitStamp::Nic(nanoseconds),
@@ -139,15 +128,12 @@ mod tests {
 
     use super::*;
 
-    fn record(nic: u64, xdp: u64, nic_rc: i16, hash_rc: i16, magic: u16) -> [u8; RECORD_LENGTH] {
+    fn record(nic: u64, xdp: u64, nic_rc: i16, magic: u16) -> [u8; RECORD_LENGTH] {
         let mut bytes = Vec::new();
         bytes.extend(nic.to_ne_bytes());
         bytes.extend(xdp.to_ne_bytes());
-        bytes.extend(0xfeed_beef_u32.to_ne_bytes());
-        bytes.extend(0x24_u16.to_ne_bytes());
         bytes.extend(3_u16.to_ne_bytes());
         bytes.extend(nic_rc.to_ne_bytes());
-        bytes.extend(hash_rc.to_ne_bytes());
         bytes.extend(7_u16.to_ne_bytes());
         bytes.extend(magic.to_ne_bytes());
         bytes.try_into().unwrap()
@@ -155,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_record_of_a_card_that_stamps() {
-        let seen = Record::take(&mut record(1_000, 2_000, 0, 0, MAGIC));
+        let seen = Record::take(&mut record(1_000, 2_000, 0, MAGIC));
         assert_eq!(
             seen,
             Some(Record {
@@ -163,7 +149,6 @@ mod tests {
                 tail: None,
                 nic_rc: 0,
                 xdp: Some(Time::from_nanos(2_000)),
-                hash: Some(Hash { value: 0xfeed_beef, kind: 0x24 }),
                 queue: 7,
                 cpu: 3,
             })
@@ -172,34 +157,40 @@ mod tests {
 
     #[test]
     fn success_with_zero_is_absent() {
-        let seen = Record::take(&mut record(0, 0, 0, -61, MAGIC)).unwrap();
-        assert_eq!((seen.nic, seen.nic_rc, seen.xdp, seen.hash), (None, 0, None, None));
+        let seen = Record::take(&mut record(0, 0, 0, MAGIC)).unwrap();
+        assert_eq!((seen.nic, seen.nic_rc, seen.xdp), (None, 0, None));
     }
 
     #[test]
     fn a_value_beside_an_error_is_absent() {
-        let seen = Record::take(&mut record(5, 5, -95, 0, MAGIC)).unwrap();
+        let seen = Record::take(&mut record(5, 5, -95, MAGIC)).unwrap();
         assert_eq!((seen.nic, seen.tail, seen.nic_rc), (None, None, -95));
-        let seen = Record::take(&mut record(1_000, 5, NIC_TAIL, 0, MAGIC)).expect("a record");
+        let seen = Record::take(&mut record(1_000, 5, NIC_TAIL, MAGIC)).expect("a record");
         assert_eq!((seen.nic, seen.tail), (None, Some(1_000)), "cycles are no nanoseconds of the card's clock");
     }
 
     #[test]
     fn a_record_is_read_once() {
-        let mut bytes = record(1, 1, 0, 0, MAGIC);
+        let mut bytes = record(1, 1, 0, MAGIC);
         assert!(Record::take(&mut bytes).is_some());
         assert_eq!(Record::take(&mut bytes), None);
     }
 
     #[test]
-    fn an_unanswered_request_is_absent_and_an_answer_is_labelled_by_mode() {
+    fn an_unanswered_request_is_absent_and_an_answer_is_labelled_by_mode_and_taken_once() {
         let mut bytes = [0xaa; TX_METADATA_LENGTH];
         request_stamp(&mut bytes);
-        assert_eq!(stamp(&bytes, BindMode::Copy), None);
-        bytes[8..].copy_from_slice(&9_u64.to_ne_bytes());
-        assert_eq!(stamp(&bytes, BindMode::Copy), Some(TransmitStamp::Software(Time::from_nanos(9))));
-        assert_eq!(stamp(&bytes, BindMode::ZeroCopy), Some(TransmitStamp::Nic(9)));
-        assert_eq!(stamp(&bytes, BindMode::Copy).map(TransmitStamp::plane), Some(Plane::Kernel));
+        assert_eq!(take_stamp(&mut bytes, BindMode::Copy), None);
+        let answer = Time::from_nanos(9);
+        for (mode, stamp, plane) in [
+            (BindMode::Copy, TransmitStamp::Software(answer), Plane::Kernel),
+            (BindMode::ZeroCopy, TransmitStamp::Nic(9), Plane::Nic),
+        ] {
+            bytes[8..].copy_from_slice(&9_u64.to_ne_bytes());
+            assert_eq!(take_stamp(&mut bytes, mode), Some(stamp));
+            assert_eq!(stamp.plane(), plane);
+            assert_eq!(take_stamp(&mut bytes, mode), None);
+        }
     }
 
     #[test]
@@ -214,7 +205,7 @@ mod tests {
         #[test]
         fn no_bytes_make_a_stamp_of_zero(bytes: [u8; RECORD_LENGTH]) {
             let mut bytes = bytes;
-            bytes[30..].copy_from_slice(&MAGIC.to_ne_bytes());
+            bytes[22..].copy_from_slice(&MAGIC.to_ne_bytes());
             let seen = Record::take(&mut bytes).unwrap();
             prop_assert!(seen.nic.is_none_or(|nic| nic > 0 && seen.nic_rc == 0));
         }

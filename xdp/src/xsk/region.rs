@@ -36,12 +36,15 @@ impl Region {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if huge { libc::MAP_HUGETLB } else { 0 };
         // A mapping of huge pages is a whole number of them, for `munmap` too.
         let length = if huge { length.next_multiple_of(2 << 20) } else { length };
-        Ok(Self { base: sys::map(length, flags, None, 0)?, length })
+        let region = Self { base: sys::map(length, flags, None, 0)?, length };
+        // A kernel without them has the memory in small pages, and a program in it more to look up: not worth an error.
+        let _ = sys::prefer_huge_pages(region.base, length);
+        Ok(region)
     }
 
     /// One ring of an `AF_XDP` socket; `page_offset` says which (`XDP_PGOFF_RX_RING` and its like).
     pub(crate) fn ring(socket: BorrowedFd<'_>, length: usize, page_offset: u64) -> io::Result<Self> {
-        Ok(Self { base: sys::map(length, libc::MAP_SHARED, Some(socket), page_offset)?, length })
+        Ok(Self { base: sys::map(length, libc::MAP_SHARED | libc::MAP_POPULATE, Some(socket), page_offset)?, length })
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {

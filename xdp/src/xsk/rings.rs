@@ -15,6 +15,9 @@ use super::{
     umem::{Frame, Umem},
 };
 
+/// Octets of a packet that are fetched before they are looked at: the headers and the base packet.
+const FETCHED: usize = 128;
+
 /// A packet that came, with what the XDP program knew of it.
 #[derive(Debug)]
 pub struct Received {
@@ -79,10 +82,7 @@ impl Rings {
     pub(crate) fn refill(&mut self) {
         let mut pushed = 0;
         for _ in 0..self.fill.free() {
-            let Some(mut frame) = self.umem.take() else { break };
-            if let Some(record) = frame.record() {
-                Record::erase(record);
-            }
+            let Some(frame) = self.umem.take() else { break };
             // The ring has one writer, us, so what was free still is.
             if self.fill.push(frame.address()).is_err() {
                 self.umem.put(frame);
@@ -114,11 +114,15 @@ impl Rings {
                 self.umem.put(frame);
                 continue;
             }
-            let record = frame.record().and_then(Record::take);
-            batch.push(Received { frame, record });
+            // What another processor has just written takes long to come: all of it is asked for before any is read.
+            frame.prefetch(FETCHED);
+            batch.push(Received { frame, record: None });
         }
         if popped > 0 {
             self.rx.release();
+        }
+        for Received { frame, record } in &mut batch[before..] {
+            *record = frame.record().and_then(Record::take);
         }
         batch.len() - before
     }
@@ -155,7 +159,7 @@ impl Rings {
                 self.strays += 1;
                 continue;
             };
-            let stamp = if stamped { metadata::stamp(frame.tx_metadata(), mode) } else { None };
+            let stamp = if stamped { metadata::take_stamp(frame.tx_metadata(), mode) } else { None };
             self.umem.put(frame);
             batch.push(Completed { cookie, stamp });
         }
@@ -196,6 +200,7 @@ mod tests {
 
     use super::*;
     use crate::xsk::{
+        metadata::RECORD_LENGTH,
         ring::pair,
         umem::{Cut, kernel::Access},
     };
@@ -225,12 +230,17 @@ mod tests {
     impl Kernel {
         /// A packet comes in: `false` when there is no frame to put it into, or no place in the rx ring.
         fn deliver(&mut self, packet: &[u8]) -> bool {
+            self.deliver_at(self.memory.cut().headroom + 256, packet)
+        }
+
+        /// The same, to that place in its frame.
+        fn deliver_at(&mut self, offset: u32, packet: &[u8]) -> bool {
             if self.rx.free() == 0 {
                 return false;
             }
             let Some(Address(frame)) = self.fill.pop() else { return false };
             self.fill.release();
-            let address = Address(frame + u64::from(self.memory.cut().headroom) + 256);
+            let address = Address(frame + u64::from(offset));
             self.memory.write(address, packet);
             self.rx.push(Descriptor { address, length: packet.len() as u32, options: 0 }).unwrap();
             self.rx.publish();
@@ -281,12 +291,12 @@ mod tests {
     fn a_record_is_of_this_packet_or_absent() {
         let (mut rings, mut kernel) = twins(1, 2, true);
         let mut received = Vec::new();
-        let mut record = [0; 32];
-        record[30..].copy_from_slice(&0x7e5d_u16.to_ne_bytes());
-        record[28..30].copy_from_slice(&3_u16.to_ne_bytes());
+        let mut record = [0; RECORD_LENGTH];
+        record[22..].copy_from_slice(&0x7e5d_u16.to_ne_bytes());
+        record[20..22].copy_from_slice(&3_u16.to_ne_bytes());
 
         rings.refill();
-        kernel.memory.write(Address(256 - 32), &record);
+        kernel.memory.write(Address(256 - RECORD_LENGTH as u64), &record);
         kernel.deliver(b"with a record");
         rings.receive(&mut received, 1);
         let first = received.pop().unwrap();
@@ -300,8 +310,21 @@ mod tests {
         assert_eq!(received[0].record, None);
         received.clear();
 
-        // A record where the frame lay when it was free is not one either.
-        kernel.memory.write(Address(256 - 32), &record);
+        // What a packet that lay elsewhere leaves at the record's place is not one either, nor is a stamp that looks like it.
+        rings.refill();
+        kernel.deliver_at(256 - RECORD_LENGTH as u32, &record);
+        rings.receive(&mut received, 1);
+        assert_eq!(received[0].frame.packet(), record);
+        received.clear();
+        rings.refill();
+        kernel.deliver(b"without");
+        rings.receive(&mut received, 1);
+        let Received { frame, record } = received.pop().expect("a packet");
+        assert_eq!(record, None);
+        rings.send(frame, 0, true).expect("room");
+        rings.tx.publish();
+        kernel.transmit(0x7e5d << 48 | 5);
+        assert_eq!(rings.complete(BindMode::ZeroCopy, &mut Vec::new(), 1), 1);
         rings.refill();
         kernel.deliver(b"without");
         rings.receive(&mut received, 1);

@@ -15,7 +15,7 @@ fn check(rc: libc::c_int) -> io::Result<()> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `mmap`, readable, writable, populated; a new mapping at an address of the kernel's choice.
+/// `mmap`, readable and writable; a new mapping at an address of the kernel's choice.
 pub(crate) fn map(
     length: usize,
     flags: libc::c_int,
@@ -25,15 +25,21 @@ pub(crate) fn map(
     let fd = file.map_or(-1, |file| file.as_raw_fd());
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: with a null hint and without MAP_FIXED the kernel takes unused address space, so no memory of ours changes. Those
-    // who call pass no other flags than MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS and MAP_HUGETLB.
+    // who call pass no other flags than MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_POPULATE and MAP_HUGETLB.
     let address = unsafe {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        libc::mmap(ptr::null_mut(), length, protection, flags | libc::MAP_POPULATE, fd, offset)
+        libc::mmap(ptr::null_mut(), length, protection, flags, fd, offset)
     };
     if address == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
     NonNull::new(address.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// `madvise(MADV_HUGEPAGE)`: asks for pages of 2 MiB where the kernel has some to give; it may well give none.
+pub(crate) fn prefer_huge_pages(base: NonNull<u8>, length: usize) -> io::Result<()> {
+    // SAFETY: this advice changes neither what memory holds nor whether it is mapped, wherever it is.
+    check(unsafe { libc::madvise(base.as_ptr().cast(), length, libc::MADV_HUGEPAGE) })
 }
 
 /// `munmap`.

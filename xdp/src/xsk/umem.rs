@@ -4,7 +4,7 @@
 //!  UMEM  │ frame 0          │ frame 1          │ …                          frame = XskOptions::frame_size bytes
 //!        ╰──────────────────╯
 //!  frame │ headroom │ 256 bytes of XDP headroom          │ packet … │ room  │
-//!                               receive record (32) ─┤   ↑
+//!                               receive record (24) ─┤   ↑
 //!                           transmit metadata (16) ─┤    Frame::packet
 //! ```
 //!
@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{
-    metadata::{RECORD_LENGTH, TX_METADATA_LENGTH},
+    metadata::{RECORD_LENGTH, Record, TX_METADATA_LENGTH},
     region::Region,
     ring::{Address, Descriptor},
     sys,
@@ -188,9 +188,25 @@ impl Frame {
     }
 
     /// Readies the frame for the next use: an empty packet at the usual place.
+    ///
+    /// A packet that lay elsewhere may have left octets where a record is looked for; one at the usual place cannot reach there.
     pub(crate) fn reset(&mut self) {
-        self.offset = self.memory.cut.packet_offset();
+        let usual = self.memory.cut.packet_offset();
+        if self.offset != usual {
+            self.offset = usual;
+            Record::erase(self.before_packet());
+        }
         self.length = 0;
+    }
+
+    /// Has the processor fetch, to be written, the record and at most `octets` of the packet.
+    pub(crate) fn prefetch(&self, octets: usize) {
+        const LINE: usize = 64;
+        let offset = self.offset as usize;
+        let (from, to) = (offset.saturating_sub(RECORD_LENGTH), offset + octets.min(self.length as usize));
+        for line in (from..to).step_by(LINE).chain(to.checked_sub(1)) {
+            fetch(self.start().wrapping_add(line));
+        }
     }
 
     /// The kernel says where in this frame it put a packet. `false`, and no change, where that is outside.
@@ -252,8 +268,21 @@ impl Frame {
     }
 }
 
+/// A hint, nothing where the processor has none.
+fn fetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads and writes nothing that a program can see, and does not fault, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 impl Drop for Frame {
     fn drop(&mut self) {
+        self.reset();
         self.memory.dropped().push(self.index);
     }
 }

@@ -78,7 +78,7 @@ fn what_is_handed_over_goes_untouched_to_the_socket_of_its_queue_or_to_the_stack
                     reason => (reason, Action::Drop),
                 };
                 assert_eq!((outcome.action, after[counter] - before[counter]), (action, 1), "{what}, {hand_over:?}");
-                assert_eq!(outcome.metadata.len(), if action == Action::Redirect { 32 } else { 0 }, "{what}");
+                assert_eq!(outcome.metadata.len(), if action == Action::Redirect { 24 } else { 0 }, "{what}");
                 assert!(action == Action::Tx || outcome.frame == bytes, "{what} has been changed");
                 let handed = [Counter::HandedToXsk, Counter::HandedToStack, Counter::Passed];
                 let received = u64::from(!handed.contains(&counter));

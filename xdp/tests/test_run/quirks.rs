@@ -79,7 +79,7 @@ fn a_cards_stamp_behind_the_frame_goes_into_the_record_of_the_socket() {
             assert_eq!((outcome.action, outcome.frame), (Action::Redirect, frame.bytes()));
             let record = outcome.metadata;
             assert_eq!(record[..8], TAIL_CYCLES.to_ne_bytes());
-            assert_eq!(record[24..26], 1_i16.to_ne_bytes(), "XSK_NIC_TAIL");
+            assert_eq!(record[18..20], 1_i16.to_ne_bytes(), "XSK_NIC_TAIL");
             let bare = program.test_run(&frame.bytes()).expect("runs");
             assert_eq!((bare.action, bare.frame), (Action::Redirect, frame.bytes()));
             assert_eq!(bare.metadata[..8], [0; 8]);

@@ -12,7 +12,7 @@ use crate::{
     clock::software,
     places::{Place, Places},
     report::Spans,
-    session::{Arrival, Reason, Reply, Request, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp},
+    session::{Arrival, Reason, Reply, Request, SessionReflector, Tally, Verdict, nic_stamp},
     wire::UdpFrame,
 };
 
@@ -25,9 +25,7 @@ pub(super) struct Desk {
     /// What to take off `CLOCK_TAI` to have UTC.
     pub(super) tai_minus_utc: Interval,
     pub(super) nic_clock: Option<Arc<dyn NicClock>>,
-    departing: Departing,
-    /// The number of the next reply, by which its departure is told.
-    next: u64,
+    underway: Underway,
     /// Where the worker runs.
     pub(super) here: Place,
     reply: Box<[u8]>,
@@ -65,15 +63,14 @@ pub(super) struct Ready {
 }
 
 impl Desk {
-    /// Under the rules of `session`, with at most `in_flight` replies on their way at once.
-    pub(super) fn new(session: SessionReflector, nic_clock: Option<Arc<dyn NicClock>>, in_flight: usize) -> Self {
+    /// Under the rules of `session`.
+    pub(super) fn new(session: SessionReflector, nic_clock: Option<Arc<dyn NicClock>>) -> Self {
         Self {
             session,
             account: Account::new(),
             tai_minus_utc: Interval::ZERO,
             nic_clock,
-            departing: Departing::new(in_flight),
-            next: 0,
+            underway: Underway::default(),
             here: Place::default(),
             reply: vec![0; LONGEST].into(),
         }
@@ -145,16 +142,15 @@ impl Desk {
 
     /// Writes B3 into a reply, the last thing before it is given to the kernel; the number by which its departure is to be told.
     pub(super) fn finish(&mut self, ready: &Ready, frame: &mut [u8], sent: Time<Realtime>) -> u64 {
-        let Self { session, departing, next, .. } = self;
+        let Self { session, underway, .. } = self;
         ready.datagram.edit(frame, |bytes| session.finish(&ready.reply, software(sent), bytes));
-        departing.put(*next, ready.reply, sent);
-        *next += 1;
-        *next - 1
+        underway.put(ready.reply, sent)
     }
 
-    /// Counts a reply that the kernel has taken, or not.
-    pub(super) fn sent(&mut self, ready: &Ready, sent: Time<Realtime>, taken: bool) {
+    /// Counts the reply of that number, which the kernel has taken, or not.
+    pub(super) fn sent(&mut self, number: u64, ready: &Ready, sent: Time<Realtime>, taken: bool) {
         if !taken {
+            self.underway.take(number);
             self.session.unsent(&ready.reply);
             return self.account.tally.refuse(Reason::SendFailed);
         }
@@ -169,19 +165,47 @@ impl Desk {
 
     /// The reply of that number has left, with a stamp of that or without.
     pub(super) fn departed(&mut self, number: u64, stamp: Option<TransmitStamp>) {
+        let known = self.underway.take(number);
         let Some(stamp) = stamp else { return };
         self.account.sent_on[place(stamp.plane())] += 1;
         let left = match stamp {
             TransmitStamp::Software(tai) => Some(software(self.utc(tai)).into()),
             TransmitStamp::Nic(nic) => nic_stamp(nic, self.nic_clock.as_deref()),
         };
-        if let Some((left, (reply, sent))) = left.zip(self.departing.find(number)) {
+        if let Some((left, (reply, sent))) = left.zip(known) {
             if let Some(departure) = left.since(sent.into()) {
                 self.account.departure.record(departure);
                 self.account.places.left(self.here, departure);
             }
             self.session.departed(&reply, stamp.plane(), left);
         }
+    }
+}
+
+/// Replies that the kernel has, by a number each. The number that was free last is given first, so that few of them are ever touched where replies
+/// leave at once; there are never more than the UMEM has frames.
+#[derive(Default)]
+struct Underway {
+    replies: Vec<Option<(Reply, Time<Realtime>)>>,
+    free: Vec<usize>,
+}
+
+impl Underway {
+    fn put(&mut self, reply: Reply, sent: Time<Realtime>) -> u64 {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.replies.push(None);
+            self.replies.len() - 1
+        });
+        self.replies[number] = Some((reply, sent));
+        number as u64
+    }
+
+    /// The reply and its B3; its number is free then.
+    fn take(&mut self, number: u64) -> Option<(Reply, Time<Realtime>)> {
+        let number = usize::try_from(number).ok()?;
+        let known = self.replies.get_mut(number)?.take()?;
+        self.free.push(number);
+        Some(known)
     }
 }
 
@@ -263,7 +287,7 @@ mod tests {
 
     fn desk(nic_clock: Option<Arc<dyn NicClock>>) -> Desk {
         let session = SessionReflector::new(Rules::default(), ErrorEstimate::from_nanos(1000, false));
-        Desk { tai_minus_utc: Interval::from_nanos(TAI), ..Desk::new(session, nic_clock, 4) }
+        Desk { tai_minus_utc: Interval::from_nanos(TAI), ..Desk::new(session, nic_clock) }
     }
 
     fn frame(length: usize) -> Vec<u8> {
@@ -274,7 +298,7 @@ mod tests {
     }
 
     fn record(nic: Option<i64>, xdp: Option<i64>) -> Record {
-        Record { nic, tail: None, nic_rc: 0, xdp: xdp.map(Time::from_nanos), hash: None, queue: 0, cpu: 0 }
+        Record { nic, tail: None, nic_rc: 0, xdp: xdp.map(Time::from_nanos), queue: 0, cpu: 0 }
     }
 
     /// T2 of the reply and its plane.
@@ -311,9 +335,17 @@ mod tests {
             assert!(desk.judge(frame, None, now.0, now.1).is_none());
         }
         let ready = desk.judge(&mut frame(44), None, now.0, now.1).expect("a reply");
-        desk.sent(&ready, now.0, true);
+        let mut bytes = frame(44);
+        let number = desk.finish(&ready, &mut bytes, now.0);
+        desk.sent(number, &ready, now.0, true);
         let ready = desk.judge(&mut frame(44), None, now.0, now.1).expect("a reply");
-        desk.sent(&ready, now.0, false);
+        let refused = desk.finish(&ready, &mut bytes, now.0);
+        desk.sent(refused, &ready, now.0, false);
+        assert_eq!(
+            desk.finish(&ready, &mut bytes, now.0),
+            refused,
+            "a reply that was not taken leaves no number taken"
+        );
         let tally = desk.account.tally;
         assert!(tally.adds_up());
         assert_eq!((tally.received, tally.replied), (5, 1));
@@ -332,6 +364,9 @@ mod tests {
         });
         assert_eq!(numbers, [0, 1, 2]);
         desk.departed(0, None);
+        desk.departed(0, Some(TransmitStamp::Nic(5)));
+        assert_eq!(desk.account.departure.quantiles(), None, "it has left before");
+        desk.account = Account::new();
         desk.departed(1, Some(TransmitStamp::Software(Time::from_nanos(UTC + TAI + 700))));
         desk.departed(2, Some(TransmitStamp::Nic(5)));
         let mut total = Account::new();

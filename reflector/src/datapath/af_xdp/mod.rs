@@ -137,8 +137,7 @@ impl AfXdpReflector {
             let socket = XskSocket::bind(interface, queue, &config.xsk)?;
             program.add(&socket)?;
             let session = SessionReflector::new(config.rules.clone(), error_estimate);
-            let in_flight = (config.xsk.tx_ring + config.xsk.completion_ring) as usize;
-            let desk = Desk::new(session, config.nic_clock.clone(), in_flight);
+            let desk = Desk::new(session, config.nic_clock.clone());
             workers.push(Worker::new(socket, desk, config.xsk.busy_poll.is_some(), config.delay_before_send));
         }
         if config.pin {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pathlab_record::Interval;
+use pathlab_record::{Interval, Realtime, Time};
 use pathlab_xdp::xsk::{BindMode, Completed, Frame, Received, XskSocket};
 
 use super::desk::{Account, Desk, Ready};
@@ -151,19 +151,28 @@ impl Worker {
                 None => self.socket.recycle(frame),
             }
         }
-        let mut ready = std::mem::take(&mut self.ready);
-        for (frame, reply) in ready.drain(..) {
-            self.send(frame, &reply);
-        }
-        self.ready = ready;
+        self.send_all();
         Ok((received, self.socket.flush()?))
     }
 
-    fn send(&mut self, mut frame: Frame, ready: &Ready) {
+    /// One reading is the B3 of a batch: its replies leave together, by the call that follows, and a reading for each would tell no better
+    /// when that is.
+    fn send_all(&mut self) {
+        if self.ready.is_empty() {
+            return;
+        }
         if let Some(delay) = self.delay_before_send {
             thread::sleep(delay);
         }
         let sent = realtime_now();
+        let mut ready = std::mem::take(&mut self.ready);
+        for (frame, reply) in ready.drain(..) {
+            self.send(frame, &reply, sent);
+        }
+        self.ready = ready;
+    }
+
+    fn send(&mut self, mut frame: Frame, ready: &Ready, sent: Time<Realtime>) {
         let cookie = self.desk.finish(ready, frame.packet_mut(), sent);
         let taken = match self.socket.send(frame, cookie, true) {
             Ok(()) => true,
@@ -175,7 +184,7 @@ impl Worker {
             }
         };
         self.in_flight += usize::from(taken);
-        self.desk.sent(ready, sent, taken);
+        self.desk.sent(cookie, ready, sent, taken);
     }
 
     fn complete(&mut self) {
