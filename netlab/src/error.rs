@@ -115,6 +115,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// AF_XDP is not to be had.
+    #[error("{source}")]
+    Xdp {
+        /// What the kernel said.
+        source: Box<pathlab_xdp::Error>,
+    },
     /// A lab that needs a process of ours cannot outlive it.
     #[error("lab {id}: {place} is played by the wire engine, which ends with this process: {why}; use `lab run`")]
     Fleeting {

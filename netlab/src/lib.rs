@@ -52,6 +52,7 @@ pub mod netlink;
 pub mod netns;
 pub mod qdisc;
 pub mod queue;
+pub mod ring;
 pub mod scenario;
 mod seeded;
 pub mod steal;

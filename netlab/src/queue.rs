@@ -13,7 +13,7 @@ mod token_bucket;
 pub use codel::{Codel, CodelParameters, Flavour};
 pub use droptail::DropTail;
 pub use fq_codel::{FqCodel, FqCodelParameters};
-pub use ring::{Burst, Ring, RingOutcome};
+pub use ring::{Advice, Burst, Ring, RingOutcome};
 pub use token_bucket::TokenBucket;
 
 /// A packet as a queue sees it.

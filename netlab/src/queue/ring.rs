@@ -8,7 +8,7 @@
 //! A larger ring loses less and delays more: [`Burst::through`] says by how much, so that a size is a choice and not a superstition. A
 //! descriptor is free again when the host has done with its packet, not when it starts on it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
 /// A burst at line rate, and the host that takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,66 @@ impl Burst {
     /// The smallest ring that loses nothing of the burst.
     pub fn smallest_without_loss(&self) -> u32 {
         self.through(u32::MAX).deepest
+    }
+
+    /// Loss against delay over ring sizes.
+    pub fn curve(&self, sizes: impl IntoIterator<Item = u32>) -> Vec<(u32, RingOutcome)> {
+        sizes.into_iter().map(|descriptors| (descriptors, self.through(descriptors))).collect()
+    }
+
+    /// Which ring to set where a packet may wait for `budget` at most; sizes are powers of two, as drivers have them.
+    pub fn advice(&self, budget: Duration) -> Advice {
+        let without_loss = self.smallest_without_loss().next_power_of_two();
+        let whole = self.through(without_loss);
+        if whole.longest <= budget {
+            return Advice::Holds { descriptors: without_loss, longest: whole.longest };
+        }
+        let sizes = (0..u32::BITS).map(|power| 1 << power).take_while(|descriptors| *descriptors < without_loss);
+        let fits = self.curve(sizes).into_iter().rfind(|(_, outcome)| outcome.longest <= budget);
+        Advice::HostTooSlow { fits, descriptors: without_loss, longest: whole.longest }
+    }
+}
+
+/// What to do about a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// This ring holds the burst within the budget; a larger one gains nothing.
+    Holds {
+        /// Its size.
+        descriptors: u32,
+        /// What a packet then waits at worst.
+        longest: Duration,
+    },
+    /// No ring both holds the burst and keeps the budget: the host has to wake sooner or take packets faster.
+    HostTooSlow {
+        /// The largest ring that keeps the budget, and what it loses; absent where none does.
+        fits: Option<(u32, RingOutcome)>,
+        /// The ring that would lose nothing.
+        descriptors: u32,
+        /// What a packet would then wait at worst.
+        longest: Duration,
+    },
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Holds { descriptors, longest } => {
+                write!(f, "set {descriptors} descriptors: nothing is lost, and no packet waits longer than {longest:?}")
+            }
+            Self::HostTooSlow { fits, descriptors, longest } => {
+                match fits {
+                    Some((fits, outcome)) => {
+                        write!(f, "{fits} descriptors keep the budget and lose {}; ", outcome.lost)?
+                    }
+                    None => f.write_str("no ring keeps the budget; ")?,
+                }
+                write!(
+                    f,
+                    "{descriptors} lose nothing and let packets wait for {longest:?}: wake the host sooner, or have it take packets faster"
+                )
+            }
+        }
     }
 }
 
@@ -133,6 +193,31 @@ mod tests {
         assert_eq!(burst.through(201).lost, 0);
         // From then on one comes as one is done, so that a ring too small by 10 loses these 10 and no more.
         assert_eq!(burst.through(191).lost, 10);
+    }
+
+    #[test]
+    fn advice_is_the_smallest_ring_or_a_faster_host() {
+        let slow =
+            Burst { packets: 256, gap: LINE, service: Duration::from_micros(2), wake: Duration::from_micros(50) };
+        // All 256 come in 17 µs, before the host has woken.
+        let patient = slow.advice(Duration::from_millis(1));
+        assert_eq!(
+            patient,
+            Advice::Holds { descriptors: 256, longest: Duration::from_nanos(50_000 + 256 * 2000 - 255 * 67) }
+        );
+        // 64 descriptors are done with after 50 µs + 128 µs; 128 after 306 µs.
+        let Advice::HostTooSlow { fits: Some((64, outcome)), descriptors: 256, .. } =
+            slow.advice(Duration::from_micros(200))
+        else {
+            panic!("{:?}", slow.advice(Duration::from_micros(200)))
+        };
+        assert_eq!(outcome.lost, 192);
+        let hurried = slow.advice(Duration::from_micros(40));
+        assert!(matches!(hurried, Advice::HostTooSlow { fits: None, .. }), "{hurried:?}");
+        assert_eq!(
+            hurried.to_string(),
+            "no ring keeps the budget; 256 lose nothing and let packets wait for 544.915µs: wake the host sooner, or have it take packets faster"
+        );
     }
 
     proptest! {
