@@ -4,11 +4,25 @@
 //! ISPs on the two arms cannot pass for a difference of paths. A *column* is one number, canary minus control: a level of a block, or the mean of
 //! a score in a cell. Resampling and re-assignment give one row of all columns for each replicate, always moving units whole.
 
-use std::ops::Range;
+use std::{
+    num::NonZero,
+    ops::Range,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
-use pathlab_stats::{Generator, Level, Pool, Replicates, replicate, resample};
+use pathlab_stats::{
+    Distribution, Generator, LANES, Level, Listener, Near, Replicates, Sessions, replicate_together, resample_lane,
+};
 
-use crate::{Series, Window, ingest::Seen, stratum::Population};
+use crate::{
+    Series, Window,
+    ingest::Seen,
+    stratum::{Population, Unit},
+};
 
 /// Weights of a merged block sum to this on each arm.
 const WHOLE: f64 = (1_u32 << 28) as f64;
@@ -28,8 +42,11 @@ struct Block {
     levels: Vec<(Level, Column)>,
 }
 
+/// Weights of a unit in so many replicates, or in both arms of half as many assignments.
+type Lanes = [u32; LANES];
+
 /// Which differences to compute.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Plan<'a> {
     population: &'a Population<'a>,
     /// Weight of each cell; those of a block are scaled to one. Zero leaves the cell out of merged blocks.
@@ -38,25 +55,78 @@ pub(crate) struct Plan<'a> {
     /// A number for each unit, or none: compared by their means.
     scores: Vec<Vec<Option<f64>>>,
     width: usize,
+    /// The blocks with both arms together, once they were asked for.
+    both: OnceLock<Vec<Near<Told<'a>>>>,
 }
 
-/// The pools of one block.
-struct Pools {
-    arms: [Pool; 2],
-    levels: Vec<Level>,
-    /// Sessions of each unit, on whichever arm.
-    sessions: Vec<u32>,
+/// The sessions of one block, or of one arm of it.
+#[derive(Debug)]
+struct Told<'a> {
+    population: &'a Population<'a>,
+    window: Window,
+    series: Series,
+    units: Range<usize>,
+    arm: Option<bool>,
 }
 
-/// Sessions of each unit over pools of the same units.
-fn sessions(pools: &[&Pool]) -> Vec<u32> {
-    let units = pools.first().map_or(0, |pool| pool.units());
-    (0..units).map(|unit| pools.iter().map(|pool| pool.sessions(unit)).sum()).collect()
+impl<'a> Told<'a> {
+    /// Its units, numbered within the block.
+    fn units(&self) -> impl Iterator<Item = (usize, &'a Unit<'a>)> {
+        let arm = self.arm;
+        let units = self.population.units[self.units.clone()].iter().enumerate();
+        units.filter(move |(_, unit)| arm.is_none_or(|arm| unit.canary == arm))
+    }
+
+    fn series(&self, seen: &'a Seen) -> &'a pathlab_record::SparseHistogram {
+        &seen.series[self.series as usize]
+    }
+
+    /// Sessions of each unit that weigh.
+    fn counts(&self) -> Vec<u32> {
+        let mut counts = vec![0; self.units.len()];
+        for (place, unit) in self.units() {
+            let weighs = |seen: &&Seen| is_dead(seen) || !self.series(seen).is_empty();
+            counts[place] = unit.seen(self.window).filter(weighs).count() as u32;
+        }
+        counts
+    }
+}
+
+impl Sessions for Told<'_> {
+    fn units(&self) -> usize {
+        self.units.len()
+    }
+
+    fn tell(&self, to: &mut impl Listener) {
+        for (place, unit) in self.units() {
+            for seen in unit.seen(self.window) {
+                match is_dead(seen) {
+                    true => to.dead(place),
+                    false => to.session(place, self.series(seen).iter()),
+                }
+            }
+        }
+    }
+}
+
+/// Calls `work` on every item, over all cores; the answers in the order of the items.
+fn spread<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (cores, next) = (thread::available_parallelism().map_or(1, NonZero::get), AtomicUsize::new(0));
+    let mut answers: Vec<(usize, R)> = thread::scope(|scope| {
+        let mine = || {
+            let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < items.len());
+            std::iter::from_fn(take).map(|at| (at, work(&items[at]))).collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..cores.min(items.len())).map(|_| scope.spawn(mine)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no work panics")).collect()
+    });
+    answers.sort_unstable_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 impl<'a> Plan<'a> {
     pub(crate) fn new(population: &'a Population<'a>, weights: Vec<f64>) -> Self {
-        Self { population, weights, blocks: Vec::new(), scores: Vec::new(), width: 0 }
+        Self { population, weights, blocks: Vec::new(), scores: Vec::new(), width: 0, both: OnceLock::new() }
     }
 
     /// The column of a quantile over `cells` in a window.
@@ -71,6 +141,7 @@ impl<'a> Plan<'a> {
             return *column;
         }
         let column = self.width;
+        self.both = OnceLock::new();
         block.levels.push((level, column));
         block.levels.sort_unstable_by(|a, b| b.cmp(a));
         self.width += 1;
@@ -88,23 +159,27 @@ impl<'a> Plan<'a> {
     /// A quantile of one stratum with both arms together, which no assignment can move.
     pub(crate) fn both_arms(&self, window: Window, series: Series, level: Level, cell: usize) -> Option<f64> {
         let block = Block { window, series, cells: cell..cell + 1, levels: Vec::new() };
-        let pool = self.pool(&block, |_| true);
-        pool.quantile(level, &vec![1; pool.units()])
+        let mut whole = Whole(Distribution::default());
+        self.told(&block, None).tell(&mut whole);
+        whole.0.quantile(level)
     }
 
     /// Both arms of each column as assigned: `[control, canary]`.
     pub(crate) fn observed(&self) -> Vec<[f64; 2]> {
-        let canary: Vec<bool> = self.population.units.iter().map(|unit| unit.canary).collect();
         let mut row = vec![[f64::NAN; 2]; self.width];
-        let (counts, mut weights) = (vec![1; canary.len()], Vec::new());
-        for block in &self.blocks {
-            let pool = self.pool(block, |_| true);
-            self.weigh(block, &sessions(&[&pool]), &counts, &canary, &mut weights);
-            let levels: Vec<Level> = block.levels.iter().map(|(level, _)| *level).collect();
-            if let Some(arms) = pool.quantiles_by_arm(&levels, &weights, &canary[self.units(block)]) {
-                block.levels.iter().zip(arms).for_each(|((_, column), arms)| row[*column] = arms);
+        let assigned = self.assigned();
+        let mut weights = Vec::new();
+        for (block, near) in self.blocks.iter().zip(self.both()) {
+            let mut out = vec![[f64::NAN; LANES]; block.levels.len()];
+            let weights = self.weigh(block, near.counts(), &assigned[self.units(block)], &mut weights);
+            near.quantiles(weights, &mut out);
+            for ((_, column), [control, canary, ..]) in block.levels.iter().zip(out) {
+                if !control.is_nan() && !canary.is_nan() {
+                    row[*column] = [control, canary];
+                }
             }
         }
+        let canary: Vec<bool> = self.population.units.iter().map(|unit| unit.canary).collect();
         self.means(&canary, |column, arms| row[column] = arms);
         row
     }
@@ -112,45 +187,42 @@ impl<'a> Plan<'a> {
     /// Rows of differences with each arm's units of each cell resampled; score columns stay no numbers.
     pub(crate) fn bootstrap(&self, seed: u64, count: usize) -> Replicates {
         let population = self.population;
-        let arm = |canary: bool| move |unit: usize| population.units[unit].canary == canary;
-        let pools: Vec<Pools> = self
-            .blocks
-            .iter()
-            .map(|block| {
-                let arms = [self.pool(block, arm(false)), self.pool(block, arm(true))];
-                let sessions = sessions(&[&arms[0], &arms[1]]);
-                Pools { arms, levels: block.levels.iter().map(|(level, _)| *level).collect(), sessions }
-            })
-            .collect();
-        let canary: Vec<bool> = population.units.iter().map(|unit| unit.canary).collect();
+        if self.width == 0 {
+            return Replicates::from_rows(Vec::new(), 1);
+        }
+        let arms = [false, true].map(|arm| self.near(Some(arm)));
         let members: Vec<Vec<u32>> = (0..population.cells.len())
             .flat_map(|cell| {
                 [false, true].map(|arm| {
-                    let of_arm = population.range(cell).filter(|&unit| canary[unit] == arm);
+                    let of_arm = population.range(cell).filter(|&unit| population.units[unit].canary == arm);
                     of_arm.map(|unit| unit as u32).collect()
                 })
             })
             .collect();
-        let scratch = || (vec![0; canary.len()], Vec::new(), [Vec::new(), Vec::new()]);
-        if self.width == 0 {
-            return Replicates::from_rows(Vec::new(), 1);
-        }
-        replicate(seed, "bootstrap", count, self.width, scratch, |generator, (counts, weights, arms), row| {
-            row.fill(f64::NAN);
-            members.iter().for_each(|units| resample(generator, units, counts));
-            for (block, pools) in self.blocks.iter().zip(&pools) {
-                let [control, canaries] = &pools.arms;
-                self.weigh(block, &pools.sessions, counts, &canary, weights);
-                arms.iter_mut().for_each(|values| values.resize(pools.levels.len(), 0.0));
-                if control.quantiles(&pools.levels, weights, &mut arms[0])
-                    && canaries.quantiles(&pools.levels, weights, &mut arms[1])
-                {
-                    for (place, (_, column)) in block.levels.iter().enumerate() {
-                        row[*column] = arms[1][place] - arms[0][place];
+        let scratch = || (vec![[0; LANES]; population.units.len()], Vec::new(), [Vec::new(), Vec::new()]);
+        let work = |generators: &mut [Generator],
+                    (counts, weights, out): &mut (Vec<Lanes>, Vec<Lanes>, [Vec<[f64; LANES]>; 2]),
+                    rows: &mut [f64]| {
+            rows.fill(f64::NAN);
+            for units in &members {
+                for (lane, generator) in generators.iter_mut().enumerate() {
+                    resample_lane(generator, units, counts, lane);
+                }
+            }
+            for (place, block) in self.blocks.iter().enumerate() {
+                for (arms, out) in arms.iter().zip(&mut *out) {
+                    let near = &arms[place];
+                    out.resize(block.levels.len(), [f64::NAN; LANES]);
+                    near.quantiles(self.weigh(block, near.counts(), &counts[self.units(block)], weights), out);
+                }
+                for (level, (_, column)) in block.levels.iter().enumerate() {
+                    for (lane, row) in rows.chunks_exact_mut(self.width).enumerate() {
+                        row[*column] = out[1][level][lane] - out[0][level][lane];
                     }
                 }
             }
-        })
+        };
+        replicate_together(seed, "bootstrap", count, self.width, LANES, scratch, work)
     }
 
     /// Rows of differences under other assignments, each drawn by `assign`; infinite ones are bounded.
@@ -160,74 +232,102 @@ impl<'a> Plan<'a> {
         count: usize,
         assign: impl Fn(&mut Generator, &mut Vec<bool>) + Sync,
     ) -> Replicates {
-        let pools: Vec<(Pool, Vec<Level>, Vec<u32>)> = self
-            .blocks
-            .iter()
-            .map(|block| {
-                let pool = self.pool(block, |_| true);
-                let sessions = sessions(&[&pool]);
-                (pool, block.levels.iter().map(|(level, _)| *level).collect(), sessions)
-            })
-            .collect();
-        let counts = vec![1; self.population.units.len()];
-        let scratch = || (Vec::new(), Vec::new());
         if self.width == 0 {
             return Replicates::from_rows(Vec::new(), 1);
         }
-        replicate(seed, "assignment", count, self.width, scratch, |generator, (canary, weights), row| {
-            assign(generator, canary);
-            row.fill(f64::NAN);
-            for (block, (pool, levels, sessions)) in self.blocks.iter().zip(&pools) {
-                self.weigh(block, sessions, &counts, canary, weights);
-                let Some(arms) = pool.quantiles_by_arm(levels, weights, &canary[self.units(block)]) else { continue };
-                for ((_, column), arms) in block.levels.iter().zip(arms) {
-                    row[*column] = bounded(arms);
+        let both = self.both();
+        let scratch = || (vec![[0; LANES]; self.population.units.len()], Vec::new(), Vec::new(), Vec::new());
+        let work = |generators: &mut [Generator],
+                    (arms, canary, weights, out): &mut (Vec<Lanes>, Vec<bool>, Vec<Lanes>, Vec<[f64; LANES]>),
+                    rows: &mut [f64]| {
+            rows.fill(f64::NAN);
+            for (pair, (generator, row)) in generators.iter_mut().zip(rows.chunks_exact_mut(self.width)).enumerate() {
+                assign(generator, canary);
+                for (lanes, &canary) in arms.iter_mut().zip(&*canary) {
+                    (lanes[2 * pair], lanes[2 * pair + 1]) = (u32::from(!canary), u32::from(canary));
+                }
+                self.means(canary, |column, arms| row[column] = bounded(arms));
+            }
+            for (block, near) in self.blocks.iter().zip(both) {
+                out.resize(block.levels.len(), [f64::NAN; LANES]);
+                near.quantiles(self.weigh(block, near.counts(), &arms[self.units(block)], weights), out);
+                for ((_, column), lanes) in block.levels.iter().zip(&*out) {
+                    for (row, [control, canary]) in rows.chunks_exact_mut(self.width).zip(lanes.as_chunks::<2>().0) {
+                        if !control.is_nan() && !canary.is_nan() {
+                            row[*column] = bounded([*control, *canary]);
+                        }
+                    }
                 }
             }
-            self.means(canary, |column, arms| row[column] = bounded(arms));
-        })
+        };
+        replicate_together(seed, "assignment", count, self.width, LANES / 2, scratch, work)
     }
 
     fn units(&self, block: &Block) -> Range<usize> {
         self.population.offsets[block.cells.start]..self.population.offsets[block.cells.end]
     }
 
-    fn pool(&self, block: &Block, belongs: impl Fn(usize) -> bool) -> Pool {
-        let units = self.units(block);
-        let mut pool = Pool::new(units.len());
-        for unit in units.clone().filter(|&unit| belongs(unit)) {
-            for seen in self.population.units[unit].seen(block.window) {
-                if is_dead(seen) {
-                    pool.add_dead(unit - units.start);
-                } else {
-                    pool.add(unit - units.start, seen.series[block.series as usize].iter());
-                }
-            }
-        }
-        pool.sorted()
+    fn told(&self, block: &Block, arm: Option<bool>) -> Told<'a> {
+        let Block { window, series, .. } = *block;
+        Told { population: self.population, window, series, units: self.units(block), arm }
     }
 
-    /// How much each unit of a block counts: as often as drawn, and in a merged block so that each cell has its weight on both arms.
-    fn weigh(&self, block: &Block, sessions: &[u32], counts: &[u32], canary: &[bool], weights: &mut Vec<u32>) {
-        let units = self.units(block);
-        weights.clear();
-        weights.extend_from_slice(&counts[units.clone()]);
+    fn both(&self) -> &[Near<Told<'a>>] {
+        self.both.get_or_init(|| self.near(None))
+    }
+
+    /// The blocks of one arm, or of both, as assigned.
+    fn near(&self, arm: Option<bool>) -> Vec<Near<Told<'a>>> {
+        let assigned = self.assigned();
+        let canary: Vec<bool> = self.population.units.iter().map(|unit| unit.canary).collect();
+        spread(&self.blocks, |block| {
+            let (told, units, mut weights) = (self.told(block, arm), self.units(block), Vec::new());
+            let weights = self.weigh(block, &told.counts(), &assigned[units.clone()], &mut weights);
+            let weights: Vec<u32> = weights.iter().map(|[control, canary, ..]| control + canary).collect();
+            let levels: Vec<Level> = block.levels.iter().map(|(level, _)| *level).collect();
+            Near::new(told, &levels, &weights, &canary[units])
+        })
+    }
+
+    /// The assignment as it is: control in the first lane, canary in the second.
+    fn assigned(&self) -> Vec<Lanes> {
+        let lanes = |unit: &Unit<'_>| {
+            let mut lanes = [0; LANES];
+            lanes[usize::from(unit.canary)] = 1;
+            lanes
+        };
+        self.population.units.iter().map(lanes).collect()
+    }
+
+    /// How much each unit of a block counts: as often as drawn, and in a merged block so that each cell has its weight in every lane.
+    fn weigh<'w>(
+        &self,
+        block: &Block,
+        sessions: &[u32],
+        counts: &'w [Lanes],
+        weights: &'w mut Vec<Lanes>,
+    ) -> &'w [Lanes] {
         if block.cells.len() == 1 {
-            return;
+            return counts;
         }
+        let first = self.population.offsets[block.cells.start];
         let whole: f64 = self.weights[block.cells.clone()].iter().sum();
+        weights.clear();
         for cell in block.cells.clone() {
-            let range = self.population.range(cell);
-            let mut totals = [0_u64; 2];
-            for unit in range.clone() {
-                totals[usize::from(canary[unit])] += u64::from(counts[unit]) * u64::from(sessions[unit - units.start]);
+            let units = self.population.range(cell);
+            let units = units.start - first..units.end - first;
+            let (counts, sessions) = (&counts[units.clone()], &sessions[units]);
+            let mut totals = [0_u64; LANES];
+            for (counts, &sessions) in counts.iter().zip(sessions) {
+                (0..LANES).for_each(|lane| totals[lane] += u64::from(counts[lane]) * u64::from(sessions));
             }
             let share = if whole > 0.0 { WHOLE * self.weights[cell] / whole } else { 0.0 };
             let factors = totals.map(|total| if total > 0 { (share / total as f64) as u32 } else { 0 });
-            for unit in range {
-                weights[unit - units.start] *= factors[usize::from(canary[unit])];
-            }
+            weights.extend(
+                counts.iter().map(|counts| -> Lanes { std::array::from_fn(|lane| counts[lane] * factors[lane]) }),
+            );
         }
+        weights
     }
 
     fn means(&self, canary: &[bool], mut put: impl FnMut(Column, [f64; 2])) {
@@ -246,6 +346,19 @@ impl<'a> Plan<'a> {
             }
             put(column, arms.map(|(count, sum)| sum / count));
         }
+    }
+}
+
+/// All sessions as one distribution, every one weighing the same.
+struct Whole(Distribution);
+
+impl Listener for Whole {
+    fn session(&mut self, _unit: usize, values: impl DoubleEndedIterator<Item = (u64, u64)> + Clone) {
+        self.0.add(values);
+    }
+
+    fn dead(&mut self, _unit: usize) {
+        self.0.add_dead();
     }
 }
 

@@ -1,6 +1,6 @@
 //! ISP by address family by window: what is compared with what.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use pathlab_record::{Arm, SessionKey};
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ impl<'a> Population<'a> {
         canary: impl Fn(&SessionKey, f64) -> Option<bool>,
     ) -> Self {
         let mut population = Self::default();
-        let mut cells: BTreeMap<&Cell, BTreeMap<String, Unit<'a>>> = BTreeMap::new();
+        let mut cells: BTreeMap<&Cell, BTreeMap<Cow<'a, str>, Unit<'a>>> = BTreeMap::new();
         for session in &ingested.sessions {
             if session.windows.is_empty() {
                 continue;
@@ -105,8 +105,10 @@ impl<'a> Population<'a> {
             };
             let name = match (experiment.key.from, session.key) {
                 // The arm is part of the name, so that a client with sessions on both arms is two units, not a wrong one.
-                (KeyFrom::ClientAddr, Some(SessionKey(client))) => format!("{} {canary}", client.ip().to_canonical()),
-                _ => session.name.to_string(),
+                (KeyFrom::ClientAddr, Some(SessionKey(client))) => {
+                    format!("{} {canary}", client.ip().to_canonical()).into()
+                }
+                _ => Cow::Borrowed(&*session.name),
             };
             let units = cells.entry(&ingested.cells[usize::from(session.cell)]).or_default();
             let unit =

@@ -71,6 +71,12 @@ impl SparseHistogram {
 
     /// Adds what another histogram counted.
     pub fn merge(&mut self, other: &Self) {
+        if let (Buckets::Narrow(own), Buckets::Narrow(others)) = (&self.0, &other.0)
+            && let Some(merged) = merged(own, others)
+        {
+            self.0 = Buckets::Narrow(merged);
+            return;
+        }
         for (index, count) in other.buckets() {
             self.add(index, count);
         }
@@ -113,7 +119,7 @@ impl SparseHistogram {
     }
 
     /// Occupied buckets in order: the bucket's upper edge in nanoseconds (what [`quantile`](Self::quantile) returns) and its count.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> + Clone + '_ {
         self.buckets().map(|(index, count)| (upper_edge(index), count))
     }
 
@@ -122,7 +128,7 @@ impl SparseHistogram {
         self.buckets().map(|(index, count)| (lower_edge(index), upper_edge(index), count))
     }
 
-    fn buckets(&self) -> impl DoubleEndedIterator<Item = (u16, u64)> + '_ {
+    fn buckets(&self) -> impl DoubleEndedIterator<Item = (u16, u64)> + Clone + '_ {
         let (narrow, wide) = match &self.0 {
             Buckets::Narrow(buckets) => (buckets.as_slice(), [].as_slice()),
             Buckets::Wide(buckets) => ([].as_slice(), buckets.as_slice()),
@@ -200,6 +206,27 @@ impl<'de> Deserialize<'de> for SparseHistogram {
         }
         deserializer.deserialize_str(Base64)
     }
+}
+
+/// Both lists as one without spare room; `None` where a sum does not fit.
+fn merged(one: &[(u16, u16)], other: &[(u16, u16)]) -> Option<Vec<(u16, u16)>> {
+    let (mut one, mut other) = (one.iter().copied().peekable(), other.iter().copied().peekable());
+    let mut all = Vec::with_capacity(one.len() + other.len());
+    loop {
+        let next = match (one.peek(), other.peek()) {
+            (Some((a, _)), Some((b, _))) if a == b => {
+                let ((index, a), (_, b)) = (one.next()?, other.next()?);
+                (index, a.checked_add(b)?)
+            }
+            (Some((a, _)), Some((b, _))) if a < b => one.next()?,
+            (Some(_), None) => one.next()?,
+            (_, Some(_)) => other.next()?,
+            (None, None) => break,
+        };
+        all.push(next);
+    }
+    all.shrink_to_fit();
+    Some(all)
 }
 
 /// HdrHistogram's index function: linear below 2,048 ns, then 1,024 steps to each doubling.

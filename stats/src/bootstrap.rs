@@ -15,12 +15,21 @@ use crate::Generator;
 /// # Panics
 /// When a unit has no weight.
 pub fn resample(generator: &mut Generator, units: &[u32], weights: &mut [u32]) {
+    let (weights, _) = weights.as_chunks_mut::<1>();
+    resample_lane(generator, units, weights, 0);
+}
+
+/// [`resample`] into one lane of weights that lie side by side.
+///
+/// # Panics
+/// When a unit has no weight, and beyond the last lane.
+pub fn resample_lane<const N: usize>(generator: &mut Generator, units: &[u32], weights: &mut [[u32; N]], lane: usize) {
     for &unit in units {
-        weights[unit as usize] = 0;
+        weights[unit as usize][lane] = 0;
     }
     for _ in units {
         let drawn = (u64::from(generator.next_u32()) * units.len() as u64) >> 32;
-        weights[units[drawn as usize] as usize] += 1;
+        weights[units[drawn as usize] as usize][lane] += 1;
     }
 }
 

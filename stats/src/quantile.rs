@@ -6,13 +6,13 @@
 //! All values are sorted once. A quantile for given session weights then needs one walk from the largest value down, which for p95 ends
 //! after about a twentieth of the list. Masses are integers: the sum does not depend on the order, and ties are exact.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
-use crate::Error;
+use crate::{Error, masses::Masses};
 
 /// Mass of one session, in integer units.
-const SESSION: u32 = 1 << 30;
-const DEAD: u64 = u64::MAX;
+pub(crate) const SESSION: u32 = 1 << 30;
+pub(crate) const DEAD: u64 = u64::MAX;
 
 /// A quantile level in hundredths of a percent, 1 to 9,999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +50,7 @@ impl Level {
     }
 
     /// The most mass that may lie strictly above the quantile, out of `total`.
-    fn mass_above(self, total: u64) -> u64 {
+    pub(crate) fn mass_above(self, total: u64) -> u64 {
         (u128::from(total) * u128::from(10_000 - self.0) / 10_000) as u64
     }
 }
@@ -162,15 +162,14 @@ impl Pool {
 /// Sessions of one arm and stratum by value, every session weighing the same: all quantiles, without keeping who saw what.
 #[derive(Clone, Debug, Default)]
 pub struct Distribution {
-    masses: BTreeMap<u64, u64>,
+    masses: Masses,
     sessions: u64,
 }
 
 impl Distribution {
     /// Adds a session as (value, count) pairs; without a packet it adds nothing.
-    pub fn add(&mut self, values: impl IntoIterator<Item = (u64, u64)>) {
-        let values: Vec<_> = values.into_iter().collect();
-        let whole = values.iter().fold(0_u64, |sum, (_, packets)| sum.saturating_add(*packets));
+    pub fn add(&mut self, values: impl Iterator<Item = (u64, u64)> + Clone) {
+        let whole = values.clone().fold(0_u64, |sum, (_, packets)| sum.saturating_add(packets));
         if whole == 0 {
             return;
         }
@@ -178,7 +177,9 @@ impl Distribution {
         for (value, packets) in values {
             seen = seen.saturating_add(packets);
             let up_to = share(seen, whole);
-            *self.masses.entry(value.min(DEAD - 1)).or_default() += u64::from(up_to - before);
+            if up_to > before {
+                self.masses.add(value.min(DEAD - 1), u64::from(up_to - before));
+            }
             before = up_to;
         }
         self.sessions += 1;
@@ -186,7 +187,7 @@ impl Distribution {
 
     /// Adds a session that never heard back.
     pub fn add_dead(&mut self) {
-        *self.masses.entry(DEAD).or_default() += u64::from(SESSION);
+        self.masses.add(DEAD, u64::from(SESSION));
         self.sessions += 1;
     }
 
@@ -199,15 +200,15 @@ impl Distribution {
     pub fn quantile(&self, level: Level) -> Option<f64> {
         let allowed = level.mass_above(self.sessions * u64::from(SESSION));
         let mut above = 0;
-        self.masses.iter().rev().find_map(|(value, mass)| {
+        self.masses.ascending().into_iter().rev().find_map(|(value, mass)| {
             above += mass;
-            (above > allowed).then(|| as_number(*value))
+            (above > allowed).then(|| as_number(value))
         })
     }
 }
 
 /// The mass of `packets` out of a session's `seen`.
-fn share(packets: u64, seen: u64) -> u32 {
+pub(crate) fn share(packets: u64, seen: u64) -> u32 {
     (u128::from(packets) * u128::from(SESSION) / u128::from(seen)) as u32
 }
 
@@ -253,7 +254,7 @@ impl PoolBuilder {
     }
 }
 
-fn as_number(value: u64) -> f64 {
+pub(crate) fn as_number(value: u64) -> f64 {
     if value == DEAD { f64::INFINITY } else { value as f64 }
 }
 

@@ -76,17 +76,37 @@ pub fn replicate<S>(
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut Generator, &mut S, &mut [f64]) + Sync,
 ) -> Replicates {
+    replicate_together(seed, purpose, count, width, 1, scratch, |generators, kept, row| {
+        work(&mut generators[0], kept, row);
+    })
+}
+
+/// [`replicate`] for work that does up to `together` rows at once: it is given a generator for each row and the rows one after the other.
+///
+/// # Panics
+/// When `width` or `together` is zero, and when `work` panics.
+pub fn replicate_together<S>(
+    seed: u64,
+    purpose: &str,
+    count: usize,
+    width: usize,
+    together: usize,
+    scratch: impl Fn() -> S + Sync,
+    work: impl Fn(&mut [Generator], &mut S, &mut [f64]) + Sync,
+) -> Replicates {
     let mut values = vec![0.0; count * width];
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let rows_each = count.div_ceil(cores).max(1);
+    let rows_each = count.div_ceil(cores * together).max(1) * together;
     thread::scope(|scope| {
         for (chunk, rows) in values.chunks_mut(rows_each * width).enumerate() {
             let (scratch, work) = (&scratch, &work);
             scope.spawn(move || {
                 let mut kept = scratch();
-                for (offset, row) in rows.chunks_exact_mut(width).enumerate() {
-                    let index = (chunk * rows_each + offset) as u64;
-                    work(&mut generator(seed, purpose, index), &mut kept, row);
+                for (batch, rows) in rows.chunks_mut(together * width).enumerate() {
+                    let first = chunk * rows_each + batch * together;
+                    let mut generators: Vec<_> =
+                        (0..rows.len() / width).map(|row| generator(seed, purpose, (first + row) as u64)).collect();
+                    work(&mut generators, &mut kept, rows);
                 }
             });
         }
@@ -109,7 +129,21 @@ mod tests {
                 [rng.random(), rng.random()]
             })
             .collect();
-        assert_eq!(parallel, Replicates::from_rows(alone, 2));
+        assert_eq!(parallel, Replicates::from_rows(alone.clone(), 2));
+        let together = replicate_together(
+            7,
+            "test",
+            101,
+            2,
+            8,
+            || (),
+            |generators, (), rows| {
+                for (rng, row) in generators.iter_mut().zip(rows.chunks_exact_mut(2)) {
+                    row.fill_with(|| rng.random());
+                }
+            },
+        );
+        assert_eq!(together, Replicates::from_rows(alone, 2));
     }
 
     #[test]
