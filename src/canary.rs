@@ -76,7 +76,7 @@ enum Action {
     },
     /// Compare the arms of measured runs: Promote (0), Hold (3) or RollBack (4)
     Judge {
-        /// Run directories, or their sessions.jsonl
+        /// Run directories or files; a .tsv is a table of prefixes that tells the ISPs
         #[arg(required = true)]
         runs: Vec<PathBuf>,
         #[command(flatten)]
@@ -267,8 +267,8 @@ pub(crate) fn verdict(runs: &[PathBuf], experiment: &Experiment) -> Result<Verdi
     let mut ingest = Ingest::new(experiment).map_err(Misuse::of)?;
     for run in runs {
         present(run)?;
-        ingest.run(run)?;
     }
+    ingest.runs(runs.iter().map(PathBuf::as_path))?;
     let from = experiment.key.from;
     Ok(judge(experiment, seed(experiment)?, &ingest.finish(), move |seed, key| bucket(seed, key, from))?)
 }

@@ -223,8 +223,8 @@ impl Windows {
         if !(1..=60).contains(&self.evenings) {
             return Err(format!("windows.evenings {} is outside 1 to 60", self.evenings));
         }
-        if !(SignedDuration::from_secs(1)..=SignedDuration::from_hours(1)).contains(&self.bin) {
-            return Err(format!("windows.bin {:#} is outside 1s to 1h", self.bin));
+        if !(SignedDuration::from_mins(5)..=SignedDuration::from_mins(30)).contains(&self.bin) {
+            return Err(format!("windows.bin {:#} is outside 5min to 30min", self.bin));
         }
         Ok(())
     }

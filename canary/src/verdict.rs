@@ -121,9 +121,7 @@ impl Given {
         bucket: impl Fn(u32, &SessionKey) -> Option<u16> + Sync,
     ) -> Result<Verdict, Error> {
         let mut ingest = Ingest::new(&self.header.experiment)?;
-        for run in runs {
-            ingest.run(run)?;
-        }
+        ingest.runs(runs)?;
         self.replay_ingested(&ingest.finish(), bucket)
     }
 

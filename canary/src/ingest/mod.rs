@@ -5,11 +5,14 @@
 //! samples (CSV, JSONL) ─► bins ─►                  ├─► sessions ─► judge: may promote
 //! *.hlog with a session ───────►                  ─┘
 //! *.hlog without, cohorts.jsonl ─► bins of cohorts ─► pooled: describe, may roll back, never promote
+//! *.tsv ─► table of prefixes ─► ISP of sessions that no label places
 //! ```
 //!
-//! Memory grows with sessions and their windows, not with samples: bins are merged as they come. Whatever is not judged is counted under
+//! `sessions.jsonl` is read on all cores, chunk by chunk, and taken in the order of its lines: the verdict is that of one core. Memory grows with sessions and their windows, not with samples: bins are merged as they come. Whatever is not judged is counted under
 //! a reason, with file and line for the first of each. Quantiles alone are refused: they can be neither merged nor weighed.
 
+mod asn;
+mod chunks;
 mod cohort;
 mod log;
 mod pooled;
@@ -17,38 +20,44 @@ mod ranges;
 mod remark;
 mod samples;
 mod session;
+mod told;
 
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    io::{self, BufRead, BufReader, Read},
-    net::IpAddr,
+    hash::{BuildHasher, RandomState},
+    io::{self, BufRead, BufReader},
+    num::NonZero,
     path::Path,
+    sync::{Arc, Mutex, mpsc},
+    thread,
 };
 
+use hashbrown::HashTable;
 use jiff::Timestamp;
-use pathlab_record::{Labels, SessionBin, SessionKey};
+use pathlab_record::SessionBin;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 pub use cohort::{Bucket, COHORTS, CohortBin};
 pub(crate) use pooled::{Block, Pooled, quantile as pooled_quantile};
 pub use remark::{Remark, Remarks};
 pub(crate) use session::{Bin, Seen, Session};
 
-use crate::{
-    Error, Evenings, Experiment, Metric, Place, Series, Window,
-    stratum::{Cell, Family},
-};
+use crate::{Error, Evenings, Experiment, Metric, Series, Window, stratum::Cell};
+use asn::AsnTableBuilder;
+use chunks::{Chunk, Chunks};
 use remark::{Account, Line};
 use samples::{Columns, Samples};
+use told::{Lines, Reading, Told};
 
 /// Name of the file in a run directory.
 pub const SESSIONS: &str = "sessions.jsonl";
 
-/// A line longer than this is not ours: 1 MiB.
-const LONGEST_LINE: u64 = 1 << 20;
+/// Ending of a table of prefixes.
+const TABLE: &str = "tsv";
+/// Chunks that are read ahead of those that are taken, for each core.
+const AHEAD: usize = 3;
 
 /// One file that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +73,7 @@ pub struct Input {
 }
 
 /// What the lines of a file are.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Form {
     /// Not known yet: JSON whose first good line will tell.
     Json,
@@ -74,6 +83,8 @@ enum Form {
     Csv(Option<Columns>),
     Log,
     Cohorts,
+    /// A table of prefixes.
+    Asns(AsnTableBuilder),
 }
 
 /// Everything that was read, ready to be judged.
@@ -114,11 +125,11 @@ impl Ingested {
 /// Reads files one after the other.
 #[derive(Debug)]
 pub struct Ingest {
-    evenings: Evenings,
-    zone: String,
-    wanted: [bool; 4],
+    reading: Reading,
     sources: Vec<String>,
-    index: HashMap<Box<str>, u32>,
+    /// Places in the list of sessions by name.
+    index: HashTable<u32>,
+    hasher: RandomState,
     cells: HashMap<Cell, u16>,
     samples: Samples,
     /// Last instant of data in each evening that was placed by the clock.
@@ -154,11 +165,10 @@ impl Ingest {
         };
         Ok(Self {
             samples: Samples::new(experiment.windows.bin, evenings.clone()),
-            evenings,
-            zone: experiment.windows.zone.clone(),
-            wanted,
+            reading: Reading { evenings, zone: experiment.windows.zone.clone(), wanted, asns: None },
             sources: Vec::new(),
-            index: HashMap::new(),
+            index: HashTable::new(),
+            hasher: RandomState::new(),
             cells: HashMap::new(),
             latest: BTreeMap::new(),
             account: Account::default(),
@@ -166,7 +176,18 @@ impl Ingest {
         })
     }
 
-    /// Reads a run directory (its `sessions.jsonl`, or else its `cohorts.jsonl`), or one file: `.csv`, `.hlog`, or JSON lines.
+    /// Reads runs and files, tables of prefixes before all others.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn runs<'p>(&mut self, paths: impl IntoIterator<Item = &'p Path>) -> Result<(), Error> {
+        let table = |path: &&Path| path.extension().is_some_and(|ending| ending == TABLE);
+        let (tables, others): (Vec<_>, Vec<_>) = paths.into_iter().partition(table);
+        tables.into_iter().chain(others).try_for_each(|path| self.run(path))
+    }
+
+    /// Reads a run directory (its `sessions.jsonl`, or else its `cohorts.jsonl`), or one file: `.csv`, `.hlog`, JSON lines, or a table of prefixes
+    /// as `.tsv`, which tells the ISP of what is read after it.
     ///
     /// # Errors
     /// [`Error::Input`] when it cannot be read, [`Error::QuantilesOnly`] when it has nothing but quantiles. Broken lines are no error:
@@ -181,7 +202,7 @@ impl Ingest {
         let whole = file.canonicalize().map_err(refused)?;
         let tail: Vec<_> = whole.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
         let name = tail.into_iter().rev().collect::<Vec<_>>().join("/");
-        let reader = BufReader::with_capacity(1 << 20, File::open(&file).map_err(refused)?);
+        let reader = BufReader::with_capacity(1 << 16, File::open(&file).map_err(refused)?);
         self.read(&name, reader, refused)
     }
 
@@ -193,46 +214,110 @@ impl Ingest {
         self.read(name, reader, |source| Error::Input { path: name.into(), source })
     }
 
-    fn read(
-        &mut self,
-        name: &str,
-        mut reader: impl BufRead,
-        refused: impl Fn(io::Error) -> Error,
-    ) -> Result<(), Error> {
+    fn read(&mut self, name: &str, reader: impl BufRead, refused: impl Fn(io::Error) -> Error) -> Result<(), Error> {
         let mut form = match name.rsplit_once('.').map(|(_, ending)| ending) {
             Some("csv") => Form::Csv(None),
             Some("hlog") => Form::Log,
+            Some(TABLE) => Form::Asns(AsnTableBuilder::default()),
             _ => Form::Json,
         };
-        let mut input = Input { name: name.to_owned(), sha256: String::new(), bytes: 0, lines: 0 };
-        let mut hash = Sha256::new();
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let mut length = reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(&refused)? as u64;
-            if length == 0 {
+        let mut chunks = Chunks::new(reader);
+        let mut lines = 0;
+        while let Some(chunk) = chunks.next().map_err(&refused)? {
+            // The first chunk of sessions is read here, whatever its form: most files are no longer than that.
+            if matches!(form, Form::Sessions) {
+                self.on_all_cores(name, chunk, &mut chunks, &mut lines).map_err(&refused)?;
                 break;
             }
-            hash.update(&line);
-            input.lines += 1;
-            let ended = line.last() == Some(&b'\n');
-            let at = Line { file: name, number: input.lines };
-            if !ended && length == LONGEST_LINE {
-                length += skip_line(&mut reader, &mut hash).map_err(&refused)?;
-                self.account.add(Remark::Broken, at, "longer than 1 MiB");
-            } else if !line.trim_ascii().is_empty()
-                && let Err(Refused { remark, what }) = self.line(&mut form, line.trim_ascii(), at)?
-            {
-                match remark {
-                    Remark::Broken if !ended => self.account.add(Remark::Truncated, at, "ends in the middle"),
-                    _ => self.account.add(remark, at, &what),
-                }
-            }
-            input.bytes += length;
+            self.chunk(&mut form, &chunk, name, &mut lines)?;
         }
-        input.sha256 = hex(&hash.finalize());
-        self.out.inputs.push(input);
+        if let Form::Asns(table) = form {
+            self.reading.asns = Some(Arc::new(table.build()));
+        }
+        self.out.inputs.push(chunks.input(name, lines));
         Ok(())
+    }
+
+    /// Takes a chunk of any form, line by line.
+    fn chunk(&mut self, form: &mut Form, chunk: &Chunk, name: &str, lines: &mut u64) -> Result<(), Error> {
+        if chunk.too_long {
+            *lines += 1;
+            self.refuse(told::too_long(), Line { file: name, number: *lines });
+        }
+        for (line, ended) in chunk.lines() {
+            *lines += 1;
+            let at = Line { file: name, number: *lines };
+            if !line.is_empty()
+                && let Err(refused) = self.line(form, line, at)?
+            {
+                self.refuse(refused.cut_off(!ended), at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes sessions from here to the end of the file: read by as many threads as there are cores, taken in their order.
+    fn on_all_cores(
+        &mut self,
+        name: &str,
+        first: Chunk,
+        chunks: &mut Chunks<impl BufRead>,
+        lines: &mut u64,
+    ) -> io::Result<()> {
+        let reading = self.reading.clone();
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let (jobs, taken) = mpsc::channel::<(usize, Chunk)>();
+        let (answers, done) = mpsc::channel::<(usize, Lines)>();
+        let taken = Mutex::new(taken);
+        thread::scope(|scope| {
+            for _ in 0..cores {
+                let (reading, taken, answers) = (&reading, &taken, answers.clone());
+                scope.spawn(move || {
+                    // The lock is held while waiting for a chunk, not while reading it.
+                    let next = || taken.lock().ok().and_then(|chunks| chunks.recv().ok());
+                    while let Some((place, chunk)) = next() {
+                        if answers.send((place, reading.chunk(&chunk))).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(answers);
+            // Dropped at the end or with an error, which ends the threads.
+            let jobs = jobs;
+            let mut first = Some(first);
+            let (mut sent, mut next) = (0, 0);
+            let mut early: BTreeMap<usize, Lines> = BTreeMap::new();
+            loop {
+                while sent < next + AHEAD * cores
+                    && let Some(chunk) = first.take().map_or_else(|| chunks.next(), |chunk| Ok(Some(chunk)))?
+                {
+                    let gone = |_| io::Error::other("no thread is left to read it");
+                    jobs.send((sent, chunk)).map_err(gone)?;
+                    sent += 1;
+                }
+                if next == sent {
+                    return Ok(());
+                }
+                while !early.contains_key(&next) {
+                    let (place, read) = done.recv().map_err(|_| io::Error::other("a thread that read it panicked"))?;
+                    early.insert(place, read);
+                }
+                let read = early.remove(&next).unwrap_or_default();
+                next += 1;
+                for (number, told) in read.told {
+                    let at = Line { file: name, number: *lines + number };
+                    if let Err(refused) = told.and_then(|told| self.take_line(told, at)) {
+                        self.refuse(refused, at);
+                    }
+                }
+                *lines += read.number;
+            }
+        })
+    }
+
+    fn refuse(&mut self, Refused { remark, what }: Refused, at: Line<'_>) {
+        self.account.add(remark, at, &what);
     }
 
     /// One line that is not blank.
@@ -243,26 +328,28 @@ impl Ingest {
                 None => return Ok(Err(broken(serde_json::from_slice::<Value>(line).err()))),
             }
         }
+        let unreadable = |what| Refused { remark: Remark::Broken, what };
         Ok(match form {
-            Form::Json | Form::Sessions => serde_json::from_slice(line)
-                .map_err(|error| broken(Some(error)))
-                .and_then(|bin| self.take_line(bin, at)),
+            Form::Json | Form::Sessions => self.reading.line(line).and_then(|told| self.take_line(told, at)),
             Form::Cohorts => serde_json::from_slice(line)
                 .map_err(|error| broken(Some(error)))
-                .and_then(|bin: CohortBin| self.take_cohort(&bin, at)),
-            Form::JsonSamples => self.samples.json(line, at, &self.zone, &mut self.account),
+                .and_then(|bin: CohortBin| self.take_cohort(&bin)),
+            Form::JsonSamples => self.samples.json(line, at, &self.reading.zone, &mut self.account),
             Form::Csv(columns) => match columns {
-                Some(columns) => self.samples.row(columns, line, at, &self.zone, &mut self.account),
+                Some(columns) => self.samples.row(columns, line, at, &self.reading.zone, &mut self.account),
                 None => {
                     *columns = Some(Columns::of(line, at, &mut self.account)?);
                     Ok(())
                 }
             },
-            Form::Log => match log::read(line, &self.zone) {
+            Form::Asns(table) => table.line(line).map_err(unreadable),
+            Form::Log => match log::read(line, &self.reading.zone) {
                 Ok(log::Interval::None) => Ok(()),
-                Ok(log::Interval::Session(bin, counted)) => self.take_counted(*bin, at, counted),
-                Ok(log::Interval::Cohort(bin)) => self.take_cohort(&bin, at),
-                Err(what) => Err(Refused { remark: Remark::Broken, what }),
+                Ok(log::Interval::Session(bin, counted)) => {
+                    self.reading.bin(*bin, counted).and_then(|told| self.take_line(told, at))
+                }
+                Ok(log::Interval::Cohort(bin)) => self.take_cohort(&bin),
+                Err(what) => Err(unreadable(what)),
             },
         })
     }
@@ -284,8 +371,8 @@ impl Ingest {
     /// Takes a bin that is already decoded, as if it had been read from line `number` of `name`.
     pub fn bin(&mut self, name: &str, number: u64, bin: SessionBin) {
         let at = Line { file: name, number };
-        if let Err(Refused { remark, what }) = self.take_line(bin, at) {
-            self.account.add(remark, at, &what);
+        if let Err(refused) = self.reading.bin(bin, true).and_then(|told| self.take_line(told, at)) {
+            self.refuse(refused, at);
         }
     }
 
@@ -293,11 +380,11 @@ impl Ingest {
     /// lines contradict each other.
     pub fn finish(mut self) -> Ingested {
         let width = self.samples.width();
-        let samples =
-            std::mem::replace(&mut self.samples, Samples::new(jiff::SignedDuration::ZERO, self.evenings.clone()));
-        for (bin, rows, file, number) in samples.into_bins(&self.zone.clone()) {
+        let empty = Samples::new(jiff::SignedDuration::ZERO, self.reading.evenings.clone());
+        let samples = std::mem::replace(&mut self.samples, empty);
+        for (bin, rows, file, number) in samples.into_bins(&self.reading.zone.clone()) {
             let at = Line { file: &file, number };
-            match self.take(bin, at, true) {
+            match self.reading.bin(bin, true).and_then(|told| self.take(told, at)) {
                 Ok(()) => self.out.judged_lines += rows,
                 Err(Refused { remark, what }) => self.account.add_lines(remark, rows, at, &what),
             }
@@ -310,118 +397,84 @@ impl Ingest {
         self.out.remarks = self.account.0;
         self.out.in_progress = self.latest.last_key_value().and_then(|(window, until)| {
             let Window::Evening(date) = window else { return None };
-            let (_, closes) = self.evenings.of(*date)?;
+            let (_, closes) = self.reading.evenings.of(*date)?;
             (closes.duration_since(*until) >= width).then_some((*window, *until, closes))
         });
         self.out
     }
 
-    fn take_line(&mut self, bin: SessionBin, at: Line<'_>) -> Result<(), Refused> {
-        self.take_counted(bin, at, true)
-    }
-
-    fn take_counted(&mut self, bin: SessionBin, at: Line<'_>, counted: bool) -> Result<(), Refused> {
-        self.take(bin, at, counted)?;
+    fn take_line(&mut self, told: Told, at: Line<'_>) -> Result<(), Refused> {
+        self.take(told, at)?;
         self.out.judged_lines += 1;
         Ok(())
     }
 
-    fn take(&mut self, mut bin: SessionBin, at: Line<'_>, counted: bool) -> Result<(), Refused> {
-        let refused = |remark, what: &str| Err(Refused { remark, what: what.to_owned() });
-        if let Err(error) = bin.check() {
-            return refused(Remark::Contradicts, &error.to_string());
+    /// Puts a bin to its session.
+    fn take(&mut self, told: Told, at: Line<'_>) -> Result<(), Refused> {
+        let Told { name, session: named, key, cell, arm, arm_seen, window, until, bin, seen, .. } = told;
+        let refused = |remark| Err(Refused { remark, what: named.clone() });
+        if let Some(until) = until {
+            let latest = self.latest.entry(window).or_insert(until);
+            *latest = until.max(*latest);
         }
-        if !counted || bin.loss_unmeasured {
-            (bin.sent, bin.received) = (0, 0);
-        }
-        let Some(cell) = cell_of(&bin.labels, bin.key) else {
-            return refused(Remark::Unlabelled, "no label `isp` or `asn`, or no address family");
-        };
-        let window = self.window(self.evenings.place(&bin), bin.start)?;
-        if bin.window().is_none() {
-            let latest = self.latest.entry(window).or_insert(bin.end);
-            *latest = bin.end.max(*latest);
-        }
-        let source = self.source(&bin.source);
+        let source = self.source(&told.source);
         let cell = self.cell(cell);
-        let name = bin.key.map_or_else(|| bin.session.as_str().into(), |key| key.to_string().into_boxed_str());
-        let next = self.out.sessions.len() as u32;
-        let place = match self.index.get(&name) {
-            Some(place) => *place,
+        let (sessions, hasher) = (&mut self.out.sessions, &self.hasher);
+        let hash = |name: &str| hasher.hash_one(name);
+        let same = |place: &u32| *sessions[*place as usize].name == *name;
+        let place = match self.index.find(hash(&name), same) {
+            Some(place) => *place as usize,
             None => {
-                self.index.insert(name.clone(), next);
-                let (key, arm) = (bin.key, bin.arm_assigned);
-                let session = Session { name, key, cell, arm, windows: Default::default(), bins: Vec::new() };
-                self.out.sessions.push(session);
-                next
+                let place = sessions.len();
+                let name = name.into_boxed_str();
+                let (windows, bins) = (Default::default(), Vec::new());
+                let of = |place: &u32, sessions: &[Session]| hash(&sessions[*place as usize].name);
+                self.index.insert_unique(hash(&name), place as u32, |place| of(place, sessions));
+                sessions.push(Session { name, key, cell, arm, windows, bins });
+                place
             }
         };
-        let session = &mut self.out.sessions[place as usize];
-        if !session.note(window, Bin::of(&bin, source)) {
-            return refused(Remark::Duplicate, &bin.session);
+        let session = &mut sessions[place];
+        if !session.note(window, Bin { source, ..bin }) {
+            return refused(Remark::Duplicate);
         }
         let relabelled = session.cell != cell;
-        if session.arm.is_some() && bin.arm_assigned.is_some() && session.arm != bin.arm_assigned {
+        if session.arm.is_some() && arm.is_some() && session.arm != arm {
             session.bins.pop();
-            return refused(Remark::ArmChanged, &bin.session);
+            return refused(Remark::ArmChanged);
         }
-        session.arm = session.arm.or(bin.arm_assigned);
-        let crossed =
-            window != Window::Aa && bin.arm_seen.is_some() && session.arm.is_some() && bin.arm_seen != session.arm;
-        let seen = session.windows.entry(window);
-        seen.sent = seen.sent.saturating_add(bin.sent);
-        seen.lost = seen.lost.saturating_add(bin.lost);
-        seen.episodes = seen.episodes.saturating_add(bin.loss_episodes.unwrap_or(0));
-        seen.dead |= bin.dead;
-        seen.share = seen.share.or_else(|| share_of(&bin.labels));
-        let series = [&mut bin.rtt, &mut bin.ipdv_round_trip, &mut bin.ipdv_forward, &mut bin.ipdv_return];
-        for ((kept, new), wanted) in seen.series.iter_mut().zip(series).zip(self.wanted) {
-            match new.take() {
-                Some(new) if wanted && kept.is_empty() => *kept = new,
-                Some(new) if wanted => kept.merge(&new),
-                _ => {}
-            }
-        }
+        session.arm = session.arm.or(arm);
+        let crossed = window != Window::Aa && arm_seen.is_some() && session.arm.is_some() && arm_seen != session.arm;
+        session.windows.entry(window).add(seen);
         for (remark, applies) in [
+            (Remark::UnknownIsp, told.unknown_isp),
             (Remark::Relabelled, relabelled),
             (Remark::CrossedOver, crossed),
-            (Remark::OtherZone, bin.zone != self.zone),
+            (Remark::OtherZone, told.other_zone),
         ] {
             if applies {
-                self.account.add(remark, at, &bin.session);
+                self.account.add(remark, at, &named);
             }
         }
         Ok(())
     }
 
-    fn take_cohort(&mut self, bin: &CohortBin, _at: Line<'_>) -> Result<(), Refused> {
+    fn take_cohort(&mut self, bin: &CohortBin) -> Result<(), Refused> {
         let refused = |remark, what: String| Err(Refused { remark, what });
         let counts = bin.counts().map_err(|what| Refused { remark: Remark::Contradicts, what })?;
-        let Some(cell) = cell_of(&bin.labels, None) else {
-            return refused(Remark::Unlabelled, "no label `isp` or `asn`, or no address family".to_owned());
-        };
+        let (cell, _) = told::cell_of(&bin.labels, None, None)?;
         let labelled = bin.labels.get(Window::LABEL).and_then(Value::as_str).map(str::parse);
         let place = match labelled {
-            None => self.evenings.place_of(bin.start, bin.end),
-            Some(Ok(window)) => self.evenings.listed(window),
+            None => self.reading.evenings.place_of(bin.start, bin.end),
+            Some(Ok(window)) => self.reading.evenings.listed(window),
             Some(Err(_)) => return refused(Remark::Contradicts, "label window is neither aa nor a date".to_owned()),
         };
-        let window = self.window(place, bin.start)?;
+        let window = told::window(place, bin.start)?;
         if !self.out.pooled.add(cell, bin.arm, window, bin, &counts) {
             return refused(Remark::Duplicate, format!("{} {}", bin.source, bin.start));
         }
         self.out.judged_lines += 1;
         Ok(())
-    }
-
-    fn window(&self, place: Place, start: Timestamp) -> Result<Window, Refused> {
-        let (remark, what) = match place {
-            Place::In(window) => return Ok(window),
-            Place::Holiday(date) => (Remark::Holiday, date.to_string()),
-            Place::Straddles(date) => (Remark::StraddlesWindow, date.to_string()),
-            Place::Outside => (Remark::OutsideWindows, start.to_string()),
-        };
-        Err(Refused { remark, what })
     }
 
     fn source(&mut self, source: &str) -> u16 {
@@ -446,54 +499,19 @@ pub(crate) struct Refused {
     pub(crate) what: String,
 }
 
-fn broken(error: Option<serde_json::Error>) -> Refused {
-    let what = error.map_or_else(|| "no JSON object".to_owned(), |error| error.to_string());
-    Refused { remark: Remark::Broken, what }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Reads on to the end of a line without keeping it.
-fn skip_line(reader: &mut impl BufRead, hash: &mut Sha256) -> io::Result<u64> {
-    let mut skipped = 0;
-    loop {
-        let buffer = reader.fill_buf()?;
-        let end = buffer.iter().position(|byte| *byte == b'\n');
-        let length = end.map_or(buffer.len(), |at| at + 1);
-        hash.update(&buffer[..length]);
-        reader.consume(length);
-        skipped += length as u64;
-        if end.is_some() || length == 0 {
-            return Ok(skipped);
+impl Refused {
+    /// The same of a line that did not end: it was cut off rather than written so.
+    fn cut_off(self, cut: bool) -> Self {
+        match self.remark {
+            Remark::Broken if cut => Self { remark: Remark::Truncated, what: "ends in the middle".to_owned() },
+            _ => self,
         }
     }
 }
 
-/// The label `share`, such as `15%`: what part of the sessions was on the canary at the time.
-fn share_of(labels: &Labels) -> Option<u16> {
-    let share: crate::Share = labels.get("share")?.as_str()?.parse().ok()?;
-    Some(share.buckets())
-}
-
-fn cell_of(labels: &Labels, key: Option<SessionKey>) -> Option<Cell> {
-    let text = |label: &str| match labels.get(label)? {
-        serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
-        serde_json::Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    };
-    let isp = text("isp").or_else(|| text("asn").map(|asn| format!("AS{}", asn.trim_start_matches("AS"))))?;
-    let family = match (text("family").as_deref(), key) {
-        (Some("4" | "ipv4"), _) => Family::V4,
-        (Some("6" | "ipv6"), _) => Family::V6,
-        (Some(_), _) | (None, None) => return None,
-        (None, Some(SessionKey(address))) => match address.ip() {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        },
-    };
-    Some(Cell { isp, family })
+fn broken(error: Option<serde_json::Error>) -> Refused {
+    let what = error.map_or_else(|| "no JSON object".to_owned(), |error| error.to_string());
+    Refused { remark: Remark::Broken, what }
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub enum Remark {
     Contradicts,
     /// No label `isp` or `asn`, or no address family.
     Unlabelled,
+    /// No label tells the ISP, and the table of prefixes does not know the client. Judged as ISP `unknown`.
+    UnknownIsp,
     /// The same source, session and bin, or sequence number, were there before.
     Duplicate,
     /// In none of the windows.
@@ -39,8 +41,6 @@ pub enum Remark {
     ClockJump,
     /// A column or field that is not known. Judged without it.
     UnknownColumn,
-    /// A counter whose buckets changed, or that was reset, between two bins. Left out.
-    CounterReset,
 }
 
 impl fmt::Display for Remark {
@@ -50,6 +50,7 @@ impl fmt::Display for Remark {
             Self::Truncated => "cut off",
             Self::Contradicts => "in contradiction with themselves",
             Self::Unlabelled => "without ISP or address family",
+            Self::UnknownIsp => "of an unknown ISP",
             Self::Duplicate => "duplicates",
             Self::OutsideWindows => "outside the windows",
             Self::StraddlesWindow => "partly in a window",
@@ -60,7 +61,6 @@ impl fmt::Display for Remark {
             Self::OtherZone => "of another time zone",
             Self::ClockJump => "of a clock that jumped back",
             Self::UnknownColumn => "with columns that are not known",
-            Self::CounterReset => "of a counter that was reset",
         })
     }
 }
@@ -68,7 +68,15 @@ impl fmt::Display for Remark {
 impl Remark {
     /// Whether such a line is judged all the same.
     pub fn judged(self) -> bool {
-        matches!(self, Self::Relabelled | Self::CrossedOver | Self::OtherZone | Self::ClockJump | Self::UnknownColumn)
+        matches!(
+            self,
+            Self::UnknownIsp
+                | Self::Relabelled
+                | Self::CrossedOver
+                | Self::OtherZone
+                | Self::ClockJump
+                | Self::UnknownColumn
+        )
     }
 }
 

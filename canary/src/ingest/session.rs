@@ -16,6 +16,23 @@ pub(crate) struct Seen {
     pub(crate) series: [SparseHistogram; 4],
 }
 
+impl Seen {
+    /// What another bin of the same window saw.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.sent = self.sent.saturating_add(other.sent);
+        self.lost = self.lost.saturating_add(other.lost);
+        self.episodes = self.episodes.saturating_add(other.episodes);
+        self.dead |= other.dead;
+        self.share = self.share.or(other.share);
+        for (kept, new) in self.series.iter_mut().zip(other.series) {
+            match kept.is_empty() {
+                true => *kept = new,
+                false => kept.merge(&new),
+            }
+        }
+    }
+}
+
 /// One bin, as much as the looks within an evening need of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Bin {
@@ -32,13 +49,14 @@ pub(crate) struct Bin {
 }
 
 impl Bin {
-    pub(crate) fn of(bin: &SessionBin, source: u16) -> Self {
+    /// As a line tells it, its source still to be numbered.
+    pub(crate) fn of(bin: &SessionBin) -> Self {
         let median = bin.rtt.as_ref().and_then(|rtt| rtt.quantile(0.5));
         let micros = median.map(|nanos| u32::try_from(nanos / 1_000).unwrap_or(u32::MAX).max(1));
         Self {
             start: bin.start.as_microsecond(),
             end: bin.end.as_microsecond(),
-            source,
+            source: 0,
             dead: bin.dead || (bin.sent > 0 && bin.lost == bin.sent),
             median: micros.and_then(std::num::NonZeroU32::new),
             loss: if bin.sent > 0 { bin.lost as f32 / bin.sent as f32 } else { 0.0 },

@@ -1,3 +1,5 @@
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::experiment::tests::EXAMPLE;
 
@@ -68,6 +70,20 @@ fn every_line_is_judged_or_counted_with_its_place() {
 }
 
 #[test]
+fn every_line_of_a_holiday_is_counted_with_its_date() {
+    let text = EXAMPLE.replace("holidays = []", "holidays = [\"2026-11-21\"]");
+    assert_ne!(text, EXAMPLE);
+    let mut ingest = Ingest::new(&Experiment::from_toml("canary.toml", &text).unwrap()).unwrap();
+    let labelled = line("b", "").replace("T10:", "T01:").replace("\"isp\"", "\"window\":\"2026-11-21\",\"isp\"");
+    let lines = [line("a", ""), labelled, line("c", "").replace("11-21", "11-22")];
+    ingest.lines("run/sessions.jsonl", lines.join("\n").as_bytes()).unwrap();
+    let ingested = ingest.finish();
+    let holiday = &ingested.remarks[&Remark::Holiday];
+    assert_eq!((holiday.lines, ingested.judged_lines), (2, 1));
+    assert_eq!(holiday.first, ["run/sessions.jsonl:1: 2026-11-21", "run/sessions.jsonl:2: 2026-11-21"]);
+}
+
+#[test]
 fn bins_of_a_window_are_one_distribution() {
     let histogram: pathlab_record::SparseHistogram = [1_000, 2_000].into_iter().collect();
     let rtt = format!(",\"rtt\":\"{}\"", histogram.to_base64());
@@ -79,6 +95,75 @@ fn bins_of_a_window_are_one_distribution() {
     assert_eq!(session.windows.0.len(), 1);
     let seen = &session.windows.0[0].1;
     assert_eq!((seen.sent, seen.series[Series::Rtt as usize].count()), (4, 4));
+}
+
+/// A file of several chunks, in which lines depend on lines far before them: read on all cores it is what it is line by line.
+#[test]
+fn all_cores_read_what_one_reads() {
+    let histogram: pathlab_record::SparseHistogram = (1..400).map(|value| value * 100_000).collect();
+    let rtt = format!(",\"rtt\":\"{}\"", histogram.to_base64());
+    let mut text = String::new();
+    for number in 0..4_000 {
+        let name = format!("s{}", number % 1_900);
+        let hour = if number % 7 == 0 { "T11:" } else { "T10:" };
+        let whole = line(&name, &rtt).replace("T10:", hour);
+        let whole = whole.replace("\"sent\":0,\"received\":0", "\"sent\":399,\"received\":399");
+        text += &match number % 97 {
+            0 => whole[..200].to_owned(),
+            1 => whole.replace("NTT", "KDDI"),
+            2 => whole.replace("\"sent\":399", "\"sent\":400"),
+            3 => String::new(),
+            _ => whole,
+        };
+        text.push('\n');
+        if number == 2_500 {
+            text += &"x".repeat(3 << 20);
+            text.push('\n');
+        }
+    }
+    text += &line("last", "")[..50];
+    assert!(text.len() > 6 << 20, "{}", text.len());
+    let all = ingest(&text);
+    let experiment = Experiment::from_toml("canary.toml", EXAMPLE).unwrap();
+    let mut alone = Ingest::new(&experiment).unwrap();
+    let mut form = Form::Sessions;
+    for (number, line) in text.split('\n').enumerate() {
+        let at = Line { file: "run/sessions.jsonl", number: number as u64 + 1 };
+        if line.len() > 1 << 20 {
+            alone.refuse(told::too_long(), at);
+        } else if !line.is_empty()
+            && let Err(refused) = alone.line(&mut form, line.as_bytes(), at).unwrap()
+        {
+            alone.refuse(refused.cut_off(number as u64 == text.matches('\n').count() as u64), at);
+        }
+    }
+    let alone = alone.finish();
+    assert_eq!(all.remarks, alone.remarks);
+    assert_eq!(all.judged_lines, alone.judged_lines);
+    assert_eq!(format!("{:?}", all.sessions), format!("{:?}", alone.sessions));
+    for remark in [Remark::Broken, Remark::Truncated, Remark::Relabelled, Remark::Contradicts, Remark::Duplicate] {
+        assert!(count(&all, remark) > 0, "{remark:?}");
+    }
+}
+
+#[test]
+fn a_table_of_prefixes_tells_the_isp_where_no_label_does() {
+    let experiment = Experiment::from_toml("canary.toml", EXAMPLE).unwrap();
+    let mut ingest = Ingest::new(&experiment).unwrap();
+    let table = "192.0.2.0/24\t2914\tNTT\n# a comment\n2001:db8::/32\t64500\nbroken\n";
+    ingest.lines("tables/asn.tsv", table.as_bytes()).unwrap();
+    let keyed = |key: &str| {
+        line(key, &format!(",\"key\":\"{key}\"")).replace("\"isp\":\"NTT\",", "").replace("\"family\":4", "")
+    };
+    let lines = [keyed("192.0.2.7:1"), keyed("[2001:db8::9]:2"), keyed("198.51.100.1:3"), line("labelled", "")];
+    ingest.lines("run/sessions.jsonl", lines.join("\n").as_bytes()).unwrap();
+    let ingested = ingest.finish();
+    let cells: Vec<String> = ingested.cells.iter().map(ToString::to_string).collect();
+    assert_eq!(cells, ["NTT IPv4", "AS64500 IPv6", "unknown IPv4"]);
+    assert_eq!(ingested.remarks[&Remark::UnknownIsp].first, ["run/sessions.jsonl:3: 198.51.100.1:3"]);
+    assert!(ingested.remarks[&Remark::Broken].first[0].starts_with("tables/asn.tsv:4: expected PREFIX"));
+    assert_eq!((ingested.inputs[1].name.as_str(), ingested.inputs[1].lines), ("tables/asn.tsv", 4));
+    assert_eq!(ingested.judged_lines, 4);
 }
 
 proptest::proptest! {
