@@ -5,5 +5,6 @@ mod coverage;
 mod formats;
 mod prometheus;
 mod replay;
+mod schema;
 mod simulator;
 mod verdicts;
