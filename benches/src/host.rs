@@ -51,10 +51,24 @@ pub fn before() -> Result<Before> {
 /// # Errors
 /// No `/proc`.
 pub fn after(before: Before, programs: &Programs) -> Result<Host> {
+    let stamp_suite = programs.peers.join("stamp-suite").display().to_string();
+    let peers = [
+        said(&stamp_suite, &["--version"]),
+        said("sockperf", &["--version"]).map(|text| text.replace("version ", "")),
+        said("irtt", &["version"]).map(|text| text.replace("version: ", "")),
+        xsk_rs(),
+    ];
+    Ok(Host { peers: peers.into_iter().flatten().collect(), ..alone(before)? })
+}
+
+/// The same where no peers take part.
+///
+/// # Errors
+/// No `/proc`.
+pub fn alone(before: Before) -> Result<Host> {
     let cpuinfo = read("/proc/cpuinfo")?;
     let field =
         |name: &str| cpuinfo.lines().find(|line| line.starts_with(name)).and_then(|line| line.split(": ").nth(1));
-    let stamp_suite = programs.peers.join("stamp-suite").display().to_string();
     Ok(Host {
         kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         processor: field("model name").unwrap_or("unknown").to_owned(),
@@ -64,15 +78,7 @@ pub fn after(before: Before, programs: &Programs) -> Result<Host> {
         load: [before.load, load()?],
         stolen: Ticks::now()?.stolen_since(before.ticks),
         revision: said("git", &["describe", "--always", "--dirty", "--abbrev=12"]).unwrap_or_else(|| "unknown".into()),
-        peers: [
-            said(&stamp_suite, &["--version"]),
-            said("sockperf", &["--version"]).map(|text| text.replace("version ", "")),
-            said("irtt", &["version"]).map(|text| text.replace("version: ", "")),
-            xsk_rs(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect(),
+        peers: Vec::new(),
     })
 }
 

@@ -6,6 +6,7 @@
 //!                                             └─ test runs                        (xdp.bpf.c)
 //! scripts/bench probe ─────► bench probe ─────── slots: when packets came out of the wire (arrivals.bpf.c)
 //!
+//! scripts/bench judge ─────► bench judge ─────── a million sessions from file to verdict; the bootstrap beside plain ones
 //! scripts/bench lab ───────► bench lab ───────── the wire engine: delay, rate, packets (lab)
 //!
 //! scripts/soak flood ──────► bench flood ─────── hostile packets beside an honest session
@@ -25,6 +26,7 @@ pub mod flood;
 pub mod generator;
 pub mod host;
 pub mod irtt;
+pub mod judge;
 pub mod lab;
 pub mod rate;
 pub mod render;

@@ -46,7 +46,7 @@ pub fn markdown(table: &Table) -> String {
     let _ = writeln!(
         text,
         "Measured {} on a {machine} with {} × {}, Linux {}, governor {}; load before {:.2}, after {:.2}; {:.1} % of processor time stolen by the \
-         hypervisor. pathlab {}; {}.\n",
+         hypervisor. pathlab {}.\n",
         table.started.strftime("%Y-%m-%d %H:%M UTC"),
         host.processors,
         host.processor,
@@ -55,8 +55,7 @@ pub fn markdown(table: &Table) -> String {
         host.load[0],
         host.load[1],
         host.stolen * 100.0,
-        host.revision,
-        host.peers.join(", "),
+        [&[host.revision.clone()], host.peers.as_slice()].concat().join(", "),
     );
     for section in &table.sections {
         let better = if section.better == Better::More { "more" } else { "less" };

@@ -2,24 +2,78 @@
 #![allow(unsafe_code)]
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt, process::ExitStatusExt},
+    },
+    path::Path,
+    process::{Child, ExitStatus},
+    time::Duration,
 };
 
-/// `sched_setaffinity`: this thread, and what it starts, run on `cpu` alone.
+/// `sched_setaffinity`: this thread, and what it starts, run on these CPUs alone.
 ///
 /// # Errors
-/// No such CPU.
-pub fn pin_to(cpu: usize) -> io::Result<()> {
-    if cpu >= libc::CPU_SETSIZE as usize {
+/// None of them is there.
+pub fn pin_to(cpus: &[usize]) -> io::Result<()> {
+    if cpus.iter().any(|cpu| *cpu >= libc::CPU_SETSIZE as usize) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: `cpu_set_t` is an array of bits, for which all zeroes is a value.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the index is below CPU_SETSIZE, checked above.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
+    for cpu in cpus {
+        // SAFETY: the index is below CPU_SETSIZE, checked above.
+        unsafe { libc::CPU_SET(*cpu, &mut set) };
+    }
     // SAFETY: the kernel reads the true size of `set`, which lives on this frame.
     done(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
+}
+
+/// What the kernel says of a process that ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// As `waitpid` has it.
+    pub status: ExitStatus,
+    /// Processor time, its own and the kernel's for it.
+    pub processor: Duration,
+    /// The most memory that it had at once.
+    pub peak_bytes: u64,
+}
+
+/// `wait4`: waits for a child to end.
+///
+/// # Errors
+/// As the kernel says.
+#[allow(clippy::needless_pass_by_value)] // its number is free once it has been waited for
+pub fn wait(child: Child) -> io::Result<Ended> {
+    let mut status = 0;
+    // SAFETY: `rusage` is made of integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes to `status` and `usage`, which live on this frame; the child is ours, taken by value, and nobody waited for it.
+    done(unsafe { libc::wait4(child.id() as libc::pid_t, &raw mut status, 0, &raw mut usage) })?;
+    let span = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    Ok(Ended {
+        status: ExitStatus::from_raw(status),
+        processor: span(usage.ru_utime) + span(usage.ru_stime),
+        peak_bytes: usage.ru_maxrss.unsigned_abs() * 1024,
+    })
+}
+
+/// `statvfs`: bytes that are free to anybody in the file system of a path.
+///
+/// # Errors
+/// No such path.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `statvfs` is made of integers, for which zero is a value.
+    let mut facts: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends with a zero byte and outlives the call; the kernel writes to `facts`, which lives on this frame.
+    done(unsafe { libc::statvfs(path.as_ptr(), &raw mut facts) })?;
+    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
 /// `pidfd_open`.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use pathlab_benches::{
     contestant::Programs,
-    flood, lab, render,
+    flood, judge, lab, render,
     table::Table,
     tables::{self, Effort},
 };
@@ -30,6 +30,8 @@ enum Verb {
     Probe(Measure),
     /// How well the lab's wire engine keeps its times
     Lab(Measure),
+    /// A million sessions from their file to their verdict, and the bootstrap beside plain ones
+    Judge(Measure),
     /// Hostile packets beside an honest session; fails where the session lost a packet, or the reflector grew or chattered
     Flood {
         /// Of each flood
@@ -44,7 +46,7 @@ enum Verb {
         /// The document
         #[arg(long, default_value = "docs/performance.md")]
         document: PathBuf,
-        /// Tables as JSON [default: those of target/bench/ that exist: reflector.json, probe.json, lab.json]
+        /// Tables as JSON [default: those of target/bench/ that exist: reflector.json, probe.json, lab.json, judge.json]
         tables: Vec<PathBuf>,
     },
 }
@@ -73,6 +75,12 @@ fn main() -> Result<()> {
         Verb::Reflector(measure) => show(&measure, tables::reflector),
         Verb::Probe(measure) => show(&measure, tables::probe),
         Verb::Lab(measure) => print(&lab::lab(&effort(&measure))?, &measure),
+        Verb::Judge(measure) => {
+            let absolute = fs::canonicalize(&measure.pathlab).with_context(|| measure.pathlab.display().to_string())?;
+            let effort =
+                if measure.quick { judge::Effort::quick() } else { judge::Effort::whole(measure.rounds.into()) };
+            print(&judge::table(&absolute, &effort)?, &measure)
+        }
         Verb::Flood { seconds, pathlab } => flooded(Duration::from_secs(seconds), &pathlab),
         Verb::Render { document, tables } => write(&document, tables),
     }
@@ -123,9 +131,9 @@ fn flooded(span: Duration, pathlab: &Path) -> Result<()> {
 
 fn write(document: &PathBuf, tables: Vec<PathBuf>) -> Result<()> {
     let measured =
-        ["target/bench/reflector.json", "target/bench/probe.json", "target/bench/lab.json"].map(PathBuf::from);
+        ["reflector", "probe", "lab", "judge"].map(|name| PathBuf::from(format!("target/bench/{name}.json")));
     let tables = if tables.is_empty() { measured.into_iter().filter(|path| path.exists()).collect() } else { tables };
-    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, probe or lab");
+    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, probe, lab or judge");
     let mut text = fs::read_to_string(document).with_context(|| document.display().to_string())?;
     for path in tables {
         let name = || path.display().to_string();

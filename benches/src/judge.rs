@@ -1,0 +1,243 @@
+//! The judge's table: a whole fleet from its file to its verdict, and the bootstrap beside plain ways to do the same.
+//!
+//! The judge runs as the user runs it, `pathlab canary judge`, as a process of its own: time and peak memory are what the kernel says of it
+//! when it ends. The bootstraps run in this process, on one stratum, and every replicate of each must be the same number.
+
+pub mod bootstrap;
+pub mod world;
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    figures::Summary,
+    host, sys,
+    table::{Aim, Better, Row, SCHEMA, Section, Table},
+};
+use bootstrap::Ways;
+use world::{Fleet, SEED, SHARE};
+
+/// The file may be no longer than this: 6 GB, and twice as much must be free.
+const LONGEST: u64 = 6_000_000_000;
+const GIB: f64 = (1_u64 << 30) as f64;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Rounds of everything.
+    pub rounds: usize,
+    /// The fleet.
+    pub fleet: Fleet,
+    /// Sessions of the stratum that is resampled, and packets of each.
+    pub stratum: Fleet,
+    /// Only to show that it works.
+    pub quick: bool,
+}
+
+impl Effort {
+    /// A hundred million samples of a million sessions.
+    pub fn whole(rounds: usize) -> Self {
+        let fleet = Fleet { sessions: 1_000_000, packets: 100 };
+        Self { rounds, fleet, stratum: Fleet { sessions: 100_000, packets: 100 }, quick: false }
+    }
+
+    /// What shows that the bench works.
+    pub fn quick() -> Self {
+        let fleet = Fleet { sessions: 20_000, packets: 100 };
+        Self { rounds: 1, fleet, stratum: Fleet { sessions: 5_000, packets: 100 }, quick: true }
+    }
+}
+
+/// What one run of the judge took.
+#[derive(Clone, Debug)]
+struct Run {
+    seconds: f64,
+    processor_seconds: f64,
+    peak: f64,
+    verdict: Vec<u8>,
+}
+
+/// Measures the table, with its files in a folder below `target/bench`.
+///
+/// # Errors
+/// No room for the fleet, a judge that fails, or verdicts or replicates that differ.
+pub fn table(pathlab: &Path, effort: &Effort) -> Result<Table> {
+    let (started, before) = (jiff::Timestamp::now(), host::before()?);
+    fs::create_dir_all("target/bench")?;
+    // Deleted with its files when this ends.
+    let folder = tempfile::Builder::new().prefix("judge-").tempdir_in("target/bench")?;
+    let (bytes, lines) = prepare(folder.path(), effort.fleet)?;
+    eprintln!("{lines} lines, {:.2} GB", bytes as f64 / 1e9);
+    let mut runs: [Vec<Run>; 2] = Default::default();
+    let ways = Ways::new(effort.stratum)?;
+    let mut bootstraps: Vec<Vec<f64>> = vec![Vec::new(); bootstrap::NAMES.len()];
+    for round in 0..effort.rounds {
+        for (runs, processors) in runs.iter_mut().zip([2, 1]) {
+            let out = folder.path().join(format!("verdict-{processors}-{round}"));
+            runs.push(judge(pathlab, folder.path(), &out, processors)?);
+        }
+        for (times, time) in bootstraps.iter_mut().zip(ways.round(round)?) {
+            times.push(time);
+        }
+    }
+    let all: Vec<&Run> = runs.iter().flatten().collect();
+    ensure!(all.iter().all(|run| run.verdict == all[0].verdict), "the verdict depends on the number of processors");
+    let names = ["pathlab canary judge, 2 processors", "pathlab canary judge, 1 processor"];
+    let section = |title: &str, unit: &str, figure: fn(&Run) -> f64| Section {
+        title: title.into(),
+        unit: unit.into(),
+        better: Better::Less,
+        rows: names.iter().zip(&runs).map(|(name, runs)| Row::new(*name, runs.iter().map(figure))).collect(),
+    };
+    let sections = vec![
+        section("A file of sessions ingested and judged", "s", |run| run.seconds),
+        section("Processor time of that", "s", |run| run.processor_seconds),
+        section("Peak memory of that", "GiB", |run| run.peak),
+        Section {
+            title: "The bootstrap of one stratum".into(),
+            unit: "ms a replicate".into(),
+            better: Better::Less,
+            rows: bootstrap::NAMES
+                .iter()
+                .zip(&bootstraps)
+                .enumerate()
+                .map(|(at, (name, times))| {
+                    let beside = (at > 0).then_some(bootstrap::NAMES[0]);
+                    Row::new(*name, times.iter().map(|seconds| seconds * 1e3)).beside(beside)
+                })
+                .collect(),
+        },
+    ];
+    let aims = aims(&runs[0]);
+    Ok(Table {
+        schema: SCHEMA.into(),
+        table: "judge".into(),
+        started,
+        quick: effort.quick,
+        method: method(effort, bytes, lines, &all[0].verdict)?,
+        host: host::alone(before)?,
+        sections,
+        aims,
+    })
+}
+
+/// Writes the fleet, its seed and its experiment; bytes and lines of the fleet.
+fn prepare(folder: &Path, fleet: Fleet) -> Result<(u64, u64)> {
+    let free = sys::free_bytes(folder)?;
+    let expected = fleet.sessions * (1_200 + 20 * fleet.packets);
+    ensure!(
+        expected <= LONGEST && free > 2 * expected,
+        "needs {expected} bytes below {}, {free} are free",
+        folder.display()
+    );
+    fs::create_dir(folder.join("run"))?;
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(folder.join("run/sessions.jsonl"))?);
+    let lines = fleet.write(&mut file)?;
+    file.flush()?;
+    fs::write(folder.join("seed"), format!("{SEED:#010x}\n"))?;
+    fs::write(folder.join("canary.toml"), experiment())?;
+    Ok((file.get_ref().metadata()?.len(), lines))
+}
+
+/// The experiment as most would write it: every default, and every guardrail.
+fn experiment() -> String {
+    format!(
+        r#"[experiment]
+name = "bench"
+seed_file = "seed"
+share = "{SHARE}"
+cap_share = "{SHARE}"
+[steer]
+mode = "host"
+lease = "500ms"
+mark_mask = "0x00ff0000"
+priority = 10000
+[steer.canary]
+v4 = {{ dev = "eth1" }}
+v6 = {{ dev = "eth1" }}
+[windows]
+evening = "19:00-24:00"
+zone = "Asia/Tokyo"
+evenings = 2
+bin = "10min"
+[policy]
+metric = "rtt.p95"
+margin = "2ms"
+target = {{ isp = ["NTT"] }}
+guardrails = ["loss", "ipdv.p95", "rtt.p99", "tail_sessions"]
+"#
+    )
+}
+
+/// One run of the judge on so many processors.
+fn judge(pathlab: &Path, folder: &Path, out: &Path, processors: usize) -> Result<Run> {
+    let command = |pathlab: &Path| {
+        let mut command = Command::new(pathlab);
+        command.args(["canary", "judge", "-c"]).arg(folder.join("canary.toml")).arg(folder.join("run"));
+        command.arg("--out").arg(out).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    };
+    let started = Instant::now();
+    // The processors belong to the thread that starts it, and so to what it starts.
+    let ended = thread::scope(|scope| {
+        let run = scope.spawn(|| -> Result<sys::Ended> {
+            sys::pin_to(&(0..processors).collect::<Vec<_>>())?;
+            Ok(sys::wait(command(pathlab).spawn()?)?)
+        });
+        run.join().map_err(|_| anyhow::anyhow!("the thread of the judge panicked"))?
+    })?;
+    let seconds = started.elapsed().as_secs_f64();
+    let verdict = fs::read(out.join("verdict.json"))
+        .with_context(|| format!("the judge ended with {:?} and left no verdict", ended.status))?;
+    Ok(Run { seconds, processor_seconds: ended.processor.as_secs_f64(), peak: ended.peak_bytes as f64 / GIB, verdict })
+}
+
+fn aims(runs: &[Run]) -> Vec<Aim> {
+    let summary = |figure: fn(&Run) -> f64| Summary::of(&runs.iter().map(figure).collect::<Vec<_>>());
+    let mut aims = Vec::new();
+    if let Some(time) = summary(|run| run.seconds) {
+        aims.push(Aim {
+            goal: "Under 60 s on 2 processors".into(),
+            figure: format!("{:.1} s (rounds {:.1} to {:.1})", time.median, time.min, time.max),
+            met: time.median < 60.0,
+        });
+    }
+    if let Some(peak) = summary(|run| run.peak) {
+        aims.push(Aim {
+            goal: "Under 2 GiB of memory".into(),
+            figure: format!("{:.2} GiB (rounds {:.2} to {:.2})", peak.median, peak.min, peak.max),
+            met: peak.median < 2.0,
+        });
+    }
+    aims
+}
+
+fn method(effort: &Effort, bytes: u64, lines: u64, verdict: &[u8]) -> Result<Vec<String>> {
+    let Effort { rounds, fleet, stratum, .. } = effort;
+    let verdict: serde_json::Value = serde_json::from_slice(verdict)?;
+    let sentence = verdict["sentence"].as_str().context("a verdict without a sentence")?;
+    let redraws = &verdict["findings"]["redraws"];
+    Ok(vec![
+        format!(
+            "{rounds} rounds. {} samples of {} sessions in {lines} lines of `sessions.jsonl`, {:.2} GB: five ISPs, both families, a prelude and two evenings, \
+             lines in the order of their bins; the file is in the page cache. The canary is 5 ms faster in one ISP.",
+            fleet.sessions * fleet.packets,
+            fleet.sessions,
+            bytes as f64 / 1e9
+        ),
+        format!(
+            "`pathlab canary judge` as a process of its own, from start to sealed run directory: 2,000 bootstrap replicates of every stratum and guardrail, {redraws} \
+             re-drawn assignments, looks at every bin. Its verdict is the same bytes in every round, on one processor and on two: \"{sentence}\"",
+        ),
+        "Time and peak memory (`ru_maxrss`) are the kernel's account of that process.".into(),
+        bootstrap::method(*stratum),
+    ])
+}
