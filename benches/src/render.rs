@@ -55,7 +55,7 @@ pub fn markdown(table: &Table) -> String {
         host.load[0],
         host.load[1],
         host.stolen * 100.0,
-        [&[host.revision.clone()], host.peers.as_slice()].concat().join(", "),
+        std::slice::from_ref(&host.revision).iter().chain(&host.peers).cloned().collect::<Vec<_>>().join(", "),
     );
     for section in &table.sections {
         let better = if section.better == Better::More { "more" } else { "less" };

@@ -44,6 +44,8 @@ struct Block {
 
 /// Weights of a unit in so many replicates, or in both arms of half as many assignments.
 type Lanes = [u32; LANES];
+/// Quantiles of a block in as many, level by level.
+type Quantiles = Vec<[f64; LANES]>;
 
 /// Which differences to compute.
 #[derive(Debug)]
@@ -201,7 +203,7 @@ impl<'a> Plan<'a> {
             .collect();
         let scratch = || (vec![[0; LANES]; population.units.len()], Vec::new(), [Vec::new(), Vec::new()]);
         let work = |generators: &mut [Generator],
-                    (counts, weights, out): &mut (Vec<Lanes>, Vec<Lanes>, [Vec<[f64; LANES]>; 2]),
+                    (counts, weights, out): &mut (Vec<Lanes>, Vec<Lanes>, [Quantiles; 2]),
                     rows: &mut [f64]| {
             rows.fill(f64::NAN);
             for units in &members {
@@ -238,7 +240,7 @@ impl<'a> Plan<'a> {
         let both = self.both();
         let scratch = || (vec![[0; LANES]; self.population.units.len()], Vec::new(), Vec::new(), Vec::new());
         let work = |generators: &mut [Generator],
-                    (arms, canary, weights, out): &mut (Vec<Lanes>, Vec<bool>, Vec<Lanes>, Vec<[f64; LANES]>),
+                    (arms, canary, weights, out): &mut (Vec<Lanes>, Vec<bool>, Vec<Lanes>, Quantiles),
                     rows: &mut [f64]| {
             rows.fill(f64::NAN);
             for (pair, (generator, row)) in generators.iter_mut().zip(rows.chunks_exact_mut(self.width)).enumerate() {

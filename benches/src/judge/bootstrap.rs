@@ -18,6 +18,9 @@ pub const NAMES: [&str; 3] = [
 /// Replicates of each way in a round: as many as take about a second.
 const REPLICATES: [usize; 3] = [400, 4, 2];
 
+/// Seed and number of replicates to seconds and the replicates.
+type Way = fn(&Ways, u64, usize) -> (f64, Vec<f64>);
+
 /// The stratum: the sessions of each arm.
 pub struct Ways {
     sessions: Vec<SparseHistogram>,
@@ -54,7 +57,7 @@ impl Ways {
     /// Ways that differ in a single number.
     pub fn round(&self, round: usize) -> Result<[f64; 3]> {
         let seed = round as u64;
-        let ways: [fn(&Self, u64, usize) -> (f64, Vec<f64>); 3] = [Self::ours, Self::sorted_once, Self::pooled];
+        let ways: [Way; 3] = [Self::ours, Self::sorted_once, Self::pooled];
         let mut times = [0.0; 3];
         let mut reference = Vec::new();
         for ((time, way), replicates) in times.iter_mut().zip(ways).zip(REPLICATES) {

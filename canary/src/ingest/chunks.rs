@@ -94,7 +94,10 @@ impl<R: BufRead> Chunks<R> {
 mod tests {
     use super::*;
 
-    fn chunks(text: &[u8]) -> (Vec<Vec<(Vec<u8>, bool)>>, u64) {
+    type Chunked = Vec<(Vec<u8>, bool)>;
+
+    /// The lines of each chunk, and whether they ended; and the bytes of all.
+    fn chunks(text: &[u8]) -> (Vec<Chunked>, u64) {
         let mut chunks = Chunks::new(text);
         let mut all = Vec::new();
         while let Some(chunk) = chunks.next().unwrap() {
