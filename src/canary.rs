@@ -1,7 +1,9 @@
 //! `pathlab canary`: steer a share of sessions onto another path, and judge whether it is better.
 
+mod accept;
 mod measure;
 mod promote;
+mod simulate;
 mod start;
 
 use std::{
@@ -13,12 +15,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use pathlab_canary::{
-    Decision, Experiment, Given, Ingest, Share, Verdict, bucket, judge,
+    Decision, Experiment, Given, Ingest, Ingested, PLAN, Registration, Share, Verdict, bucket, judge,
     steer::{self, Options, Plan},
 };
-use pathlab_record::{Run, SessionKey};
+use pathlab_record::{Head, Run, SessionKey};
 use serde_json::json;
-use tracing::warn;
 
 use crate::{
     Global,
@@ -37,6 +38,14 @@ pub(crate) struct CanaryArgs {
 enum Action {
     /// Print everything that `start` would put on this host, in nft's and iproute2's words
     Plan(File),
+    /// Write the experiment down before there are data: give the run directory to `judge` beside them
+    Register {
+        #[command(flatten)]
+        file: File,
+        /// Run directory for plan.json [default: ./runs/<UTC time>-plan]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Steer until Ctrl-C, SIGTERM or `canary rollback`; then take everything back
     Start {
         #[command(flatten)]
@@ -85,6 +94,17 @@ enum Action {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// Are we done? Two consecutive evenings against [acceptance]: pass (0), insufficient (3) or fail (4)
+    Accept {
+        /// Run directories, or their sessions.jsonl: the evenings, and up to 14 days before them as the baseline
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        #[command(flatten)]
+        file: File,
+        /// Run directory for acceptance.json [default: ./runs/<UTC time>-acceptance]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Come to the same verdict again, byte for byte, or name what differs
     Replay {
         /// verdict.json, or the directory that holds it
@@ -92,6 +112,10 @@ enum Action {
         /// The runs it rests on, where they are not beside it
         runs: Vec<PathBuf>,
     },
+    /// How many sessions, or evenings, it takes until this policy promotes a true improvement: by simulation from control evenings
+    Power(simulate::PowerArgs),
+    /// How often this policy would err where there is no difference: your own control sessions under other seeds
+    Aa(simulate::AaArgs),
     /// Which arm a session is on: for matchmakers
     Assign {
         /// Client ADDRESS:PORT; IPv6 as [ADDRESS]:PORT
@@ -143,6 +167,7 @@ pub(crate) fn options() -> Options {
 pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
     match args.action {
         Action::Plan(file) => plan(&file.read()?, global)?,
+        Action::Register { file, out } => register(&file.read()?, out, global)?,
         Action::Start { file, out } => start::start(&file.read()?, out, global)?,
         Action::Promote { verdict, file, out } => {
             promote::promote(&file.read()?, verdict.as_deref(), out, global)?;
@@ -155,7 +180,10 @@ pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
         Action::Rollback(file) => rollback(&file.read()?, global)?,
         Action::Measure { options, file } => measure::measure(&file.read()?, options, global)?,
         Action::Judge { runs, file, out } => return judge_runs(&runs, &file.read()?, out, global),
+        Action::Accept { runs, file, out } => return accept::accept(&runs, &file.read()?, out, global),
         Action::Replay { verdict, runs } => return replay(&verdict, &runs, global),
+        Action::Power(args) => simulate::size(&args, global)?,
+        Action::Aa(args) => simulate::aa(&args, global)?,
         Action::Assign { key, file } => assign(&key, &file.read()?, global)?,
     }
     Ok(Exit::Done)
@@ -173,6 +201,36 @@ fn answer(global: &Global, document: &serde_json::Value, text: std::fmt::Argumen
 fn plan(experiment: &Experiment, global: &Global) -> Result<()> {
     let plan = Plan::new(experiment, seed(experiment)?).map_err(Misuse::of)?;
     answer(global, &json!({ "plan": plan.to_string() }), format_args!("{plan}"))
+}
+
+fn register(experiment: &Experiment, out: Option<PathBuf>, global: &Global) -> Result<()> {
+    let started = Timestamp::now();
+    let path = out.unwrap_or_else(|| run_directory::default_path("plan", started));
+    let (plan, head) = write_down(experiment, &path, started)?;
+    let Registration { plan_sha256, registered, .. } = &plan;
+    let document =
+        json!({ "plan_sha256": plan_sha256, "registered": registered, "run": path, "head": head.to_string() });
+    let name = &experiment.experiment.name;
+    answer(
+        global,
+        &document,
+        format_args!("{name}: plan {plan_sha256} registered {registered}\n{}  sealed {head}", path.display()),
+    )
+}
+
+/// A sealed run directory with the plan alone.
+pub(crate) fn write_down(experiment: &Experiment, path: &Path, started: Timestamp) -> Result<(Registration, Head)> {
+    let about = Run {
+        options: json!({ "experiment": experiment.experiment.name }),
+        host: host::facts(),
+        ..Run::new("canary register", started)
+    };
+    let plan = Registration::new(experiment, started);
+    let (mut directory, scrap) = run_directory::create(path, &about)?;
+    directory.artefact(PLAN, plan.to_json().as_bytes())?;
+    let head = directory.seal(Timestamp::now())?;
+    scrap.keep();
+    Ok((plan, head))
 }
 
 fn status(experiment: &Experiment, global: &Global) -> Result<()> {
@@ -262,15 +320,21 @@ fn present(path: &Path) -> Result<()> {
     }
 }
 
-/// Reads and judges runs.
-pub(crate) fn verdict(runs: &[PathBuf], experiment: &Experiment) -> Result<Verdict> {
+/// Reads runs.
+fn ingest(runs: &[PathBuf], experiment: &Experiment) -> Result<Ingested> {
     let mut ingest = Ingest::new(experiment).map_err(Misuse::of)?;
     for run in runs {
         present(run)?;
     }
     ingest.runs(runs.iter().map(PathBuf::as_path))?;
+    Ok(ingest.finish())
+}
+
+/// Reads and judges runs.
+pub(crate) fn verdict(runs: &[PathBuf], experiment: &Experiment) -> Result<Verdict> {
+    let ingested = ingest(runs, experiment)?;
     let from = experiment.key.from;
-    Ok(judge(experiment, seed(experiment)?, &ingest.finish(), move |seed, key| bucket(seed, key, from))?)
+    Ok(judge(experiment, seed(experiment)?, &ingested, move |seed, key| bucket(seed, key, from))?)
 }
 
 impl From<Decision> for Exit {
@@ -284,9 +348,6 @@ impl From<Decision> for Exit {
 }
 
 fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, global: &Global) -> Result<Exit> {
-    if experiment.acceptance.is_some() {
-        warn!("[acceptance] is read and not judged yet: the verdict rests on [policy] alone");
-    }
     let verdict = verdict(runs, experiment)?;
     let started = Timestamp::now();
     let path = out.unwrap_or_else(|| run_directory::default_path("verdict", started));

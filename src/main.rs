@@ -13,6 +13,7 @@ mod lab;
 mod live;
 mod output;
 mod probe;
+mod progress;
 mod readiness;
 mod reflect;
 mod report;

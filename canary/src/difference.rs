@@ -16,6 +16,7 @@ use std::{
 
 use pathlab_stats::{
     Distribution, Generator, LANES, Level, Listener, Near, Replicates, Sessions, replicate_together, resample_lane,
+    skewness,
 };
 
 use crate::{
@@ -186,7 +187,30 @@ impl<'a> Plan<'a> {
         row
     }
 
-    /// Rows of differences with each arm's units of each cell resampled; score columns stay no numbers.
+    /// How skewed the influence of units on each arm of each column is, given the columns as observed; zero for scores.
+    pub(crate) fn skewness(&self, observed: &[[f64; 2]]) -> Vec<[f64; 2]> {
+        let assigned = self.assigned();
+        let blocks: Vec<(usize, &Block)> = self.blocks.iter().enumerate().collect();
+        let of_blocks = spread(&blocks, |(place, block)| {
+            let (counts, mut weights) = (self.both()[*place].counts(), Vec::new());
+            let weights = self.weigh(block, counts, &assigned[self.units(block)], &mut weights);
+            let of = |arm: usize, limit: f64| {
+                let mut above = Above { limit, units: vec![0.0; counts.len()] };
+                self.told(block, Some(arm == 1)).tell(&mut above);
+                let units = counts.iter().zip(weights).zip(above.units);
+                skewness(
+                    units.map(|((sessions, weights), above)| (f64::from(*sessions), f64::from(weights[arm]), above)),
+                )
+            };
+            let columns = block.levels.iter().map(|(_, column)| *column);
+            columns.map(|column| (column, [0, 1].map(|arm| of(arm, observed[column][arm])))).collect::<Vec<_>>()
+        });
+        let mut out = vec![[0.0; 2]; self.width];
+        of_blocks.into_iter().flatten().for_each(|(column, arms)| out[column] = arms);
+        out
+    }
+
+    /// Rows of both arms of each column, control first, with each arm's units of each cell resampled; score columns stay no numbers.
     pub(crate) fn bootstrap(&self, seed: u64, count: usize) -> Replicates {
         let population = self.population;
         if self.width == 0 {
@@ -218,13 +242,13 @@ impl<'a> Plan<'a> {
                     near.quantiles(self.weigh(block, near.counts(), &counts[self.units(block)], weights), out);
                 }
                 for (level, (_, column)) in block.levels.iter().enumerate() {
-                    for (lane, row) in rows.chunks_exact_mut(self.width).enumerate() {
-                        row[*column] = out[1][level][lane] - out[0][level][lane];
+                    for (lane, row) in rows.chunks_exact_mut(2 * self.width).enumerate() {
+                        row[2 * column..][..2].copy_from_slice(&[out[0][level][lane], out[1][level][lane]]);
                     }
                 }
             }
         };
-        replicate_together(seed, "bootstrap", count, self.width, LANES, scratch, work)
+        replicate_together(seed, "bootstrap", count, 2 * self.width, LANES, scratch, work)
     }
 
     /// Rows of differences under other assignments, each drawn by `assign`; infinite ones are bounded.
@@ -361,6 +385,25 @@ impl Listener for Whole {
 
     fn dead(&mut self, _unit: usize) {
         self.0.add_dead();
+    }
+}
+
+/// The share of each unit's packets above a limit, summed over its sessions.
+struct Above {
+    limit: f64,
+    units: Vec<f64>,
+}
+
+impl Listener for Above {
+    fn session(&mut self, unit: usize, values: impl DoubleEndedIterator<Item = (u64, u64)> + Clone) {
+        let (above, all) = values.fold((0_u64, 0_u64), |(above, all), (value, packets)| {
+            (above + if value as f64 > self.limit { packets } else { 0 }, all + packets)
+        });
+        self.units[unit] += if all > 0 { above as f64 / all as f64 } else { 0.0 };
+    }
+
+    fn dead(&mut self, unit: usize) {
+        self.units[unit] += f64::from(u8::from(self.limit.is_finite()));
     }
 }
 

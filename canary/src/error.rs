@@ -56,6 +56,14 @@ pub enum Error {
         /// What became of the lines that there were.
         why: String,
     },
+    /// A `plan.json` that is not ours, or was changed.
+    #[error("{name}: no registered plan: {why}; register the experiment again with `pathlab canary register`")]
+    Plan {
+        /// The file.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A `verdict.json` that is not ours.
     #[error("not a verdict of this version: {why}; judge the runs again instead")]
     Verdict {

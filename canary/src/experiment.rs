@@ -248,7 +248,8 @@ impl Policy {
         for (metric, margin) in &self.margins {
             let fits = matches!(
                 (metric, margin),
-                (Metric::Quantile { .. }, Margin::Time(_)) | (Metric::Loss | Metric::TailSessions, Margin::Share(_))
+                (Metric::Quantile { .. }, Margin::Time(_))
+                    | (Metric::Loss | Metric::TailSessions | Metric::Complaints, Margin::Share(_))
             );
             if !fits || self.margin_of(*metric) <= 0.0 || *metric == self.metric || !self.guardrails.contains(metric) {
                 return Err(format!(
@@ -358,7 +359,7 @@ impl Policy {
     /// By how much the canary may be worse in `metric`, in nanoseconds or as a share from 0 to 1.
     ///
     /// By default the policy's margin for latencies, twice as much beyond p95 (where the same number of sessions says less), half a percentage
-    /// point of loss, and two percentage points of sessions in the far tail.
+    /// point of loss or of complaints for each session, and two percentage points of sessions in the far tail.
     pub fn margin_of(&self, metric: Metric) -> f64 {
         let nanoseconds = |duration: SignedDuration| duration.as_nanos() as f64;
         match (self.margins.get(&metric), metric) {
@@ -368,7 +369,7 @@ impl Policy {
                 2.0 * nanoseconds(self.margin)
             }
             (None, Metric::Quantile { .. }) => nanoseconds(self.margin),
-            (None, Metric::Loss) => 0.005,
+            (None, Metric::Loss | Metric::Complaints) => 0.005,
             (None, Metric::TailSessions) => 0.02,
         }
     }

@@ -4,7 +4,7 @@ use pathlab_stats::Interval;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
-    Description, Early, Metric, PooledAnswer, Window,
+    Accepted, Description, Early, Metric, PooledAnswer, Window,
     stratum::{Cell, Family},
 };
 
@@ -162,7 +162,8 @@ impl Answer {
     }
 }
 
-fn plain(latency: bool, value: f64) -> String {
+/// A latency in nanoseconds or a share, as people write it.
+pub(crate) fn plain(latency: bool, value: f64) -> String {
     let (scaled, unit) = if latency { (value / 1e6, "ms") } else { (value * 100.0, "%") };
     match scaled {
         _ if scaled.is_nan() => "unknown".to_owned(),
@@ -338,6 +339,9 @@ pub struct Findings {
     pub prelude_seen: bool,
     /// What is too small to be judged.
     pub unjudged: Vec<Unjudged>,
+    /// The canary's sessions against the targets of the runbook, where there are any; they decide nothing here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<Accepted>,
     /// Whether the experiment ran as designed.
     pub checks: Checks,
 }

@@ -2,38 +2,39 @@
 //!
 //! The unit is the session. Quantiles are taken in strata and averaged over families and evenings with weights fixed beforehand (the sessions
 //! of the A/A prelude on both arms), so a shift of the mix between arms cannot flip a sign. Intervals come from resampling sessions whole
-//! (percentile bootstrap), probabilities from re-drawing the seeded assignment. Nothing here decides; [`crate::policy`] does.
+//! (BCa bootstrap), probabilities from re-drawing the seeded assignment. Nothing here decides; [`crate::policy`] does.
 
-mod rates;
+mod checks;
+mod questions;
+pub(crate) mod rates;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
 
-use pathlab_record::SessionKey;
+use pathlab_record::{Arm, SessionKey};
 use pathlab_stats::{
-    Confidence, Generator, Interval, Level, MaxT, Rate, Replicates, Tail, design_effect, rate_difference, sample_ratio,
-    smallest_detectable, standard_error,
+    Confidence, Generator, Interval, Level, MaxT, Rate, Replicates, Tail, acceleration, binomial_tail, design_effect,
+    rate_difference, sample_ratio, smallest_detectable, standard_error,
 };
 use rand::RngExt;
 
 use crate::{
     Error, Experiment, Ingested, Metric, Remark, Series, Share, Window,
+    acceptance::accept_those,
     described::{compare_pooled, describe},
     difference::{Column, Plan, bounded, is_dead},
     early,
     findings::{Answer, Arms, Checks, Findings, IspFindings, Ratio, Scope, Unjudged, When},
     ingest::Session,
     policy,
-    stratum::{Cell, Population, Unit},
+    stratum::{Cell, Population, Unit, share_of},
     verdict::Verdict,
 };
 
 /// Power at which the smallest detectable effect is stated.
 const POWER: f64 = 0.8;
-/// Packets that one loss episode is taken to cost while too few lossy sessions were seen to tell.
-const EPISODE: f64 = 10.0;
 /// Assignments that are re-drawn first.
 const FIRST_REDRAWS: usize = 500;
 /// A probability that is near enough to a decision to re-draw all of them.
@@ -52,31 +53,89 @@ pub fn judge(
     ingested: &Ingested,
     bucket: impl Fn(u32, &SessionKey) -> Option<u16> + Sync,
 ) -> Result<Verdict, Error> {
-    // A bucket below the share goes to the canary; a ramp may have raised the share in between.
-    let canary = |seed: u32, key: &SessionKey, share: f64| {
-        bucket(seed, key).map(|bucket| f64::from(bucket) + 0.5 < share * f64::from(Share::BUCKETS))
+    let population = population(experiment, seed, ingested, &bucket)?;
+    let assignment = Assignment::new(seed, &population, &bucket);
+    Ok(verdict(&Judge::new(experiment, ingested, &population), seed, &assignment))
+}
+
+/// The verdict that [`judge`] comes to, or `None` where the first assignments that are re-drawn show that nothing is near a decision: it is then Hold,
+/// and no interval was taken. For those who judge thousands of simulated experiments.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_if_near(
+    experiment: &Experiment,
+    seed: u32,
+    ingested: &Ingested,
+    bucket: impl Fn(u32, &SessionKey) -> Option<u16> + Sync,
+) -> Result<Option<Verdict>, Error> {
+    let population = population(experiment, seed, ingested, &bucket)?;
+    let assignment = Assignment::new(seed, &population, &bucket);
+    let judge = Judge::new(experiment, ingested, &population);
+    if judge.nothing_is_near(seed, &assignment) {
+        return Ok(None);
+    }
+    Ok(Some(verdict(&judge, seed, &assignment)))
+}
+
+fn verdict<B>(judge: &Judge<'_>, seed: u32, assignment: &Assignment<'_, B>) -> Verdict
+where
+    B: Fn(u32, &SessionKey) -> Option<u16> + Sync,
+{
+    let Judge { experiment, ingested, .. } = judge;
+    let on_canary = |session: &Session| {
+        let computed = || canary((assignment.bucket)(seed, session.key.as_ref()?), share_of(experiment, session));
+        session.arm.map(|arm| arm == Arm::Canary).or_else(computed).unwrap_or(false)
     };
-    let population = Population::new(experiment, ingested, |key, share| canary(seed, key, share));
+    let acceptance = accept_those(experiment, seed, ingested, on_canary);
+    Verdict::new(experiment, seed, ingested, Findings { acceptance, ..judge.findings(seed, assignment) })
+}
+
+/// The sessions in their cells and on their arms.
+fn population<'a>(
+    experiment: &Experiment,
+    seed: u32,
+    ingested: &'a Ingested,
+    bucket: &impl Fn(u32, &SessionKey) -> Option<u16>,
+) -> Result<Population<'a>, Error> {
+    let population = Population::new(experiment, ingested, |key, share| canary(bucket(seed, key), share));
     if population.units.is_empty() && ingested.pooled.is_empty() {
         let remarks: Vec<_> = ingested.remarks().iter().map(|(remark, remarks)| remarks.in_words(*remark)).collect();
         let why = if remarks.is_empty() { "the inputs are empty".to_owned() } else { remarks.join("; ") };
         return Err(Error::NoSession { why });
     }
-    let by_key =
-        population.units.iter().all(|unit| unit.key.is_some_and(|key| canary(seed, &key, unit.share).is_some()));
-    let units = &population.units;
-    let assign = |generator: &mut Generator, arms: &mut Vec<bool>| {
+    Ok(population)
+}
+
+/// A bucket below the share goes to the canary; a ramp may have raised the share in between.
+fn canary(bucket: Option<u16>, share: f64) -> Option<bool> {
+    bucket.map(|bucket| f64::from(bucket) + 0.5 < share * f64::from(Share::BUCKETS))
+}
+
+/// How the arms could have been drawn: by the assignment function where all keys are known, by a coin of the same share otherwise.
+struct Assignment<'a, B> {
+    units: &'a [Unit<'a>],
+    by_key: bool,
+    bucket: B,
+}
+
+impl<'a, B: Fn(u32, &SessionKey) -> Option<u16> + Sync> Assignment<'a, B> {
+    fn new(seed: u32, population: &'a Population<'a>, bucket: B) -> Self {
+        let units = &population.units[..];
+        let hashed = |unit: &Unit<'_>| unit.key.is_some_and(|key| bucket(seed, &key).is_some());
+        Self { units, by_key: units.iter().all(hashed), bucket }
+    }
+
+    fn draw(&self, generator: &mut Generator, arms: &mut Vec<bool>) {
         arms.clear();
-        if by_key {
-            let other = generator.random();
-            let arm = |unit: &Unit<'_>| unit.key.and_then(|key| canary(other, &key, unit.share)).unwrap_or(false);
-            arms.extend(units.iter().map(arm));
-        } else {
-            arms.extend(units.iter().map(|unit| generator.random_bool(unit.share)));
+        if !self.by_key {
+            arms.extend(self.units.iter().map(|unit| generator.random_bool(unit.share)));
+            return;
         }
-    };
-    let findings = Judge::new(experiment, ingested, &population).findings(seed, by_key, assign);
-    Ok(Verdict::new(experiment, seed, ingested, findings))
+        let other = generator.random();
+        let bucket = |unit: &Unit<'_>| unit.key.and_then(|key| (self.bucket)(other, &key));
+        arms.extend(self.units.iter().map(|unit| canary(bucket(unit), unit.share).unwrap_or(false)));
+    }
 }
 
 struct Judge<'a> {
@@ -101,6 +160,37 @@ struct Question {
     /// Limits of a rate, which do not come from resampling.
     interval: Option<Interval>,
     needed: Option<u32>,
+}
+
+/// All that is asked of one experiment.
+struct Asked {
+    strata: Vec<Question>,
+    cells: Vec<Question>,
+    /// Each over the evenings, and evening by evening.
+    isps: Vec<(Question, Vec<Question>)>,
+    prelude: Vec<Question>,
+    guardrails: Vec<Question>,
+    capacity: Vec<Question>,
+}
+
+impl Asked {
+    /// The questions that share one probability of being wrong; benefit only where it may be claimed at this look. Harm has a family for each metric: the wild tails of one must not hide another.
+    fn families(&self, may_promote: bool) -> Vec<(Vec<&Question>, Tail)> {
+        let wholes = || self.isps.iter().map(|(whole, _)| whole);
+        let harm = || self.cells.iter().chain(wholes()).chain(&self.guardrails);
+        let metrics: BTreeSet<Metric> = harm().map(|question| question.metric).collect();
+        let of_metric = |metric| (harm().filter(|question| question.metric == metric).collect(), Tail::Above);
+        let mut families: Vec<_> = metrics.into_iter().map(of_metric).collect();
+        families.extend(wholes().filter(|_| may_promote).map(|whole| (vec![whole], Tail::Below)));
+        families.push((self.prelude.iter().collect(), Tail::Either));
+        families
+    }
+}
+
+/// What the bootstrap gave: rows of both arms of each column, and how skewed the influence of units on each is.
+struct Resampled {
+    rows: Replicates,
+    skewness: Vec<[f64; 2]>,
 }
 
 impl<'a> Judge<'a> {
@@ -129,91 +219,105 @@ impl<'a> Judge<'a> {
         Self { experiment, ingested, population, evenings, powered, weights, confidence: Confidence::P95 }
     }
 
-    fn findings(&self, seed: u32, by_key: bool, assign: impl Fn(&mut Generator, &mut Vec<bool>) + Sync) -> Findings {
+    fn ask(&self, plan: &mut Plan<'_>) -> Asked {
+        let strata = self.strata(plan);
+        let cells = self.cells(plan);
+        let isps = self.isps(plan);
+        let prelude = self.prelude(plan);
+        let mut guardrails = self.quantile_guardrails(plan);
+        guardrails.extend(self.rate_guardrails(plan));
+        let capacity = self.capacity(plan);
+        Asked { strata, cells, isps, prelude, guardrails, capacity }
+    }
+
+    /// Whether the first assignments that are re-drawn, and the looks at every bin, show that nothing can be decided, whatever the intervals.
+    fn nothing_is_near<B>(&self, seed: u32, assignment: &Assignment<'_, B>) -> bool
+    where
+        B: Fn(u32, &SessionKey) -> Option<u16> + Sync,
+    {
         let mut plan = Plan::new(self.population, self.weights.clone());
-        let strata = self.strata(&mut plan);
-        let cells = self.cells(&mut plan);
-        let isps = self.isps(&mut plan);
-        let prelude = self.prelude(&mut plan);
-        let mut guardrails = self.quantile_guardrails(&mut plan);
-        guardrails.extend(self.rate_guardrails(&mut plan));
-
-        let capacity = self.capacity(&mut plan);
-
-        let replicates = self.experiment.policy.replicates as usize;
+        let asked = self.ask(&mut plan);
         let observed = plan.observed();
-        let resampled = plan.bootstrap(seed.into(), replicates);
-        let mut redrawn = plan.redraw(seed.into(), FIRST_REDRAWS, &assign);
+        let redrawn = plan.redraw(seed.into(), FIRST_REDRAWS, |generator, arms| assignment.draw(generator, arms));
+        let near = |(questions, tail): (Vec<&Question>, Tail)| {
+            family(&questions, &observed, &redrawn, tail).into_iter().any(|p| p <= NEAR)
+        };
+        self.ingested.pooled.is_empty()
+            && self.ingested.complaints.is_none()
+            && !asked.families(self.may_promote()).into_iter().any(near)
+            && !early::looks(self.experiment, self.population, &self.prelude_p95(&plan)).reached()
+    }
+
+    fn findings<B>(&self, seed: u32, assignment: &Assignment<'_, B>) -> Findings
+    where
+        B: Fn(u32, &SessionKey) -> Option<u16> + Sync,
+    {
+        let mut plan = Plan::new(self.population, self.weights.clone());
+        let asked = self.ask(&mut plan);
+        let observed = plan.observed();
+        let replicates = self.experiment.policy.replicates as usize;
+        let resampled = Resampled { rows: plan.bootstrap(seed.into(), replicates), skewness: plan.skewness(&observed) };
+        let draw = |generator: &mut Generator, arms: &mut Vec<bool>| assignment.draw(generator, arms);
+        let mut redrawn = plan.redraw(seed.into(), FIRST_REDRAWS, draw);
 
         let answer = |question: &Question| self.answer(question, &observed, &resampled);
-        let harm: Vec<&Question> = cells.iter().chain(isps.iter().map(|(whole, _)| whole)).chain(&guardrails).collect();
-        let metrics: BTreeSet<Metric> = harm.iter().map(|question| question.metric).collect();
         // Where nothing is near a decision, the first assignments say so, and the rest are spared (J. Besag and P. Clifford,
-        // Biometrika 78 (1991)): a p that could decide always comes from all of them.
-        let near = |questions: &[&Question], tail: Tail| {
-            let p = family(questions, &observed, &redrawn, tail);
-            questions.iter().zip(p).any(|(question, p)| p <= NEAR && self.could_decide(&answer(question), tail))
+        // Biometrika 78 (1991)): a p that could decide always comes from all that its level takes.
+        let near = |(questions, tail): &(Vec<&Question>, Tail)| {
+            let p = family(questions, &observed, &redrawn, *tail);
+            questions.iter().zip(p).any(|(question, p)| p <= NEAR && self.could_decide(&answer(question), *tail))
         };
-        let near_harm = metrics.iter().any(|metric| {
-            let of_metric: Vec<_> = harm.iter().copied().filter(|question| question.metric == *metric).collect();
-            near(&of_metric, Tail::Above)
-        });
-        let near = near_harm
-            || isps.iter().any(|(whole, _)| near(&[whole], Tail::Below))
-            || near(&prelude.iter().collect::<Vec<_>>(), Tail::Either);
-        if near {
-            let count = replicates.max(policy::redraws(self.experiment));
-            redrawn = plan.redraw(seed.into(), count, &assign);
+        let tails: Vec<Tail> =
+            asked.families(self.may_promote()).iter().filter(|family| near(family)).map(|(_, tail)| *tail).collect();
+        let wanted = tails.iter().map(|tail| policy::redraws(self.experiment, self.evenings.len(), *tail)).max();
+        if let Some(wanted) = wanted {
+            redrawn = plan.redraw(seed.into(), wanted.max(replicates), draw);
         }
 
-        let evening_isps = isps.iter().flat_map(|(_, evenings)| evenings);
         let mut worse = BTreeMap::new();
-        // One family for each metric: the wild tails of one must not hide another.
-        for metric in metrics {
-            let of_metric: Vec<_> = harm.iter().copied().filter(|question| question.metric == metric).collect();
-            let p = family(&of_metric, &observed, &redrawn, Tail::Above);
-            worse.extend(of_metric.iter().map(|question| (metric, question.scope.clone())).zip(p));
+        for (questions, tail) in asked.families(false).into_iter().filter(|(_, tail)| *tail == Tail::Above) {
+            let p = family(&questions, &observed, &redrawn, tail);
+            worse.extend(questions.iter().map(|question| (question.metric, question.scope.clone())).zip(p));
         }
         let answer_worse = |question: &Question| Answer {
             p_worse: worse.get(&(question.metric, question.scope.clone())).copied(),
             ..answer(question)
         };
-        let cells: Vec<_> = cells.iter().map(answer_worse).collect();
-        let wholes: Vec<_> = isps.iter().map(|(whole, _)| answer_worse(whole)).collect();
-        let guardrails = guardrails.iter().map(answer_worse).collect();
-        let better = isps.iter().map(|(whole, _)| family(&[whole], &observed, &redrawn, Tail::Below).pop());
-        let aa: Vec<&Question> = prelude.iter().collect();
-        let differs = family(&aa, &observed, &redrawn, Tail::Either);
-        let mut evening_answers = evening_isps.map(answer);
-        let isps = wholes
-            .into_iter()
-            .zip(better)
-            .map(|(whole, p_better)| IspFindings {
-                target: self.is_target(whole.scope.isp.as_deref().unwrap_or_default()),
-                whole: Answer { p_better, ..whole },
-                evenings: evening_answers.by_ref().take(self.evenings.len()).collect(),
-            })
-            .collect();
-        let prelude_p95 = (0..self.population.cells.len())
-            .map(|cell| plan.both_arms(Window::Aa, Series::Rtt, Level::P95, cell).filter(|p95| p95.is_finite()))
-            .collect::<Vec<_>>();
+        let isps = asked.isps.iter().map(|(whole, evenings)| IspFindings {
+            target: self.is_target(whole.scope.isp.as_deref().unwrap_or_default()),
+            whole: Answer { p_better: family(&[whole], &observed, &redrawn, Tail::Below).pop(), ..answer_worse(whole) },
+            evenings: evenings.iter().map(answer).collect(),
+        });
+        let differs = family(&asked.prelude.iter().collect::<Vec<_>>(), &observed, &redrawn, Tail::Either);
+        let prelude = asked.prelude.iter().zip(differs);
         Findings {
             described: describe(self.population, self.ingested),
             pooled: compare_pooled(self.experiment, self.ingested),
-            early: early::looks(self.experiment, self.population, &prelude_p95),
-            capacity: capacity.iter().map(answer).collect(),
+            early: early::looks(self.experiment, self.population, &self.prelude_p95(&plan)),
+            capacity: asked.capacity.iter().map(answer).collect(),
             in_progress: self.ingested.in_progress.map(|(window, until, _)| (window.to_string(), until)),
             redraws: redrawn.len() as u64,
             evenings: self.evenings.iter().map(Window::to_string).collect(),
-            strata: strata.iter().map(answer).collect(),
-            cells,
-            isps,
-            guardrails,
-            prelude: prelude.iter().zip(differs).map(|(q, p)| Answer { p_differs: Some(p), ..answer(q) }).collect(),
+            strata: asked.strata.iter().map(answer).collect(),
+            cells: asked.cells.iter().map(answer_worse).collect(),
+            isps: isps.collect(),
+            guardrails: asked.guardrails.iter().map(answer_worse).chain(self.complaints()).collect(),
+            prelude: prelude.map(|(question, p)| Answer { p_differs: Some(p), ..answer(question) }).collect(),
             prelude_seen: self.population.windows().contains(&Window::Aa),
             unjudged: self.unjudged(),
-            checks: self.checks(by_key),
+            acceptance: None,
+            checks: self.checks(assignment.by_key),
         }
+    }
+
+    fn may_promote(&self) -> bool {
+        policy::is_look(self.experiment, self.evenings.len())
+    }
+
+    /// The prelude's p95 of each cell, both arms together: what counts as slow in the looks at every bin.
+    fn prelude_p95(&self, plan: &Plan<'_>) -> Vec<Option<f64>> {
+        let p95 = |cell| plan.both_arms(Window::Aa, Series::Rtt, Level::P95, cell);
+        (0..self.population.cells.len()).map(|cell| p95(cell).filter(|p95| p95.is_finite())).collect()
     }
 
     /// Whether an answer would decide anything if its probability were small.
@@ -223,172 +327,6 @@ impl<'a> Judge<'a> {
             Tail::Below => answer.interval.high < 0.0,
             Tail::Either => answer.interval.estimate.abs() > policy::PRELUDE_MARGIN * answer.margin,
         }
-    }
-
-    /// Every stratum that both arms were seen in: ISP, family, window.
-    fn strata(&self, plan: &mut Plan<'_>) -> Vec<Question> {
-        let windows = self.population.windows();
-        let strata =
-            windows.iter().flat_map(|window| (0..self.population.cells.len()).map(move |cell| (*window, cell)));
-        strata
-            .filter(|(window, cell)| self.population.sessions(*cell, *window).iter().all(|arm| *arm > 0))
-            .map(|(window, cell)| {
-                let terms = self.primary_terms(plan, &[window], &[cell]);
-                self.primary(Scope::cell(&self.population.cells[cell]), When::of(window), terms, &[cell], &[window])
-            })
-            .collect()
-    }
-
-    /// Every powered cell over the evenings.
-    fn cells(&self, plan: &mut Plan<'_>) -> Vec<Question> {
-        self.powered_cells()
-            .into_iter()
-            .map(|cell| {
-                let terms = self.primary_terms(plan, &self.evenings, &[cell]);
-                self.primary(Scope::cell(&self.population.cells[cell]), When::Evenings, terms, &[cell], &self.evenings)
-            })
-            .collect()
-    }
-
-    /// Every ISP with a powered cell: over the evenings, and evening by evening.
-    fn isps(&self, plan: &mut Plan<'_>) -> Vec<(Question, Vec<Question>)> {
-        self.powered_isps()
-            .into_iter()
-            .map(|(isp, cells)| {
-                let mut ask = |when: When, windows: &[Window]| {
-                    let terms = self.primary_terms(plan, windows, &cells);
-                    self.primary(Scope::isp(&isp), when, terms, &cells, windows)
-                };
-                let whole = ask(When::Evenings, &self.evenings);
-                (whole, self.evenings.iter().map(|window| ask(When::of(*window), &[*window])).collect())
-            })
-            .collect()
-    }
-
-    /// Whether the canary got worse as its share was raised, beyond what happened to control: by ISP, from the first evening to the last.
-    fn capacity(&self, plan: &mut Plan<'_>) -> Vec<Question> {
-        let share = |window: &Window| {
-            let sessions = self.population.units.iter().flat_map(|unit| &unit.sessions);
-            sessions.filter_map(|session| session.windows.get(window)?.share).max()
-        };
-        let mut steps: Vec<(u16, Window)> =
-            self.evenings.iter().filter_map(|window| Some((share(window)?, *window))).collect();
-        steps.sort_unstable();
-        let (Some((low, before)), Some((high, after))) = (steps.first().copied(), steps.last().copied()) else {
-            return Vec::new();
-        };
-        if low == high {
-            return Vec::new();
-        }
-        let isps = self.powered_isps();
-        let ask = |(isp, cells): (String, Vec<usize>)| {
-            let mut terms = self.primary_terms(plan, &[after], &cells);
-            terms.extend(self.primary_terms(plan, &[before], &cells).into_iter().map(|(weight, at)| (-weight, at)));
-            self.primary(Scope::isp(&isp), When::Evenings, terms, &cells, &[before, after])
-        };
-        isps.into_iter().map(ask).collect()
-    }
-
-    /// The prelude, by ISP and by cell, where it has the policy's minimum.
-    fn prelude(&self, plan: &mut Plan<'_>) -> Vec<Question> {
-        let minimum = u64::from(minimum(self.experiment));
-        let enough = |cell: &usize| self.population.sessions(*cell, Window::Aa).iter().all(|arm| *arm >= minimum);
-        let mut questions = Vec::new();
-        for (isp, cells) in self.powered_isps() {
-            let cells: Vec<usize> = cells.into_iter().filter(enough).collect();
-            if cells.is_empty() {
-                continue;
-            }
-            let mut ask = |scope, cells: &[usize]| {
-                let terms = self.primary_terms(plan, &[Window::Aa], cells);
-                self.primary(scope, When::Prelude, terms, cells, &[Window::Aa])
-            };
-            questions.push(ask(Scope::isp(&isp), &cells));
-            questions.extend(cells.iter().map(|cell| ask(Scope::cell(&self.population.cells[*cell]), &[*cell])));
-        }
-        questions
-    }
-
-    /// Latency guardrails, over the smallest groups of strata that hold the level: by ISP from its strata, by ISP merged, or all merged.
-    fn quantile_guardrails(&self, plan: &mut Plan<'_>) -> Vec<Question> {
-        let mut questions = Vec::new();
-        for metric in &self.experiment.policy.guardrails {
-            let Metric::Quantile { series, level } = *metric else { continue };
-            let confidence = Confidence::P90; // each limit one-sided 95 %
-            let needed = level.fewest(1.0 - confidence.tail());
-            let canaries = |cells: &[usize]| {
-                let sessions = self.evenings.iter().map(|window| self.arms(cells, &[*window]).canary);
-                sessions.min().unwrap_or(0)
-            };
-            let isps = self.powered_isps();
-            let strata_hold = self.powered_cells().iter().all(|cell| canaries(&[*cell]) >= needed.into());
-            let isps_hold = isps.iter().all(|(_, cells)| canaries(cells) >= needed.into());
-            let mut ask = |scope, cells: &[usize], blocks: &[(f64, Range<usize>)]| {
-                let each = 1.0 / self.evenings.len() as f64;
-                let terms = self.evenings.iter().flat_map(|window| blocks.iter().map(move |block| (*window, block)));
-                let terms = terms
-                    .map(|(window, (weight, block))| {
-                        (each * weight, plan.quantile(window, series, level, block.clone()))
-                    })
-                    .collect();
-                let short = canaries(cells) < needed.into();
-                questions.push(Question {
-                    metric: *metric,
-                    scope,
-                    when: When::Evenings,
-                    terms,
-                    arms: self.arms(cells, &self.evenings),
-                    confidence,
-                    interval: None,
-                    needed: short.then_some(needed),
-                });
-            };
-            if isps.is_empty() {
-                continue;
-            }
-            if strata_hold || isps_hold {
-                for (isp, cells) in &isps {
-                    let merged = [(1.0, cells[0]..cells[cells.len() - 1] + 1)];
-                    let apart: Vec<_> = self
-                        .shares(cells)
-                        .into_iter()
-                        .zip(cells)
-                        .map(|(weight, cell)| (weight, *cell..cell + 1))
-                        .collect();
-                    ask(Scope::isp(isp), cells, if strata_hold { &apart } else { &merged });
-                }
-            } else {
-                let all = self.powered_cells();
-                ask(Scope::all(), &all, &[(1.0, 0..self.population.cells.len())]);
-            }
-        }
-        questions
-    }
-
-    fn primary_terms(&self, plan: &mut Plan<'_>, windows: &[Window], cells: &[usize]) -> Vec<(f64, Column)> {
-        let Metric::Quantile { series, level } = self.experiment.policy.metric else { return Vec::new() };
-        let each = 1.0 / windows.len() as f64;
-        let shares = self.shares(cells);
-        let mut terms = Vec::new();
-        for window in windows {
-            for (cell, share) in cells.iter().zip(&shares) {
-                terms.push((each * share, plan.quantile(*window, series, level, *cell..cell + 1)));
-            }
-        }
-        terms
-    }
-
-    fn primary(
-        &self,
-        scope: Scope,
-        when: When,
-        terms: Vec<(f64, Column)>,
-        cells: &[usize],
-        windows: &[Window],
-    ) -> Question {
-        let metric = self.experiment.policy.metric;
-        let arms = self.arms(cells, windows);
-        Question { metric, scope, when, terms, arms, confidence: self.confidence, interval: None, needed: None }
     }
 
     /// Weights of cells among each other; all alike where none has one.
@@ -426,17 +364,13 @@ impl<'a> Judge<'a> {
         arms
     }
 
-    fn answer(&self, question: &Question, observed: &[[f64; 2]], resampled: &Replicates) -> Answer {
+    fn answer(&self, question: &Question, observed: &[[f64; 2]], resampled: &Resampled) -> Answer {
         let side =
             |arm: usize| question.terms.iter().map(|(weight, column)| weight * observed[*column][arm]).sum::<f64>();
-        let derive = |row: &[f64]| question.terms.iter().map(|(weight, column)| weight * row[*column]).sum::<f64>();
         let [control, canary] = [side(0), side(1)];
-        let interval = question.interval.unwrap_or_else(|| {
-            Interval::percentile(canary - control, resampled.rows().map(derive), question.confidence)
-        });
-        let error = match question.interval {
-            Some(interval) => (interval.high - interval.low) / (2.0 * question.confidence.z()),
-            None => standard_error(resampled.rows().map(derive)),
+        let (interval, error) = match question.interval {
+            Some(interval) => (interval, (interval.high - interval.low) / (2.0 * question.confidence.z())),
+            None => resampled.interval(canary - control, &question.terms, question.confidence),
         };
         Answer {
             metric: question.metric,
@@ -455,59 +389,31 @@ impl<'a> Judge<'a> {
             p_differs: None,
         }
     }
+}
 
-    fn unjudged(&self) -> Vec<Unjudged> {
-        let cells = (0..self.population.cells.len()).filter(|cell| !self.powered[*cell]);
-        cells
-            .map(|cell| {
-                let fewest = self.evenings.iter().map(|window| self.population.sessions(cell, *window));
-                let [control, canary] = fewest.reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1])]).unwrap_or([0; 2]);
-                let Cell { isp, family } = self.population.cells[cell].clone();
-                Unjudged { isp, family, sessions: Arms { control, canary }, needed: minimum(self.experiment) }
-            })
-            .collect()
-    }
-
-    fn checks(&self, by_key: bool) -> Checks {
-        let all: Vec<usize> = (0..self.population.cells.len()).collect();
-        let windows = self.population.windows();
-        let count = |cells: &[usize]| {
-            // Units, since they are what was assigned.
-            let present = |unit: &&Unit<'_>| windows.iter().any(|window| unit.seen(*window).next().is_some());
-            let units =
-                cells.iter().flat_map(|cell| &self.population.units[self.population.range(*cell)]).filter(present);
-            units.fold(([0, 0], 0.0), |([control, canary], share), unit| {
-                let arms = if unit.canary { [control, canary + 1] } else { [control + 1, canary] };
-                (arms, share + unit.share)
+impl Resampled {
+    /// The BCa interval of a weighted sum of columns, and its standard error.
+    fn interval(&self, estimate: f64, terms: &[(f64, Column)], confidence: Confidence) -> (Interval, f64) {
+        let derive =
+            |row: &[f64]| terms.iter().map(|(weight, at)| weight * (row[2 * at + 1] - row[2 * at])).sum::<f64>();
+        let error = standard_error(self.rows.rows().map(derive));
+        // Arms and strata are drawn apart.
+        let arms = |(weight, column): &(f64, Column)| {
+            [(0, -weight), (1, *weight)].map(|(arm, weight)| {
+                (weight * standard_error(self.rows.column(2 * column + arm)), self.skewness[*column][arm])
             })
         };
-        let mut groups = vec![(Scope::all(), all.clone())];
-        groups.extend(all.iter().map(|cell| (Scope::cell(&self.population.cells[*cell]), vec![*cell])));
-        let ratios = groups.into_iter().filter_map(|(scope, cells)| {
-            let ([control, canary], share) = count(&cells);
-            let share = share / (control + canary).max(1) as f64;
-            let answer = sample_ratio(control, canary, share)?;
-            Some(Ratio { scope, sessions: Arms { control, canary }, seen: answer.seen, expected: share, p: answer.p })
-        });
-        let lines = |remark: Remark| self.ingested.remarks().get(&remark).map_or(0, |remarks| remarks.lines);
-        Checks {
-            sample_ratio: ratios.collect(),
-            lines: self.ingested.judged_lines(),
-            crossed_over: lines(Remark::CrossedOver),
-            sessions: self.population.units.iter().map(|unit| unit.sessions.len() as u64).sum(),
-            without_arm: self.population.without_arm,
-            assignable: self.population.assignable,
-            misassigned: self.population.misassigned,
-            redrawn_by_key: by_key,
-        }
+        let acceleration = acceleration(terms.iter().flat_map(arms), error);
+        let replicates = self.rows.rows().map(derive);
+        (Interval::bca(estimate, replicates, acceleration, confidence), error)
     }
 }
 
 /// Fewest sessions on each arm of a stratum: the policy's, and not below what a limit of its quantile takes.
-fn minimum(experiment: &Experiment) -> u32 {
+pub(crate) fn minimum(experiment: &Experiment) -> u32 {
     let level = match experiment.policy.metric {
         Metric::Quantile { level, .. } => level.fewest(1.0 - Confidence::P95.tail()),
-        Metric::Loss | Metric::TailSessions => 0,
+        Metric::Loss | Metric::TailSessions | Metric::Complaints => 0,
     };
     experiment.policy.min_sessions.max(level)
 }

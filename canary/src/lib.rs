@@ -28,6 +28,7 @@
 //! What it does not do: it measures nothing (the probe does), and it does not say why a path is better. Data without sessions may roll
 //! back and never promote.
 
+mod acceptance;
 mod arm;
 mod assignment;
 mod described;
@@ -40,6 +41,8 @@ mod ingest;
 mod judge;
 mod metric;
 mod policy;
+mod registration;
+mod simulate;
 mod stratum;
 mod verdict;
 mod window;
@@ -48,6 +51,7 @@ pub mod passive;
 pub mod prometheus;
 pub mod steer;
 
+pub use acceptance::{Accepted, Held, Outcome, accept};
 pub use arm::arm;
 pub use assignment::{MAX_KEY, bucket, bucket_of_bytes};
 pub use described::{Described, Description, PooledAnswer};
@@ -59,9 +63,12 @@ pub use experiment::{
 };
 pub use findings::{Answer, Arms, Checks, Findings, IspFindings, Ratio, Scope, Unjudged, When};
 pub use ingest::{Bucket, COHORTS, CohortBin, Ingest, Ingested, Input, Remark, Remarks, SESSIONS};
-pub use judge::judge;
+pub use judge::{judge, judge_if_near};
 pub use metric::{Metric, Series};
+pub use pathlab_stats::Interval;
 pub use policy::{Decision, Reason, Topic};
+pub use registration::{Direction, PLAN, Registered, Registration};
+pub use simulate::{Alike, Controls, Effort, Sized, Wanted, alike, power};
 pub use stratum::{Cell, Family};
 pub use verdict::{Given, SCHEMA, Verdict, plan_sha256};
 pub use window::{Evenings, Place, Window};

@@ -19,6 +19,8 @@ pub enum Metric {
     Loss,
     /// Share of sessions in the far tail, the dead ones among them, written `tail_sessions`.
     TailSessions,
+    /// Complaints or tickets for each session, written `complaints`.
+    Complaints,
 }
 
 /// A latency of which quantiles are taken.
@@ -54,6 +56,7 @@ impl fmt::Display for Metric {
             Self::Quantile { series, level } => write!(f, "{}.{level}", series.name()),
             Self::Loss => f.write_str("loss"),
             Self::TailSessions => f.write_str("tail_sessions"),
+            Self::Complaints => f.write_str("complaints"),
         }
     }
 }
@@ -71,9 +74,10 @@ impl FromStr for Metric {
         match text {
             "loss" => Ok(Self::Loss),
             "tail_sessions" => Ok(Self::TailSessions),
+            "complaints" => Ok(Self::Complaints),
             _ => quantile().ok_or_else(|| {
                 format!(
-                    "`{text}` is no metric: write `loss`, `tail_sessions`, or a quantile of `rtt`, `ipdv`, `ipdv_forward` or \
+                    "`{text}` is no metric: write `loss`, `tail_sessions`, `complaints`, or a quantile of `rtt`, `ipdv`, `ipdv_forward` or \
                      `ipdv_return` such as `rtt.p95`"
                 )
             }),
@@ -99,8 +103,16 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["rtt.p50", "rtt.p99.9", "ipdv.p95", "ipdv_forward.p99", "ipdv_return.p95", "loss", "tail_sessions"]
-        {
+        for name in [
+            "rtt.p50",
+            "rtt.p99.9",
+            "ipdv.p95",
+            "ipdv_forward.p99",
+            "ipdv_return.p95",
+            "loss",
+            "tail_sessions",
+            "complaints",
+        ] {
             assert_eq!(name.parse::<Metric>().unwrap().to_string(), name);
         }
         for wrong in ["", "rtt", "rtt.p100", "rtt.p0", "rtt.pp95", "jitter.p95", "Loss"] {

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use pathlab_stats::{conditional_power, nominal, obrien_fleming, pocock};
+use pathlab_stats::{Tail, conditional_power, nominal, obrien_fleming, pocock};
 use serde::{Deserialize, Serialize};
 
 use crate::{Answer, Arms, Early, Experiment, Findings, Metric, Policy};
@@ -104,14 +104,15 @@ pub struct Reason {
     pub text: String,
 }
 
-/// Assignments to re-draw so that the strictest level is a matter of some draws, not of one.
-pub(crate) fn redraws(experiment: &Experiment) -> usize {
-    let strictest = (1..=experiment.windows.evenings).map(|seen| harm_at(experiment, seen as usize));
-    let strictest = strictest.chain(experiment.policy.looks(experiment.windows.evenings).into_iter().map(|look| {
+/// Assignments to re-draw after so many evenings, so that the level at which a tail is called is a matter of some draws, not of one.
+pub(crate) fn redraws(experiment: &Experiment, evenings: usize, tail: Tail) -> usize {
+    let level = match tail {
+        Tail::Above => harm_at(experiment, evenings),
         // The first looks of a long experiment are so strict that they decide nothing; they need not be resolved.
-        benefit_at(experiment, look as usize).unwrap_or(1.0).max(BENEFIT / 20.0)
-    }));
-    (4.0 / strictest.fold(1.0, f64::min).max(1e-5)).ceil() as usize
+        Tail::Below => benefit_at(experiment, evenings).unwrap_or(1.0).max(BENEFIT / 20.0),
+        Tail::Either => PRELUDE,
+    };
+    (4.0 / level.max(1e-5)).ceil() as usize
 }
 
 /// The p of each question at which harm is called after so many evenings.
@@ -131,6 +132,11 @@ fn benefit_at(experiment: &Experiment, seen: usize) -> Option<f64> {
     let levels = nominal(|fraction| obrien_fleming(BENEFIT, fraction), &fractions);
     let seen = (seen as u32).min(planned);
     looks.iter().zip(levels).find(|(look, _)| **look == seen).map(|(_, level)| level)
+}
+
+/// Whether a promotion may be decided after so many evenings.
+pub(crate) fn is_look(experiment: &Experiment, seen: usize) -> bool {
+    experiment.policy.looks(experiment.windows.evenings).contains(&(seen as u32).min(experiment.windows.evenings))
 }
 
 /// Metrics that can roll back.
@@ -172,8 +178,9 @@ pub(crate) fn sentence(decision: Decision, reasons: &[Reason]) -> String {
 fn worse(experiment: &Experiment, findings: &Findings) -> Vec<Reason> {
     let allowed = harm_at(experiment, findings.evenings.len());
     let certainly = |answer: &&Answer| {
-        // Nobody may be thrown into the far tail: there any increase counts that chance does not explain.
-        let limit = if answer.metric == Metric::TailSessions { 0.0 } else { answer.margin };
+        // Nobody may be thrown into the far tail, or be made to complain: there any increase counts that chance does not explain.
+        let any = matches!(answer.metric, Metric::TailSessions | Metric::Complaints);
+        let limit = if any { 0.0 } else { answer.margin };
         answer.interval.low > limit && answer.p_worse.is_some_and(|p| p <= allowed)
     };
     let isps = findings.isps.iter().map(|isp| &isp.whole);
@@ -335,7 +342,7 @@ fn evenings(experiment: &Experiment, findings: &Findings) -> Reason {
         let text = format!("the evening of {date} is not over: data until {until}");
         return Reason { topic: Topic::Evenings, holds: false, text };
     }
-    let enough = seen >= wanted || (seen >= 2 && benefit_at(experiment, seen).is_some());
+    let enough = seen >= wanted || (seen >= 2 && is_look(experiment, seen));
     let mut text = match (seen, wanted) {
         (0, _) => "no evening".to_owned(),
         (1, 2..) => format!("one evening only, {wanted} wanted"),

@@ -45,6 +45,20 @@ impl fmt::Display for Cell {
     }
 }
 
+/// What a session is resampled and assigned together with: all sessions of its client where the key is the client's address, otherwise itself alone.
+pub(crate) fn whole_of<'a>(experiment: &Experiment, session: &'a Session) -> Cow<'a, str> {
+    match (experiment.key.from, session.key) {
+        (KeyFrom::ClientAddr, Some(SessionKey(client))) => Cow::Owned(client.ip().to_canonical().to_string()),
+        _ => Cow::Borrowed(&session.name),
+    }
+}
+
+/// Share of sessions on the canary when a session came, 0 to 1.
+pub(crate) fn share_of(experiment: &Experiment, session: &Session) -> f64 {
+    let told = session.windows.0.iter().find_map(|(_, seen)| seen.share);
+    told.map_or(experiment.experiment.share.fraction(), |buckets| f64::from(buckets) / f64::from(Share::BUCKETS))
+}
+
 /// What is assigned to an arm and resampled as a whole: a session, or all sessions of a client where the key is the client's address.
 #[derive(Clone, Debug)]
 pub(crate) struct Unit<'a> {
@@ -89,10 +103,7 @@ impl<'a> Population<'a> {
             if session.windows.is_empty() {
                 continue;
             }
-            let share = session.windows.0.iter().find_map(|(_, seen)| seen.share);
-            let share = share.map_or(experiment.experiment.share.fraction(), |buckets| {
-                f64::from(buckets) / f64::from(Share::BUCKETS)
-            });
+            let share = share_of(experiment, session);
             let computed = session.key.as_ref().and_then(|key| canary(key, share));
             let stated = session.arm.map(|arm| arm == Arm::Canary);
             if let (Some(computed), Some(stated)) = (computed, stated) {
@@ -103,12 +114,10 @@ impl<'a> Population<'a> {
                 population.without_arm += 1;
                 continue;
             };
-            let name = match (experiment.key.from, session.key) {
-                // The arm is part of the name, so that a client with sessions on both arms is two units, not a wrong one.
-                (KeyFrom::ClientAddr, Some(SessionKey(client))) => {
-                    format!("{} {canary}", client.ip().to_canonical()).into()
-                }
-                _ => Cow::Borrowed(&*session.name),
+            // The arm is part of the name, so that a client with sessions on both arms is two units, not a wrong one.
+            let name = match whole_of(experiment, session) {
+                Cow::Owned(client) => Cow::Owned(format!("{client} {canary}")),
+                own => own,
             };
             let units = cells.entry(&ingested.cells[usize::from(session.cell)]).or_default();
             let unit =

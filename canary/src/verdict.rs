@@ -6,7 +6,10 @@ use pathlab_record::SessionKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Decision, Error, Experiment, Findings, Ingest, Ingested, Input, Reason, Remark, Remarks, judge, policy};
+use crate::{
+    Decision, Direction, Error, Experiment, Findings, Ingest, Ingested, Input, Reason, Registered, Remark, Remarks,
+    judge, policy,
+};
 
 /// The form of `verdict.json`.
 pub const SCHEMA: &str = "pathlab.verdict/1";
@@ -28,6 +31,10 @@ pub struct Verdict {
     pub seed: u32,
     /// SHA-256 of the experiment's canonical JSON: equal before and after the data when the plan was kept.
     pub plan_sha256: String,
+    /// When the plan was registered, if it was.
+    pub registered: Registered,
+    /// Which packets took the path under test.
+    pub direction: Direction,
     /// The experiment as resolved.
     pub experiment: Experiment,
     /// Every number that the decision rests on.
@@ -41,6 +48,8 @@ pub struct Verdict {
 impl Verdict {
     pub(crate) fn new(experiment: &Experiment, seed: u32, ingested: &Ingested, findings: Findings) -> Self {
         let (decision, reasons) = policy::decide(experiment, &findings);
+        let plan_sha256 = plan_sha256(experiment);
+        let registered = Registered::new(&plan_sha256, &ingested.registrations, ingested.first_of_evenings());
         Self {
             schema: SCHEMA.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -48,7 +57,9 @@ impl Verdict {
             sentence: policy::sentence(decision, &reasons),
             reasons,
             seed,
-            plan_sha256: plan_sha256(experiment),
+            plan_sha256,
+            registered,
+            direction: Direction::of(experiment.steer.mode),
             experiment: experiment.clone(),
             findings,
             inputs: ingested.inputs().to_vec(),
@@ -65,9 +76,11 @@ impl Verdict {
     }
 }
 
-/// The hash under which a plan can be registered before there are data.
+/// The hash under which a plan can be registered before there are data. Where the seed lies is no part of it.
 pub fn plan_sha256(experiment: &Experiment) -> String {
-    let canonical = serde_json::to_vec(experiment).unwrap_or_default();
+    let mut plan = experiment.clone();
+    plan.experiment.seed_file = std::path::PathBuf::new();
+    let canonical = serde_json::to_vec(&plan).unwrap_or_default();
     Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

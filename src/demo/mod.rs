@@ -4,7 +4,6 @@
 //! in its node's namespace. What is compressed is time alone, an evening to seconds.
 
 mod play;
-mod progress;
 mod screen;
 mod split;
 

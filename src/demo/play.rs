@@ -23,8 +23,8 @@ use pathlab_reflector::prober::ProbeReport;
 use pathlab_xdp::{XdpMode, XdpPass};
 use serde_json::json;
 
-use super::{progress::Progress, split::Split};
-use crate::{canary, guardian, host, readiness::Readiness, run_directory, stop::Interrupt};
+use super::split::Split;
+use crate::{canary, guardian, host, progress::Progress, readiness::Readiness, run_directory, stop::Interrupt};
 
 /// How long a verb may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,6 +80,11 @@ pub(crate) fn play(
     let _reflector = stage.serve("server", "reflect", &reflect_args(&scenario))?;
     let zero = Instant::now();
     let loads = stage.lab.start_loads(zero)?;
+    // Written down before there are data, as in production.
+    let experiment = canary::read_experiment(&out.join("canary.toml"))?;
+    let plan = out.join("plan");
+    let (_, head) = canary::write_down(&experiment, &plan, Timestamp::now())?;
+    directory.note(Timestamp::now(), Some("canary register"), &format!("the plan is registered: {head}"))?;
     let mut runs = Vec::new();
     let mut packets = 0;
     let mut steerer = None;
@@ -103,8 +108,8 @@ pub(crate) fn play(
 
     let quiet = stage.quiet(&scenario)?;
     progress.say("judging");
-    let experiment = canary::read_experiment(&out.join("canary.toml"))?;
-    let verdict = canary::verdict(&runs, &experiment)?;
+    let planned = [runs.as_slice(), &[plan]].concat();
+    let verdict = canary::verdict(&planned, &experiment)?;
     let splits = splits(&runs, &scenario, seed, &experiment, quiet)?;
     directory.artefact("verdict.json", verdict.to_json().as_bytes())?;
     let head = directory.seal(Timestamp::now())?;

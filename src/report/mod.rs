@@ -1,5 +1,6 @@
 //! What the verbs found, as text for a terminal. The JSON beside it is the crates' own types, serialised.
 
+pub(crate) mod acceptance;
 pub(crate) mod doctor;
 pub(crate) mod lab;
 pub(crate) mod probe;

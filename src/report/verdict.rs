@@ -53,6 +53,11 @@ pub(crate) fn reasons(verdict: &Verdict) -> String {
         let facts = reason.text.split(" (9").next().unwrap_or_default();
         let _ = writeln!(text, "  ✓ {facts}");
     }
+    if let Some(acceptance) = &verdict.findings.acceptance {
+        let _ = writeln!(text, "  note: acceptance of the canary's sessions: {}", acceptance.sentence);
+    }
+    let _ = writeln!(text, "  note: {}", verdict.registered.text());
+    let _ = writeln!(text, "  note: steered: {}", verdict.direction.text());
     for (remark, lines) in &verdict.remarks {
         let _ = writeln!(text, "  note: {}", lines.in_words(*remark));
     }

@@ -45,3 +45,9 @@ pub fn standard_error(replicates: impl Iterator<Item = f64>) -> f64 {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64).sqrt()
 }
+
+/// The acceleration of a sum of independent estimates, for [`Interval::bca`](crate::Interval::bca): each given as its standard error with the sign with
+/// which it enters, and the skewness of its units' influence. Third moments add up as variances do (Davison and Hinkley, section 5.3.2).
+pub fn acceleration(terms: impl Iterator<Item = (f64, f64)>, standard_error: f64) -> f64 {
+    terms.map(|(error, skewness)| error.powi(3) * skewness).sum::<f64>() / (6.0 * standard_error.powi(3))
+}

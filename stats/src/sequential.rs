@@ -47,6 +47,9 @@ pub fn nominal(spending: impl Fn(f64) -> f64, looks: &[f64]) -> Vec<f64> {
         }
         let limit = (low + high) / 2.0;
         out.push(normal().sf(limit / look.sqrt()));
+        if out.len() == looks.len() {
+            break;
+        }
         let lowest = -8.0 * look.sqrt();
         let width = (limit.min(8.0 * look.sqrt()) - lowest) / STEPS as f64;
         let density = |x: f64| grid.iter().map(|(at, mass)| mass * normal().pdf((x - at) / step) / step).sum::<f64>();

@@ -14,6 +14,7 @@
 mod asn;
 mod chunks;
 mod cohort;
+mod complaints;
 mod log;
 mod pooled;
 mod ranges;
@@ -40,11 +41,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use cohort::{Bucket, COHORTS, CohortBin};
+pub(crate) use complaints::Complaints;
 pub(crate) use pooled::{Block, Pooled, quantile as pooled_quantile};
 pub use remark::{Remark, Remarks};
-pub(crate) use session::{Bin, Seen, Session};
+pub(crate) use session::{Bin, ByWindow, Seen, Session};
 
-use crate::{Error, Evenings, Experiment, Metric, Series, Window, stratum::Cell};
+use crate::{Error, Evenings, Experiment, Metric, PLAN, Registration, Series, Window, stratum::Cell};
 use asn::AsnTableBuilder;
 use chunks::{Chunk, Chunks};
 use remark::{Account, Line};
@@ -81,6 +83,7 @@ enum Form {
     /// `samples.jsonl` of the probe, or JSON with the names of [`Columns`].
     JsonSamples,
     Csv(Option<Columns>),
+    Complaints(complaints::Columns),
     Log,
     Cohorts,
     /// A table of prefixes.
@@ -95,6 +98,10 @@ pub struct Ingested {
     pub(crate) sessions: Vec<Session>,
     pub(crate) pooled: Pooled,
     pub(crate) remarks: BTreeMap<Remark, Remarks>,
+    /// Where a file of them was given.
+    pub(crate) complaints: Option<Complaints>,
+    /// Plans that were written down before.
+    pub(crate) registrations: Vec<Registration>,
     pub(crate) judged_lines: u64,
     /// The last evening, where its data end before it does: until when there are data, and when it closes.
     pub(crate) in_progress: Option<(Window, Timestamp, Timestamp)>,
@@ -114,6 +121,13 @@ impl Ingested {
     /// Lines that are judged: all others are counted in [`remarks`](Self::remarks).
     pub fn judged_lines(&self) -> u64 {
         self.judged_lines
+    }
+
+    /// First instant of the data of evenings.
+    pub(crate) fn first_of_evenings(&self) -> Option<Timestamp> {
+        let bins = self.sessions.iter().flat_map(|session| &session.bins);
+        let first = bins.filter(|(window, _)| *window != Window::Aa).map(|(_, bin)| bin.start).min()?;
+        Timestamp::from_microsecond(first).ok()
     }
 
     /// Number of sessions.
@@ -160,6 +174,8 @@ impl Ingest {
             sessions: Vec::new(),
             pooled: Pooled::new(),
             remarks: BTreeMap::new(),
+            complaints: None,
+            registrations: Vec::new(),
             judged_lines: 0,
             in_progress: None,
         };
@@ -186,24 +202,45 @@ impl Ingest {
         tables.into_iter().chain(others).try_for_each(|path| self.run(path))
     }
 
-    /// Reads a run directory (its `sessions.jsonl`, or else its `cohorts.jsonl`), or one file: `.csv`, `.hlog`, JSON lines, or a table of prefixes
-    /// as `.tsv`, which tells the ISP of what is read after it.
+    /// Reads a run directory (its `sessions.jsonl`, or else its `cohorts.jsonl`, and its `plan.json`), or one file: `.csv`, `.hlog`, JSON lines,
+    /// `plan.json`, or a table of prefixes as `.tsv`, which tells the ISP of what is read after it.
     ///
     /// # Errors
     /// [`Error::Input`] when it cannot be read, [`Error::QuantilesOnly`] when it has nothing but quantiles. Broken lines are no error:
     /// they are counted.
     pub fn run(&mut self, path: &Path) -> Result<(), Error> {
+        if path.is_dir() && path.join(PLAN).exists() {
+            self.plan(&path.join(PLAN))?;
+            if !path.join(SESSIONS).exists() && !path.join(COHORTS).exists() {
+                return Ok(());
+            }
+        } else if path.is_file() && path.ends_with(PLAN) {
+            return self.plan(path);
+        }
         let file = match path.is_dir() {
             true if !path.join(SESSIONS).exists() && path.join(COHORTS).exists() => path.join(COHORTS),
             true => path.join(SESSIONS),
             false => path.to_owned(),
         };
         let refused = |source| Error::Input { path: file.clone(), source };
-        let whole = file.canonicalize().map_err(refused)?;
-        let tail: Vec<_> = whole.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
-        let name = tail.into_iter().rev().collect::<Vec<_>>().join("/");
+        let name = name_of(&file)?;
         let reader = BufReader::with_capacity(1 << 16, File::open(&file).map_err(refused)?);
         self.read(&name, reader, refused)
+    }
+
+    /// Reads a plan that was registered.
+    fn plan(&mut self, file: &Path) -> Result<(), Error> {
+        let name = name_of(file)?;
+        let text = std::fs::read_to_string(file).map_err(|source| Error::Input { path: file.to_owned(), source })?;
+        self.out.registrations.push(Registration::read(&name, &text)?);
+        let (bytes, lines) = (text.len() as u64, text.lines().count() as u64);
+        self.out.inputs.push(Input {
+            name,
+            sha256: pathlab_record::Digest::of(text.as_bytes()).to_string(),
+            bytes,
+            lines,
+        });
+        Ok(())
     }
 
     /// Reads lines under a name that stands for them in the verdict; its ending tells the form.
@@ -329,6 +366,11 @@ impl Ingest {
             }
         }
         let unreadable = |what| Refused { remark: Remark::Broken, what };
+        if matches!(form, Form::Csv(None)) && complaints::Columns::are(line) {
+            *form = Form::Complaints(complaints::Columns::of(line, at, &mut self.account)?);
+            self.out.complaints.get_or_insert_default();
+            return Ok(Ok(()));
+        }
         Ok(match form {
             Form::Json | Form::Sessions => self.reading.line(line).and_then(|told| self.take_line(told, at)),
             Form::Cohorts => serde_json::from_slice(line)
@@ -342,6 +384,11 @@ impl Ingest {
                     Ok(())
                 }
             },
+            Form::Complaints(columns) => {
+                let row = columns.row(line, &self.reading.evenings, self.out.complaints.get_or_insert_default());
+                self.out.judged_lines += u64::from(row.is_ok());
+                row
+            }
             Form::Asns(table) => table.line(line).map_err(unreadable),
             Form::Log => match log::read(line, &self.reading.zone) {
                 Ok(log::Interval::None) => Ok(()),
@@ -512,6 +559,13 @@ impl Refused {
 fn broken(error: Option<serde_json::Error>) -> Refused {
     let what = error.map_or_else(|| "no JSON object".to_owned(), |error| error.to_string());
     Refused { remark: Remark::Broken, what }
+}
+
+/// The name of a file in a verdict: its directory and itself.
+fn name_of(file: &Path) -> Result<String, Error> {
+    let whole = file.canonicalize().map_err(|source| Error::Input { path: file.to_owned(), source })?;
+    let tail: Vec<_> = whole.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
+    Ok(tail.into_iter().rev().collect::<Vec<_>>().join("/"))
 }
 
 #[cfg(test)]

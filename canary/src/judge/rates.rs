@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Packets that one loss episode is taken to cost while too few lossy sessions were seen to tell.
+pub(crate) const EPISODE: f64 = 10.0;
+
 impl Judge<'_> {
     /// Loss by ISP; sessions in the far tail by ISP and over all.
     pub(super) fn rate_guardrails(&self, plan: &mut Plan<'_>) -> Vec<Question> {
@@ -10,7 +13,7 @@ impl Judge<'_> {
             let (score, trials): (Vec<Option<f64>>, Vec<f64>) = match metric {
                 Metric::Loss => self.loss(),
                 Metric::TailSessions => self.far_tail(),
-                Metric::Quantile { .. } => continue,
+                Metric::Quantile { .. } | Metric::Complaints => continue,
             };
             let columns = plan.score(score.clone());
             let mut ask = |scope, cells: &[usize]| {
@@ -43,6 +46,50 @@ impl Judge<'_> {
             }
         }
         questions
+    }
+
+    /// Complaints for each session, over all ISPs and evenings. They come by arm and not by session, so that the exact test of one rate stands in for
+    /// re-drawn assignments: each complaint is on the canary with the probability with which a session is.
+    pub(super) fn complaints(&self) -> Option<Answer> {
+        let metric = Metric::Complaints;
+        if !self.experiment.policy.guardrails.contains(&metric) {
+            return None;
+        }
+        let all: Vec<usize> = (0..self.population.cells.len()).collect();
+        let sessions = self.arms(&all, &self.evenings);
+        let confidence = Confidence::P90;
+        let of = |arm: Arm| {
+            let counts = self.ingested.complaints.as_ref()?;
+            Some(self.evenings.iter().filter_map(|window| counts.get(&(*window, arm))).sum::<u64>())
+        };
+        let counts = of(Arm::Control).zip(of(Arm::Canary));
+        let rate = |count: u64, sessions: u64| {
+            let trials = sessions.max(count) as f64;
+            Rate { rate: if trials > 0.0 { count as f64 / trials } else { 0.0 }, trials }
+        };
+        let rates = counts.map(|(control, canary)| (rate(control, sessions.control), rate(canary, sessions.canary)));
+        let unknown = Interval { estimate: f64::NAN, low: f64::NEG_INFINITY, high: f64::INFINITY };
+        let interval =
+            rates.map_or(unknown, |(control, canary)| rate_difference(&[(1.0, control, canary)], confidence));
+        let error = (interval.high - interval.low) / (2.0 * confidence.z());
+        let share = sessions.canary as f64 / (sessions.control + sessions.canary).max(1) as f64;
+        let p_worse = counts.map(|(control, canary)| binomial_tail(canary, control + canary, share));
+        Some(Answer {
+            metric,
+            scope: Scope::all(),
+            when: When::Evenings,
+            sessions,
+            control: rates.map_or(f64::NAN, |(control, _)| control.rate),
+            canary: rates.map_or(f64::NAN, |(_, canary)| canary.rate),
+            interval,
+            confidence: confidence.level(),
+            margin: self.experiment.policy.margin_of(metric),
+            smallest_detectable: smallest_detectable(error, confidence, POWER),
+            needed: None,
+            p_worse,
+            p_better: None,
+            p_differs: None,
+        })
     }
 
     /// The rate of each arm of a cell: mean of the scores, worth the sum of the trials.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use pathlab_canary::{Decision, Topic, judge};
+use pathlab_canary::{Decision, Topic, judge, judge_if_near};
 
 use crate::simulator::{CLEAR, EVENINGS, Path, World, bucket, demo, plan};
 
@@ -18,10 +18,14 @@ fn alike(world: World, margin: &str, path: Path, experiments: u32) -> (BTreeMap<
     let from: u32 = std::env::var("PATHLAB_FIRST_SEED").map_or(10_000, |text| text.parse().unwrap());
     for seed in from..from + experiments {
         let [first, last] = world.play_looks(&plan, seed, |_| path);
-        let mut verdict = judge(&plan, seed, &first, bucket).unwrap();
-        if verdict.decision != Decision::RollBack {
-            verdict = judge(&plan, seed, &last, bucket).unwrap();
+        let mut verdict = judge_if_near(&plan, seed, &first, bucket).unwrap();
+        if verdict.as_ref().is_none_or(|verdict| verdict.decision != Decision::RollBack) {
+            verdict = judge_if_near(&plan, seed, &last, bucket).unwrap();
         }
+        let Some(verdict) = verdict else {
+            *decisions.entry(Decision::Hold).or_insert(0) += 1;
+            continue;
+        };
         *decisions.entry(verdict.decision).or_insert(0) += 1;
         println!("seed {seed}: {}", verdict.sentence);
         let mut failing: Vec<_> =
@@ -42,6 +46,29 @@ fn assert_rare(world: World, margin: &str, path: Path, fewer: u32) {
     assert!(of(Decision::Promote) * 1_000 <= 4 * experiments.max(1_000), "{decisions:?}");
     assert!(of(Decision::RollBack) * 1_000 <= 12 * experiments.max(1_000), "{decisions:?}");
     assert!(topics.get(&Topic::Prelude).copied().unwrap_or(0) * 1_000 <= 5 * experiments.max(1_000), "{topics:?}");
+}
+
+/// The short cut of simulations comes to the decisions of the judge, where it is taken and where it is not.
+#[test]
+fn the_short_cut_decides_as_the_judge_does() {
+    let plan = plan("5ms");
+    let worse = |shift: f64| {
+        move |who: &crate::simulator::Who<'_>| match who.canary && who.window != "aa" {
+            true => Path { shift, ..CLEAR },
+            false => CLEAR,
+        }
+    };
+    let small = World { sessions: [("NTT", 520), ("KDDI", 0)], packets: 5, prelude_packets: 5, ..World::PLAYERS };
+    let mut taken = 0;
+    for (seed, shift) in [(1, 0.0), (2, 0.0), (4, 25.0), (5, -25.0)] {
+        let ingested = small.play(&plan, seed, &EVENINGS, worse(shift));
+        let short = judge_if_near(&plan, seed, &ingested, bucket).unwrap();
+        let whole = judge(&plan, seed, &ingested, bucket).unwrap();
+        taken += u32::from(short.is_none());
+        assert_eq!(short.as_ref().map_or(Decision::Hold, |verdict| verdict.decision), whole.decision, "seed {seed}");
+        assert!(short.is_none_or(|verdict| verdict.to_json() == whole.to_json()), "seed {seed}");
+    }
+    assert!((1..=2).contains(&taken), "{taken}");
 }
 
 /// Asked at every bin of an experiment that goes wrong, the judge rolls back at the very bin that it names when asked at the end.

@@ -1,5 +1,6 @@
 //! The judge on whole experiments: verdicts where the truth is known, replays, and how often chance misleads it.
 
+mod acceptance;
 mod chance;
 mod coverage;
 mod formats;
@@ -7,4 +8,5 @@ mod prometheus;
 mod replay;
 mod schema;
 mod simulator;
+mod sizing;
 mod verdicts;

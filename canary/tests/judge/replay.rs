@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use crate::simulator::{EVENINGS, Path, World, bucket, plan};
-use pathlab_canary::{Error, Experiment, Given, Ingest, judge};
+use pathlab_canary::{Error, Experiment, Given, Ingest, Registration, judge};
 
 fn small() -> World {
     World { sessions: [("NTT", 60), ("KDDI", 40)], packets: 5, prelude_packets: 5, ..World::PLAYERS }
@@ -75,6 +75,35 @@ fn the_same_data_give_the_same_bytes_and_a_changed_byte_is_named() {
 
     let refusal = given.replay(paths().take(1), bucket).unwrap_err();
     assert!(matches!(refusal, Error::InputChanged { ref what, .. } if what == "is missing"), "{refusal}");
+}
+
+#[test]
+fn a_verdict_says_whether_its_plan_was_registered_before_the_data() {
+    let root = tempfile::tempdir().unwrap();
+    let mut experiment = plan("2ms");
+    let mut runs = runs(root.path(), &experiment);
+    let text = judge(&experiment, 5, &ingest(&experiment, &runs), bucket).unwrap().to_json();
+    assert!(text.contains("\"at\": null") && text.contains("\"direction\": \"server_to_client\""), "{text}");
+
+    let registered = root.path().join("plan");
+    fs::create_dir(&registered).unwrap();
+    let plan = Registration::new(&experiment, "2026-11-20T08:00:00Z".parse().unwrap());
+    fs::write(registered.join("plan.json"), plan.to_json()).unwrap();
+    runs.push(registered);
+    let verdict = judge(&experiment, 5, &ingest(&experiment, &runs), bucket).unwrap();
+    assert_eq!(verdict.registered.text(), "plan registered 2026-11-20T08:00:00Z, before the evenings");
+    assert!(verdict.inputs.iter().any(|input| input.name == "plan/plan.json"), "{:?}", verdict.inputs);
+    let given = Given::read(&verdict.to_json()).unwrap();
+    let paths = || runs.iter().map(PathBuf::as_path);
+    assert_eq!(given.replay(paths(), bucket).unwrap(), verdict);
+
+    // Elsewhere the seed may lie in another place; another margin is another plan.
+    experiment.experiment.seed_file = "elsewhere".into();
+    let moved = judge(&experiment, 5, &ingest(&experiment, &runs), bucket).unwrap();
+    assert_eq!(moved.registered, verdict.registered);
+    experiment.policy.margin = "3ms".parse().unwrap();
+    let other = judge(&experiment, 5, &ingest(&experiment, &runs), bucket).unwrap();
+    assert_eq!(other.registered.text(), format!("plan not registered; 1 other plan registered: {}", plan.plan_sha256));
 }
 
 #[test]

@@ -90,8 +90,82 @@ fn two_percent_of_sessions_a_hundred_times_worse_are_rolled_back() {
                 _ => CLEAR,
             });
         assert_decision(&verdict, Decision::RollBack, "is worse on the canary");
+        let tail = "tail_sessions of all ISPs is worse on the canary";
+        assert!(verdict.reasons.iter().any(|reason| reason.text.starts_with(tail)), "{}", verdict.to_json());
         assert_eq!(verdict.decision.exit_code(), 4);
     }
+}
+
+/// Of the whole prelude and two evenings, with complaints as a help desk would export them.
+fn complaining(rows: &str, path: impl Fn(&Who<'_>) -> Path) -> Verdict {
+    let mut plan = plan("5ms");
+    plan.policy.guardrails.push("complaints".parse().unwrap());
+    let mut ingest = pathlab_canary::Ingest::new(&plan).unwrap();
+    World::PLAYERS.bins(&plan, 1, &EVENINGS, path, |number, bin| ingest.bin("simulated", number, bin));
+    if !rows.is_empty() {
+        ingest.lines("tickets.csv", format!("time,arm,complaints\n{rows}").as_bytes()).unwrap();
+    }
+    judge(&plan, 1, &ingest.finish(), bucket).unwrap()
+}
+
+#[test]
+fn complaints_of_the_canary_roll_back_and_their_absence_from_the_data_is_hold() {
+    // Of 5,200 sessions some 780 are on the canary: 20 of 40 complaints are theirs.
+    let many = "2026-11-21T11:00:00Z,control,12\n2026-11-21T11:00:00Z,canary,11\n2026-11-22T23:30:00+09:00,control,8\n2026-11-22T14:00:00Z,canary,9\n";
+    assert_decision(&complaining(many, improved), Decision::RollBack, "complaints of all ISPs is worse on the canary");
+    let fair = many.replace("canary,11", "canary,2").replace("canary,9", "canary,1");
+    let fair = complaining(&fair, improved);
+    assert_decision(&fair, Decision::Promote, "rtt.p95 of NTT is better");
+    assert!(
+        fair.reasons
+            .iter()
+            .any(|reason| reason.holds && reason.text.starts_with("complaints of all ISPs is not worse"))
+    );
+    assert_decision(&complaining("", improved), Decision::Hold, "no data for complaints of all ISPs");
+    // What is outside the evenings, or broken, is counted and not judged.
+    let odd = complaining(
+        "2026-11-21T09:00:00Z,canary,50\n2026-11-21T11:00:00Z,both,1\n2026-11-21T11:00:00Z,canary\n",
+        improved,
+    );
+    assert_eq!(odd.decision, Decision::Promote, "{}", odd.sentence);
+    let lines = |remark| odd.remarks[&remark].lines;
+    assert_eq!((lines(pathlab_canary::Remark::OutsideWindows), lines(pathlab_canary::Remark::Broken)), (1, 2));
+}
+
+/// A ramp from 10 % to 20 % between the evenings, with a path that `shift` milliseconds are added to on the second.
+fn ramped(shift: f64) -> Verdict {
+    let plan = plan("5ms");
+    let mut ingest = pathlab_canary::Ingest::new(&plan).unwrap();
+    let world = World { sessions: [("NTT", 1_100), ("KDDI", 0)], ..World::PLAYERS };
+    let full = |who: &Who<'_>| match who.window {
+        "2026-11-22" => Path { shift: improved(who).shift * 2.0 + if who.canary { shift } else { 0.0 }, ..CLEAR },
+        _ => Path { shift: improved(who).shift * 2.0, ..CLEAR },
+    };
+    for (share, window) in [("10%", EVENINGS[0]), ("20%", EVENINGS[1])] {
+        let mut stage = plan.clone();
+        stage.experiment.share = share.parse().unwrap();
+        world.bins(&stage, 1, &EVENINGS, full, |number, mut bin| {
+            let of =
+                bin.labels.get("window").map_or_else(|| bin.start.to_string()[..10].to_owned(), |_| "aa".to_owned());
+            // The prelude's sessions go with the first share.
+            if of == window || (of == "aa" && window == EVENINGS[0]) {
+                bin.labels.insert("share".into(), share.into());
+                ingest.bin("simulated", number, bin);
+            }
+        });
+    }
+    judge(&plan, 1, &ingest.finish(), bucket).unwrap()
+}
+
+#[test]
+fn a_canary_that_gets_worse_with_its_own_share_is_hold() {
+    // Still better than control on both evenings, and worse than itself at half the share.
+    let full = ramped(14.0);
+    assert_decision(&full, Decision::Hold, "the canary gets worse with its own share, as if short of capacity");
+    assert_eq!(failing(&full), [Topic::Capacity]);
+    let enough = ramped(0.0);
+    assert_decision(&enough, Decision::Promote, "rtt.p95 of NTT is better");
+    assert!(enough.reasons.iter().any(|reason| reason.holds && reason.topic == Topic::Capacity));
 }
 
 #[test]
