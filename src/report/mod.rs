@@ -2,6 +2,7 @@
 
 pub(crate) mod acceptance;
 pub(crate) mod doctor;
+pub(crate) mod host;
 pub(crate) mod lab;
 pub(crate) mod probe;
 mod quantity;

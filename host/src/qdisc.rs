@@ -1,0 +1,60 @@
+//! The queueing disciplines of a port with what they dropped and hold, over rtnetlink.
+
+use std::io;
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcHandle, TcMessage, TcStats2},
+};
+use pathlab_guard::Rtnetlink;
+
+use crate::port::Qdisc;
+
+/// All of the port's qdiscs, the root first; the invisible parts of the kernel's default `mq` are left out as `tc qdisc` does.
+pub(crate) fn qdiscs(index: u32) -> io::Result<Vec<Qdisc>> {
+    let mut request = TcMessage::default();
+    request.header.index = index.cast_signed();
+    let mut rtnetlink = Rtnetlink::open(None).map_err(io::Error::other)?;
+    let answers = rtnetlink.dump(RouteNetlinkMessage::GetQueueDiscipline(request))?;
+    let mut qdiscs: Vec<Qdisc> = answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewQueueDiscipline(qdisc) if qdisc.header.index == index.cast_signed() => {
+                Some(read(&qdisc))
+            }
+            _ => None,
+        })
+        .collect();
+    qdiscs.sort_by_key(|qdisc| qdisc.parent != "root");
+    Ok(qdiscs)
+}
+
+fn read(message: &TcMessage) -> Qdisc {
+    let mut qdisc = Qdisc {
+        handle: handle(message.header.handle),
+        parent: if message.header.parent == TcHandle::ROOT { "root".into() } else { handle(message.header.parent) },
+        ..Qdisc::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            TcAttribute::Kind(kind) => qdisc.kind.clone_from(kind),
+            TcAttribute::Stats2(counters) => {
+                for counter in counters {
+                    if let TcStats2::Queue(queue) = counter {
+                        (qdisc.drops, qdisc.queued, qdisc.backlog) = (queue.drops, queue.qlen, queue.backlog);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    qdisc
+}
+
+/// As tc writes it.
+fn handle(handle: TcHandle) -> String {
+    match (handle.major, handle.minor) {
+        (major, 0) => format!("{major:x}:"),
+        (major, minor) => format!("{major:x}:{minor:x}"),
+    }
+}
