@@ -49,13 +49,13 @@ pub(crate) struct Reflect {
     /// Answer senders of this prefix alone; may be given more than once
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<Prefix>,
-    /// At most so many replies a second to one source, an IPv4 address or IPv6 /64 (socket and afxdp datapaths)
+    /// At most so many replies a second to one source, an IPv4 address or IPv6 /64
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
-    /// At most so many replies a second to one network, an IPv4 /24 or IPv6 /48 (socket and afxdp datapaths)
+    /// At most so many replies a second to one network, an IPv4 /24 or IPv6 /48
     #[arg(long, value_name = "N")]
     rate_prefix: Option<NonZeroU32>,
-    /// At most so many replies a second in all (socket and afxdp datapaths)
+    /// At most so many replies a second in all
     #[arg(long, value_name = "N")]
     rate_total: Option<NonZeroU32>,
     /// Serve the running account as OpenMetrics on `/metrics`; a port alone is one on loopback
@@ -204,9 +204,10 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let Some(interface) = &args.iface else {
         return Err(Misuse(format!("the {name} datapath works on an interface: say which with --iface")).into());
     };
-    let ruled = args.rates().iter().any(Option::is_some) || args.stateful || args.fault_delay_tx.is_some();
-    if hybrid && ruled {
-        return Err(Misuse("--rate and --stateful need the socket or afxdp datapath".into()).into());
+    if hybrid && (args.stateful || args.fault_delay_tx.is_some()) {
+        return Err(
+            Misuse("the driver remembers no sessions: --stateful needs the socket or afxdp datapath".into()).into()
+        );
     }
     if hybrid && args.auth_key_file.is_some() {
         let wrong = "the driver checks no HMAC: --auth-key-file needs the socket or afxdp datapath";

@@ -66,7 +66,11 @@ const WRITTEN_WRONG: &[Row] = &[
     ("reflect --listen localhost", 2, "invalid value 'localhost' for '--listen <ADDR:PORT>'"),
     ("reflect --datapath magic", 2, "[possible values: auto, socket, afxdp, xdp]"),
     ("reflect --datapath xdp", 2, "the xdp datapath works on an interface: say which with --iface"),
-    ("reflect --datapath xdp --iface lo --rate 9", 2, "--rate and --stateful need the socket or afxdp datapath"),
+    (
+        "reflect --datapath xdp --iface lo --stateful",
+        2,
+        "the driver remembers no sessions: --stateful needs the socket or afxdp",
+    ),
     ("reflect --metrics localhost", 2, "`localhost` is no address with a port, and no port"),
     // canary
     ("canary plan", 2, "canary.toml: cannot be read: No such file"),

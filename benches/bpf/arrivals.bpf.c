@@ -8,8 +8,6 @@
 
 #define ARRIVALS_MAX (1 << 16)
 
-static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
-
 /* Set before loading. */
 const volatile u16 PORT = 862;
 

@@ -32,7 +32,6 @@ struct __sk_buff {
 };
 
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
-static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static long (*const bpf_skb_load_bytes_relative)(const struct __sk_buff *skb, u32 offset, void *to, u32 length,
 						 u32 start) = (void *)68;
 /* Of the socket that sends; 0 where there is none. */

@@ -9,6 +9,7 @@ mod veth;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, UdpSocket},
+    num::NonZeroU32,
     process::Command,
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ use pathlab_reflector::{
     clock::realtime_now,
     datapath::{AfXdpConfig, AfXdpReflector, DriverReflector, SocketOptions},
     prober::{Fan, Kept, ProbeOptions, probe},
+    session::{Limiter, Limits, RateLimit, Rules},
     wire::{ErrorEstimate, ReflectedPacket, SenderPacket, WireTime},
 };
 use pathlab_xdp::{
@@ -242,6 +244,39 @@ fn the_hybrid_answers_base_packets_in_the_driver_and_longer_ones_over_af_xdp() {
         assert_eq!((report.datapath, report.replied, report.refused["short"]), ("xdp", 800, 2));
         assert_eq!((report.queues[0].replied, report.sent_on[&Plane::Kernel]), (600, 600), "three lengths of four");
         assert!(adds_up(&report), "{report:?}");
+    }
+}
+
+#[test]
+fn past_the_stack_each_source_has_its_rate_whoever_makes_the_reply() {
+    if !root_or_skip("past_the_stack_each_source_has_its_rate_whoever_makes_the_reply") {
+        return;
+    }
+    // nothing comes back into a bucket while the test runs
+    let limit = RateLimit { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(6).expect("not zero") };
+    let limits = Limits { source: Some(limit), ..Limits::default() };
+    for hybrid in [true, false] {
+        in_private_namespace(|server| {
+            serve_on_veth(1);
+            let rules = Rules { limiter: Some(Limiter::new(limits).into()), ..Rules::default() };
+            let config = AfXdpConfig { mode: XdpMode::Native, hybrid, rules, xsk: copy(), ..AfXdpConfig::new(PORT) };
+            let report = serve_af_xdp(server, &config, || {
+                for address in ADDRESSES {
+                    converse(SocketAddr::new(address.parse().expect("an address"), PORT), &[44, 48], 6);
+                    let any = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+                    let socket = UdpSocket::bind(any).expect("a free port");
+                    for length in [44, 48] {
+                        socket.send_to(&[7; 48][..length], (address, PORT)).expect("send");
+                    }
+                }
+            });
+            assert_eq!(
+                (report.replied, report.refused["rate_limited"], report.refused["short"]),
+                (12, 4, 2),
+                "{report:?}"
+            );
+            assert!(adds_up(&report), "{report:?}");
+        });
     }
 }
 

@@ -28,13 +28,16 @@ enum reflector_counter {
 	REFLECTOR_SOURCE_UNSPECIFIED,	/* 0.0.0.0/8, :: */
 	REFLECTOR_SOURCE_LOOPBACK,	/* 127.0.0.0/8, ::1 */
 	REFLECTOR_NOT_ALLOWED,		/* in no prefix of ALLOWED */
+	REFLECTOR_RATE_LIMITED,		/* the source has had its share for now */
+	REFLECTOR_PREFIX_RATE_LIMITED,	/* its /24 or /48 has */
+	REFLECTOR_TOTAL_RATE_LIMITED,	/* all have */
 	REFLECTOR_COUNTERS,
 };
 
 struct reflector_counters {
 	u64 count[REFLECTOR_COUNTERS];
 };
-_Static_assert(sizeof(struct reflector_counters) == 120, "abi.rs: COUNTERS");
+_Static_assert(sizeof(struct reflector_counters) == 144, "abi.rs: COUNTERS");
 
 /* The one entry of map CLOCK: what changes while the reflector runs. */
 struct reflector_clock {
@@ -79,6 +82,16 @@ struct prefix {
 };
 _Static_assert(sizeof(struct prefix) == 20, "allow.rs: PrefixKey");
 #define PREFIXES_MAX 1024
+
+/* Whose replies are limited. */
+enum rate {
+	RATE_OF_SOURCE,		/* an IPv4 address, an IPv6 /64 */
+	RATE_OF_PREFIX,		/* /24, /48 */
+	RATE_OF_ALL,
+	RATE_LIMITS,
+};
+#define RATE_BUCKETS 65536
+#define RATE_TRIES 8
 
 /* Which requests to our port and addresses the driver does not answer itself. */
 enum hand_over {

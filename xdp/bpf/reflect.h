@@ -23,6 +23,7 @@
 #include "csum.h"
 #include "parse.h"
 #include "quirks.h"
+#include "rates.h"
 #include "redirect.h"
 #include "stamp.h"
 
@@ -240,11 +241,16 @@ static INLINE enum xdp_action reflect(struct xdp_md *context, bool bound)
 		bool tail = has_tail(context, &d);
 		bool longer = (d.trailer && !tail) || d.payload_length > sizeof(struct stamp_request);
 
-		if (HAND_OVER == HAND_OVER_ALL || (HAND_OVER == HAND_OVER_LONGER && longer))
+		/* User space limits what is all its own; what is shared is limited here, for both. */
+		if (HAND_OVER == HAND_OVER_ALL)
 			return hand_over(context, counters, tai, bound, tail);
-		if (!request || (d.trailer && !tail))
+		longer = HAND_OVER == HAND_OVER_LONGER && longer;
+		if (!longer && (!request || (d.trailer && !tail)))
 			goto pass;
-		if (tail) {
+		verdict = admit(&d);
+		if (longer && verdict == REFLECTOR_REPLIED)
+			return hand_over(context, counters, tai, bound, tail);
+		if (tail && verdict == REFLECTOR_REPLIED) {
 			if (!take_tail(context))
 				goto pass;
 			cursor = (struct cursor){ (void *)(long)context->data, (void *)(long)context->data_end };

@@ -33,7 +33,7 @@ macro_rules! counters {
 }
 
 /// `REFLECTOR_COUNTERS`.
-pub(crate) const COUNTERS: usize = 15;
+pub(crate) const COUNTERS: usize = 18;
 
 counters! {
     /// Not ours: left to the stack as it was.
@@ -66,6 +66,12 @@ counters! {
     SourceLoopback = "source_loopback",
     /// In no prefix of the allowlist.
     NotAllowed = "not_allowed",
+    /// The source has had its share for now ([`crate::Limits`]).
+    RateLimited = "rate_limited",
+    /// Its network has had its share for now.
+    PrefixRateLimited = "prefix_rate_limited",
+    /// All sources together have had what there is for now.
+    TotalRateLimited = "total_rate_limited",
 }
 
 impl Counter {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use pathlab_record::Prefix;
 
-use crate::{Error, XdpMode, allow, nic::Plan, xsk::NicStamps};
+use crate::{Error, Limits, XdpMode, allow, nic::Plan, xsk::NicStamps};
 
 /// Which of the requests that deserve a reply the driver leaves to others: to the AF_XDP socket of their queue
 /// ([`crate::XdpReflector::add`]), or, where there is none, to the stack and so to a UDP socket.
@@ -18,7 +18,7 @@ pub enum HandOver {
     Nothing,
     /// It answers base packets of 44 octets; longer ones, which carry TLVs, and frames that go on after the datagram are handed over.
     Longer,
-    /// It answers none: what an authenticated or stateful reflector, or one with limits, needs.
+    /// It answers none: what an authenticated or stateful reflector needs.
     All,
 }
 
@@ -45,6 +45,9 @@ pub struct XdpReflectorConfig {
     /// The sources that are answered; empty: all. Others are dropped and counted
     /// ([`crate::Counter::NotAllowed`]), whatever [`Self::hand_over`] says.
     pub allow: Vec<Prefix>,
+    /// How many replies; for [`HandOver::Longer`] what is handed over counts as replied, whatever user space makes of it, and for
+    /// [`HandOver::All`] these are not looked at: who makes all replies limits them.
+    pub limits: Limits,
     /// Which mode to ask for.
     pub mode: XdpMode,
     /// The Error Estimate of every reply until [`crate::XdpReflector::update_clock`] says another: S, Z, Scale, Multiplier
@@ -84,6 +87,7 @@ impl XdpReflectorConfig {
             port,
             local: Vec::new(),
             allow: Vec::new(),
+            limits: Limits::default(),
             mode: XdpMode::Auto,
             error_estimate: Self::UNSYNCHRONISED,
             hand_over: HandOver::Nothing,

@@ -38,7 +38,7 @@
 //!   below what this plane can resolve. What the driver takes until it sends, microseconds, comes after any reading that a program
 //!   can make. [`XdpReflector::update_clock`] follows the offset.
 //!
-//! It keeps an allowlist, and does no authentication, no TLVs (they are reflected as they came) and no rate limits: [`HandOver`] leaves such requests to
+//! It keeps an allowlist and rate limits, and does no authentication and no TLVs (they are reflected as they came): [`HandOver`] leaves such requests to
 //! AF_XDP sockets ([`XdpReflector::add`]) or to the stack.
 
 mod abi;
@@ -56,6 +56,7 @@ mod object;
 pub mod offload;
 pub mod pacing;
 mod program;
+mod rates;
 mod sys;
 pub mod timestamping;
 pub mod xsk;
@@ -67,3 +68,4 @@ pub use config::{HandOver, XdpQuirks, XdpReflectorConfig};
 pub use error::Error;
 pub use object::{Action, TestRunOutcome};
 pub use program::{ReflectorProgram, XdpPass, XdpReflector};
+pub use rates::{Limits, RateLimit};

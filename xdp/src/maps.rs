@@ -29,6 +29,7 @@ pub(crate) struct Maps {
     addresses: Addresses,
     sockets: Sockets,
     allowed: Allowed,
+    rate_clock: Array<MapData, i64>,
 }
 
 impl fmt::Debug for Maps {
@@ -46,6 +47,7 @@ impl Maps {
             addresses: Addresses::take(ebpf)?,
             sockets: Sockets::take(ebpf)?,
             allowed: Allowed::take(ebpf)?,
+            rate_clock: typed(ebpf, "RATE_CLOCK")?,
         })
     }
 
@@ -57,6 +59,11 @@ impl Maps {
     pub(crate) fn set_clock(&mut self, tai_minus_utc: Interval, error_estimate: u16) -> Result<(), Error> {
         let record = abi::clock_record(tai_minus_utc, error_estimate);
         self.clock.set(0, record, 0).map_err(|source| failed("CLOCK", source))
+    }
+
+    /// The time by which limits go, where it is fixed.
+    pub(crate) fn set_rate_clock(&mut self, nanos: i64) -> Result<(), Error> {
+        self.rate_clock.set(0, nanos, 0).map_err(|source| failed("RATE_CLOCK", source))
     }
 
     pub(crate) fn allow(&mut self, prefixes: &[Prefix]) -> Result<(), Error> {

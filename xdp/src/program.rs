@@ -16,12 +16,23 @@ use crate::{
     interface::Interface,
     maps::Maps,
     object::Object,
+    rates,
     xsk::{NicStamps, XskSocket},
 };
 
 const REFLECTOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/reflector.bpf.o"));
 const ENTRIES: Entries = Entries { object: REFLECTOR, plain: "reflector", bound: "reflector_bound" };
 const PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.bpf.o"));
+
+/// Clocks that stand still, for vectors; in the default all run.
+#[derive(Default)]
+struct Fixed {
+    /// T2 and T3 of every reply, 64-bit NTP timestamps; 0 reads the clock.
+    t2: u64,
+    t3: u64,
+    /// The limits' clock is what is written to its map.
+    rates: bool,
+}
 
 /// The reflector in the kernel, on no interface yet. Good for test runs: a frame in, a verdict and a frame out.
 #[derive(Debug)]
@@ -37,7 +48,7 @@ impl ReflectorProgram {
     /// [`Error::PortZero`], [`Error::NotUnicast`], [`Error::ErrorEstimate`], [`Error::TooManyAddresses`] for the configuration;
     /// [`Error::NotPermitted`], [`Error::Load`], [`Error::Clock`] and [`Error::Map`] from the kernel.
     pub fn load(config: &XdpReflectorConfig) -> Result<Self, Error> {
-        Self::load_with(config, 0, 0)
+        Self::load_with(config, &Fixed::default())
     }
 
     /// The same with a stopped clock: T2 and T3 of every reply are these 64-bit NTP timestamps. For byte vectors; 0 reads the clock.
@@ -45,27 +56,37 @@ impl ReflectorProgram {
     /// # Errors
     /// As [`ReflectorProgram::load`].
     pub fn load_with_fixed_clock(config: &XdpReflectorConfig, t2: u64, t3: u64) -> Result<Self, Error> {
-        Self::load_with(config, t2, t3)
+        Self::load_with(config, &Fixed { t2, t3, rates: false })
     }
 
-    fn load_with(config: &XdpReflectorConfig, t2: u64, t3: u64) -> Result<Self, Error> {
-        Self::with_maps(Self::object(config, t2, t3)?, config)
+    /// The same with a clock for [`XdpReflectorConfig::limits`] that stands at 0 until [`Self::set_rate_clock`]. For vectors.
+    ///
+    /// # Errors
+    /// As [`ReflectorProgram::load`].
+    pub fn load_with_fixed_rate_clock(config: &XdpReflectorConfig) -> Result<Self, Error> {
+        Self::load_with(config, &Fixed { rates: true, ..Fixed::default() })
     }
 
-    fn object(config: &XdpReflectorConfig, t2: u64, t3: u64) -> Result<Object, Error> {
+    fn load_with(config: &XdpReflectorConfig, fixed: &Fixed) -> Result<Self, Error> {
+        Self::with_maps(Self::object(config, fixed)?, config)
+    }
+
+    fn object(config: &XdpReflectorConfig, fixed: &Fixed) -> Result<Object, Error> {
         config.check()?;
         let mut loader = EbpfLoader::new();
         let (hand_over, allowlist) = (config.hand_over.number(), u8::from(!config.allow.is_empty()));
         let XdpQuirks { leave_ptp, read_tail } = config.quirks;
         let (leave_ptp, read_tail) = (u8::from(leave_ptp), u8::from(read_tail));
+        let rates = rates::Globals::new(&config.limits, fixed.rates);
+        rates.apply(&mut loader);
         loader
             .override_global("LEAVE_PTP", &leave_ptp, true)
             .override_global("READ_TAIL", &read_tail, true)
             .override_global("PORT", &config.port, true)
             .override_global("HAND_OVER", &hand_over, true)
             .override_global("ALLOWLIST", &allowlist, true)
-            .override_global("FIXED_T2", &t2, true)
-            .override_global("FIXED_T3", &t3, true);
+            .override_global("FIXED_T2", &fixed.t2, true)
+            .override_global("FIXED_T3", &fixed.t3, true);
         Object::load(&mut loader, REFLECTOR, ENTRIES.plain)
     }
 
@@ -111,6 +132,14 @@ impl ReflectorProgram {
         self.maps.add_socket(socket, &Interface::find("lo")?)
     }
 
+    /// Sets the clock of [`Self::load_with_fixed_rate_clock`], in nanoseconds.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn set_rate_clock(&mut self, nanos: i64) -> Result<(), Error> {
+        self.maps.set_rate_clock(nanos)
+    }
+
     /// Takes over the system's present TAI offset and a new Error Estimate.
     ///
     /// # Errors
@@ -149,7 +178,7 @@ impl XdpReflector {
             return Err(Error::NotEthernet { interface: interface.name });
         }
         attach::refuse_occupied(&interface)?;
-        let mut object = ReflectorProgram::object(config, 0, 0)?;
+        let mut object = ReflectorProgram::object(config, &Fixed::default())?;
         // only what is handed over can carry a stamp of the card's
         let nic_stamps = if config.hand_over == HandOver::Nothing { NicStamps::Off } else { config.nic_stamps };
         // It passes everything until it has addresses.

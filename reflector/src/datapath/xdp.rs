@@ -16,7 +16,7 @@ use crate::{
 /// Between two looks at the interface's addresses.
 const REFRESH: Interval = Interval::from_nanos(1_000_000_000);
 
-/// A stateless Session-Reflector by XDP_TX, without allowlist or rates. It answers from the moment it is attached until it is
+/// A stateless Session-Reflector by XDP_TX, without sessions or keys. It answers from the moment it is attached until it is
 /// dropped; [`run`](Self::run) keeps it true.
 ///
 /// Both of its stamps are one reading on the XDP plane, software in the driver: a residence of zero says that it is below what this

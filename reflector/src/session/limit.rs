@@ -4,47 +4,21 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    num::NonZeroU32,
     sync::atomic::{AtomicI64, Ordering},
 };
 
 use pathlab_record::{Monotonic, Time};
+
+pub use pathlab_xdp::{Limits, RateLimit};
 
 use super::Reason;
 
 /// Buckets. A source is hashed to one by a key that is drawn when the limiter is made, so that none can aim at another's.
 const BUCKETS: usize = 1 << 16;
 
-/// How much may be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Replies a second in the long run.
-    pub per_second: NonZeroU32,
-    /// Replies at once after a pause.
-    pub burst: NonZeroU32,
-}
-
-impl RateLimit {
-    /// So many a second, and as many at once.
-    pub fn per_second(per_second: NonZeroU32) -> Self {
-        Self { per_second, burst: per_second }
-    }
-}
-
-/// How many replies there may be; no limit where one is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// To one source: an IPv4 address or an IPv6 /64, within which addresses cost nothing.
-    pub source: Option<RateLimit>,
-    /// To one network: an IPv4 /24 or an IPv6 /48, what one site usually has. It holds when a sender has many addresses, or claims
-    /// them.
-    pub prefix: Option<RateLimit>,
-    /// To everybody.
-    pub total: Option<RateLimit>,
-}
-
 /// [`Limits`] with what is left of them. Reflectors that share one, as the workers of several queues do, share what it admits.
 pub struct Limiter {
+    limits: Limits,
     source: Option<Buckets>,
     prefix: Option<Buckets>,
     total: Option<Buckets>,
@@ -55,10 +29,16 @@ impl Limiter {
     pub fn new(limits: Limits) -> Self {
         let many = |limit| Buckets::new(limit, BUCKETS);
         Self {
+            limits,
             source: limits.source.map(many),
             prefix: limits.prefix.map(many),
             total: limits.total.map(|limit| Buckets::new(limit, 1)),
         }
+    }
+
+    /// What it was made from.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Takes a token of every limit, or says which has none. The narrowest is asked first, so that a source that is refused for its
@@ -100,10 +80,9 @@ struct Buckets {
 
 impl Buckets {
     fn new(limit: RateLimit, count: usize) -> Self {
-        let cost = 1_000_000_000 / i64::from(limit.per_second.get());
         Self {
-            cost,
-            depth: cost.saturating_mul(i64::from(limit.burst.get())),
+            cost: limit.cost(),
+            depth: limit.depth(),
             full_at: (0..count).map(|_| AtomicI64::new(i64::MIN)).collect(),
             hasher: RandomState::new(),
         }
@@ -123,6 +102,8 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     fn rate(per_second: u32, burst: u32) -> Option<RateLimit> {
@@ -179,6 +160,58 @@ mod tests {
             let limiter = limiter();
             let admit = |address: &str| limiter.admit(address.parse().expect("an address"), millis(0)).is_ok();
             assert_eq!([one, same, other].map(admit), [true, false, true]);
+        }
+    }
+
+    /// The driver's program plays the same.
+    #[test]
+    fn shared_vectors_are_admitted_as_they_say() {
+        let mut conversations = 0;
+        for line in include_str!("../../../xdp/tests/vectors/rate-limits.txt").lines() {
+            let fields: Vec<&str> = line.split('|').map(str::trim).collect();
+            let [name, limits, steps @ ..] = &fields[..] else { continue };
+            if name.starts_with('#') {
+                continue;
+            }
+            let limits: Vec<_> = limits.split_whitespace().map(limit).collect();
+            let [source, prefix, total] = limits[..] else { panic!("not three limits: {line}") };
+            let limiter = Limiter::new(Limits { source, prefix, total });
+            for step in steps {
+                let (time, step) = step.split_once(':').expect("a time");
+                let (sources, verdicts) = step.split_once('=').expect("verdicts");
+                let now = millis(time.parse().expect("milliseconds"));
+                let admitted: String = expand(sources).map(|source| letter(limiter.admit(source, now))).collect();
+                assert_eq!(admitted, verdicts.trim(), "{name} at {time}");
+            }
+            conversations += 1;
+        }
+        assert!(conversations >= 8, "{conversations}");
+    }
+
+    fn limit(text: &str) -> Option<RateLimit> {
+        let (per_second, burst) = text.split_once('/').expect("a rate and a burst");
+        (text != "-/-").then(|| rate(per_second.parse().expect("a rate"), burst.parse().expect("a burst"))).flatten()
+    }
+
+    /// `2 x 192.0.2.1 ::1`: the first twice.
+    fn expand(sources: &str) -> impl Iterator<Item = IpAddr> {
+        let mut words = sources.split_whitespace().peekable();
+        let mut all = Vec::new();
+        while let Some(word) = words.next() {
+            let count = if words.next_if_eq(&"x").is_some() { word.parse().expect("a count") } else { 1 };
+            let source = if count > 1 { words.next().expect("a source") } else { word };
+            all.extend(std::iter::repeat_n(source.parse::<IpAddr>().expect("an address"), count));
+        }
+        all.into_iter()
+    }
+
+    fn letter(verdict: Result<(), Reason>) -> char {
+        match verdict {
+            Ok(()) => '+',
+            Err(Reason::RateLimited) => 's',
+            Err(Reason::PrefixRateLimited) => 'n',
+            Err(Reason::TotalRateLimited) => 'a',
+            Err(other) => panic!("{other}"),
         }
     }
 

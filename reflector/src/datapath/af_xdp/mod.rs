@@ -22,7 +22,8 @@ use std::{
 
 use pathlab_record::{Interval, Plane};
 use pathlab_xdp::{
-    AttachedMode, Counter, HandOver, NicClock, XdpMode, XdpQuirks, XdpReflector, XdpReflectorConfig, tai_minus_utc,
+    AttachedMode, Counter, HandOver, Limits, NicClock, XdpMode, XdpQuirks, XdpReflector, XdpReflectorConfig,
+    tai_minus_utc,
     xsk::{BindMode, NicStamps, XskOptions, XskSocket},
 };
 
@@ -51,7 +52,8 @@ pub struct AfXdpConfig {
     pub local: Vec<IpAddr>,
     /// Native or generic XDP.
     pub mode: XdpMode,
-    /// Let the driver answer base packets itself, by the allowlist of the rules alone: workers get what is longer.
+    /// Let the driver answer base packets itself, by the allowlist and the limits of the rules: workers get what is longer, and their limits are the
+    /// driver's, which counts both.
     pub hybrid: bool,
     /// Receive queues to serve; empty: all.
     pub queues: Vec<u32>,
@@ -116,6 +118,13 @@ impl AfXdpReflector {
     pub fn attach(interface: &str, config: &AfXdpConfig) -> Result<Self, Error> {
         let clock = ClockQuality::measure().ok();
         let error_estimate = clock.map_or(ErrorEstimate::from_nanos(u64::MAX, false), ClockQuality::error_estimate);
+        // In hybrid mode replies are made in two places, and limited where both begin.
+        let limiter = config.rules.limiter.clone();
+        let in_driver = limiter.filter(|_| config.hybrid).map_or(Limits::default(), |limiter| *limiter.limits());
+        let rules = match config.hybrid {
+            true => Rules { limiter: None, ..config.rules.clone() },
+            false => config.rules.clone(),
+        };
         let keyed = config.rules.keys.as_ref().is_some_and(|keys| keys.authenticate());
         let mut program = XdpReflector::attach(
             interface,
@@ -125,6 +134,7 @@ impl AfXdpReflector {
                 mode: config.mode,
                 error_estimate: error_estimate.bits(),
                 // the driver checks no HMAC
+                limits: in_driver,
                 hand_over: if config.hybrid && !keyed { HandOver::Longer } else { HandOver::All },
                 nic_stamps: config.nic_stamps,
                 quirks: config.quirks,
@@ -136,7 +146,7 @@ impl AfXdpReflector {
         for queue in queues {
             let socket = XskSocket::bind(interface, queue, &config.xsk)?;
             program.add(&socket)?;
-            let session = SessionReflector::new(config.rules.clone(), error_estimate);
+            let session = SessionReflector::new(rules.clone(), error_estimate);
             let desk = Desk::new(session, config.nic_clock.clone());
             workers.push(Worker::new(socket, desk, config.xsk.busy_poll.is_some(), config.delay_before_send));
         }
