@@ -241,7 +241,7 @@ pub(crate) fn run(mut args: Probe, global: &Global) -> Result<Exit> {
     let about = Run {
         options: resolved(&args, &options, sessions.len()),
         host: host::facts(),
-        clock: host::clock(),
+        clock: host::clock(stamps.clock()),
         labels,
         keep_samples: args.keep_samples,
         ..Run::new("probe", started)

@@ -13,7 +13,7 @@ use pathlab_guard::capabilities::Keep;
 use pathlab_reflector::datapath::{SocketOptions, TransmitSlots};
 use pathlab_xdp::{
     XdpQuirks,
-    clock::{ClockDevice, NicClock, Phc, PhcTracker},
+    clock::{ClockDevice, ClockFacts, NicClock, Phc, PhcTracker},
     nic::{NicFacts, Plan, PlanOptions, interface_of},
     timestamping::{
         hwtstamp::{self, Claim},
@@ -117,6 +117,11 @@ impl Arranged {
     /// Tells the card's stamps in UTC; absent where its clock cannot be compared with this host's.
     pub(crate) fn nic_clock(&self) -> Option<Arc<dyn NicClock>> {
         self.clock.clone().map(|clock| clock as Arc<dyn NicClock>)
+    }
+
+    /// What is known of the card's clock by now.
+    pub(crate) fn clock(&self) -> Option<ClockFacts> {
+        self.clock.as_ref().map(|clock| clock.facts())
     }
 
     /// Gives the card's clock the time that it takes to be told in UTC, so that the first stamps are.

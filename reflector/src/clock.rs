@@ -3,6 +3,8 @@
 //! A stamp's own uncertainty, such as [`software`] states it, is by the clock that it was read off: it enters every difference of two
 //! stamps. How far that clock is from UTC enters one-way delay alone, by way of the [`ErrorEstimate`] in each packet.
 
+mod steps;
+
 use std::{io, sync::OnceLock};
 
 use pathlab_record::{Clock, Interval, Monotonic, Reading, Realtime, Stamp, Time};
@@ -12,6 +14,7 @@ use pathlab_xdp::{
 };
 use serde::Serialize;
 
+pub use self::steps::Steps;
 use crate::{
     sys,
     wire::{ErrorEstimate, WireTime},

@@ -62,7 +62,7 @@ pub(crate) fn play(
     let about = Run {
         options: json!({ "variant": variant, "seed": seed }),
         host: host::facts(),
-        clock: host::clock(),
+        clock: host::clock(None),
         ..Run::new("demo", started)
     };
     let (mut directory, scrap) = run_directory::create(out, &about)?;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, thread};
 
 use pathlab_reflector::clock::software_uncertainty;
-use pathlab_xdp::clock::Discipline;
+use pathlab_xdp::clock::{ClockFacts, Discipline};
 use serde_json::{Value, json};
 
 /// Kernel, processors, memory; what cannot be read is left out.
@@ -29,8 +29,8 @@ pub(crate) fn facts() -> BTreeMap<String, Value> {
     facts
 }
 
-/// What the kernel says of its clock, and whose time zones were used.
-pub(crate) fn clock() -> BTreeMap<String, Value> {
+/// What the kernel says of its clock, and what is known of the card's, where stamps of one are used.
+pub(crate) fn clock(card: Option<ClockFacts>) -> BTreeMap<String, Value> {
     let mut clock = BTreeMap::new();
     if let Ok(discipline) = Discipline::measure() {
         clock.insert("synchronised".into(), json!(discipline.synchronised));
@@ -41,5 +41,8 @@ pub(crate) fn clock() -> BTreeMap<String, Value> {
         clock.insert("tai_minus_utc_s".into(), json!(discipline.tai_minus_utc));
     }
     clock.insert("reading_cost_ns".into(), json!(software_uncertainty()));
+    if let Some(card) = card {
+        clock.insert("card".into(), json!(card));
+    }
     clock
 }

@@ -56,6 +56,7 @@ pub(crate) fn text(report: &ProbeReport) -> String {
     for (point, coverage) in &report.hw_coverage {
         let _ = writeln!(text, "{}", hw_coverage(point, coverage));
     }
+    text.push_str(&spoilt(report));
     let strays = &report.strays;
     if strays.bad_hmac + strays.bad_extensions > 0 {
         let _ = writeln!(
@@ -69,6 +70,29 @@ pub(crate) fn text(report: &ProbeReport) -> String {
     }
     if report.interrupted {
         let _ = writeln!(text, "ended by request before its time");
+    }
+    text
+}
+
+/// What the clocks took away; nothing where they ran evenly.
+fn spoilt(report: &ProbeReport) -> String {
+    let (counts, steps) = (&report.total.counts, report.steps);
+    let mut text = String::new();
+    if steps.system > 0 {
+        let _ = writeln!(
+            text,
+            "this host's clock was set {} times: {} packets were away then and have no round trip",
+            steps.system, counts.clock_steps,
+        );
+    }
+    if let Some(card) = steps.card
+        && card + counts.nic_void + counts.nic_unconfirmed > 0
+    {
+        let _ = writeln!(
+            text,
+            "the card's clock and this host's stepped {card} times: the card's stamps of {} packets were void, those of {} not confirmed in time",
+            counts.nic_void, counts.nic_unconfirmed,
+        );
     }
     text
 }

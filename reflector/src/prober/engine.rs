@@ -10,10 +10,11 @@ use std::{
 };
 
 use pathlab_record::{Interval, Monotonic, Realtime, Time};
-use pathlab_xdp::NicClock;
+use pathlab_xdp::{NicClock, clock::SystemLook};
 use zerocopy::IntoBytes;
 
 use super::{
+    clocks::Clocks,
     inside,
     matching::{Matching, Patience, Sink, TransmitStamp},
     packet::{self, Answers, Send, Shape, Template},
@@ -22,7 +23,7 @@ use super::{
     sessions::{SessionSpec, SocketPlan},
 };
 use crate::{
-    clock::{ClockQuality, from_wire},
+    clock::{ClockQuality, Steps, from_wire},
     datapath::{Datagram, SendId, SentStamp},
     session::{Integrity, nic_stamp},
     wire::{
@@ -74,6 +75,9 @@ pub struct Ready {
 pub trait World {
     /// Reads both clocks.
     fn now(&mut self) -> Now;
+
+    /// Compares both clocks, so that a step of the second is seen.
+    fn look(&mut self) -> SystemLook;
 
     /// How good the clock of the stamps is; asked again whenever the last answer no longer [holds](ClockQuality::holds).
     fn clock_quality(&mut self) -> ClockQuality;
@@ -182,14 +186,16 @@ pub struct Engine<'a, W> {
     ids: Vec<Ids>,
     strays: Strays,
     heard: bool,
-    nic_clock: Option<Arc<dyn NicClock>>,
+    clocks: Clocks,
+    /// Something came since the last look.
+    unlooked: bool,
 }
 
 /// Packets sent between two looks at the sockets, so that a catch-up after a stall does not starve the receiving side.
 const SEND_BURST: usize = 32;
 /// How closely the ends of waits are kept.
 const GRAIN: Interval = Interval::from_nanos(5_000_000);
-/// How often a quiet loop looks at the stop flag.
+/// How often a quiet loop looks at the stop flag and at the clocks.
 const TICK: Interval = Interval::from_nanos(50_000_000);
 
 impl<'a, W: World> Engine<'a, W> {
@@ -213,13 +219,14 @@ impl<'a, W: World> Engine<'a, W> {
             ids: plan.bind.iter().map(|_| Ids::default()).collect(),
             strays: Strays::default(),
             heard: false,
-            nic_clock: None,
+            clocks: Clocks::default(),
+            unlooked: false,
         }
     }
 
     /// Takes the card's stamps into the samples; without its clock nobody knows what they mean.
     pub fn with_nic_clock(mut self, clock: Option<Arc<dyn NicClock>>) -> Self {
-        self.nic_clock = clock;
+        self.clocks = Clocks::with_nic(clock);
         self
     }
 
@@ -249,11 +256,13 @@ impl<'a, W: World> Engine<'a, W> {
                     drain_until = Some(self.world.now().monotonic + timeout);
                 }
             }
-            self.matching.expire(now.monotonic, watch);
+            self.look(now.monotonic);
+            self.matching.confirm(now.monotonic, &self.clocks, watch);
+            self.matching.expire(now.monotonic, &self.clocks, watch);
             watch.turn(now);
-            if let Some(until) = drain_until
-                && (now.monotonic >= until || self.matching.all_answered())
-            {
+            // Each of them waits for a bounded time.
+            let over = |until| now.monotonic >= until && !self.matching.is_confirming();
+            if drain_until.is_some_and(over) || drain_until.is_some() && self.matching.all_answered() {
                 break;
             }
             if self.terms.give_up_on_silence && !self.heard && now.monotonic >= started + timeout {
@@ -262,7 +271,8 @@ impl<'a, W: World> Engine<'a, W> {
             let slot = self.schedule.peek().filter(|_| drain_until.is_none()).map(|slot| slot.at.max(next_send));
             // The end of a wait for a reply or a stamp is not urgent: many are settled at one waking.
             let expiry = self.matching.next_expiry().map(|at| at.max(now.monotonic + GRAIN));
-            let other = [drain_until, expiry].into_iter().flatten().fold(now.monotonic + TICK, Time::min);
+            let drained = drain_until.filter(|until| *until > now.monotonic);
+            let other = [drained, expiry].into_iter().flatten().fold(now.monotonic + TICK, Time::min);
             let exact = self.terms.coalesce == Interval::ZERO;
             let until = match slot {
                 Some(slot) if slot <= other && exact => Until::Slot(slot),
@@ -279,7 +289,10 @@ impl<'a, W: World> Engine<'a, W> {
                 }
             }
         }
-        self.matching.finish(watch);
+        self.unlooked = true;
+        let now = self.world.now().monotonic;
+        self.look(now);
+        self.matching.finish(now, &self.clocks, watch);
         Ok(if self.heard { End::Done } else { End::Silence })
     }
 
@@ -291,6 +304,11 @@ impl<'a, W: World> Engine<'a, W> {
     /// What belonged to nobody.
     pub fn strays(&self) -> Strays {
         self.strays
+    }
+
+    /// How often the clocks were seen to step.
+    pub fn steps(&self) -> Steps {
+        self.clocks.steps()
     }
 
     /// Whether the schedule had more slots when the run ended.
@@ -349,9 +367,17 @@ impl<'a, W: World> Engine<'a, W> {
         }
     }
 
+    /// Looks at the clocks where something came since the last look, or where that was long ago.
+    fn look(&mut self, now: Time<Monotonic>) {
+        if std::mem::take(&mut self.unlooked) || self.clocks.looked().is_none_or(|looked| now - looked >= TICK) {
+            self.clocks.look(self.world.look());
+        }
+    }
+
     fn take(&mut self, ready: Ready, watch: &mut impl Watch) -> Result<(), (&'static str, io::Error)> {
-        let Self { world, matching, session_of, ids, strays, heard, terms, nic_clock, .. } = self;
-        let nic_clock = nic_clock.as_deref();
+        self.unlooked = true;
+        let Self { world, matching, session_of, ids, strays, heard, terms, clocks, .. } = self;
+        let nic_clock = clocks.nic();
         let socket = ready.socket;
         if ready.stamps {
             let ids = &mut ids[socket];
@@ -487,5 +513,5 @@ impl Ids {
 
 /// How long after its slot a packet can still change: until the wait for its reply has ended, and a moment for the loop itself.
 pub(super) fn settled_after(patience: Patience) -> Duration {
-    patience.timeout * 2 + Duration::from_secs(1)
+    patience.keep() + Duration::from_secs(1)
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use pathlab_record::{Interval, Monotonic, Time};
+use pathlab_xdp::clock::SystemLook;
 use pathlab_xdp::pacing::Spin;
 
 use super::{
@@ -133,6 +134,10 @@ impl<'a> Host<'a> {
 impl World for Host<'_> {
     fn now(&mut self) -> Now {
         Now { monotonic: monotonic_now(), realtime: realtime_now() }
+    }
+
+    fn look(&mut self) -> SystemLook {
+        SystemLook::take()
     }
 
     fn clock_quality(&mut self) -> ClockQuality {

@@ -37,6 +37,7 @@
 //! at which place of its host the reflector took its stamps, so that its socket's queue may count as wire.
 
 mod background;
+mod clocks;
 mod engine;
 mod error;
 mod fan;
@@ -64,6 +65,7 @@ mod sys;
 mod simulation;
 
 pub use background::Background;
+pub use clocks::Clocks;
 pub use engine::{End, Engine, Now, Ready, Strays, Terms, Until, Watch, World};
 pub use error::ProbeError;
 pub use fan::Fan;
@@ -75,7 +77,7 @@ pub use output::{Kept, Output, RunOutput};
 pub use pace::PacingReport;
 pub use packet::{Question, Shape};
 pub use pairs::{Difference, PairRow};
-pub use passage::{Departure, Ipdv, Passage, Reply};
+pub use passage::{Departure, Epochs, Ipdv, Passage, Reply};
 pub use pathlab_xdp::pacing::{Class, Pace, Pacing};
 pub use progress::Progress;
 pub use recorder::{MOST_HOSTS, Recorder, Recording};

@@ -17,7 +17,10 @@ use std::ops::Range;
 use pathlab_record::{ClockId, Planes, Stamp, Stamps};
 use serde::{Deserialize, Serialize};
 
-use super::hull::{LowerHull, Point};
+use super::{
+    hull::{LowerHull, Point},
+    passage::Epochs,
+};
 
 /// One round trip as far as both clocks are concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,13 +37,15 @@ pub(super) struct TwoClocks {
     pub(super) uncertainty: u64,
     /// The clocks of both ends: a change of either begins a new segment.
     pub(super) clocks: (ClockId, ClockId),
+    /// And so does a step of either that somebody saw.
+    pub(super) epochs: Epochs,
     /// Sum of both ends' Error Estimates, where both say that they are synchronised.
     pub(super) synchronised: Option<u64>,
 }
 
 impl TwoClocks {
     /// From the stamps of a round trip: of each end the outermost pair on one clock.
-    pub(super) fn of(stamps: &Stamps, synchronised: Option<u64>) -> Option<Self> {
+    pub(super) fn of(stamps: &Stamps, synchronised: Option<u64>, epochs: Epochs) -> Option<Self> {
         let inwards = |planes: &Planes| [planes.nic, planes.xdp, planes.kernel, planes.app].into_iter().flatten();
         let pair = |first: &Planes, second: &Planes| {
             let on_one_clock = |a: Stamp| Some((a, inwards(second).find(|b| b.clock() == a.clock())?));
@@ -56,6 +61,7 @@ impl TwoClocks {
             received: received.nanos(),
             uncertainty,
             clocks: (sent.clock(), reached.clock()),
+            epochs,
             synchronised,
         })
     }
@@ -200,11 +206,22 @@ pub(super) const BLOCK: usize = 32;
 const NO_STEP: i64 = 200_000;
 const DRIFT: f64 = 1e-4;
 
-/// Parts packets, in order of sending, where a clock was changed or stepped: the ranges between.
+/// Parts packets, in order of sending, where a clock was changed, was seen to step, or must have stepped: the ranges between.
+pub(super) fn ranges(packets: &[TwoClocks]) -> Vec<Range<usize>> {
+    let mut from = 0;
+    let mut parts = Vec::new();
+    for run in packets.chunk_by(|a, b| (a.clocks, a.epochs) == (b.clocks, b.epochs)) {
+        parts.extend(without_steps(run).into_iter().map(|range| from + range.start..from + range.end));
+        from += run.len();
+    }
+    parts
+}
+
+/// Parts packets of the same clocks at steps that nobody saw.
 ///
 /// A step moves the shortest forward difference and the longest return difference by the same amount, which no queue does: the
 /// blocks before and after are compared, and the one in between, in which it happened, belongs to no range.
-pub(super) fn ranges(packets: &[TwoClocks]) -> Vec<Range<usize>> {
+fn without_steps(packets: &[TwoClocks]) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let mut start = 0;
     let extremes = |block: &[TwoClocks]| {
@@ -229,17 +246,8 @@ pub(super) fn ranges(packets: &[TwoClocks]) -> Vec<Range<usize>> {
         }
     }
     ranges.push(start..packets.len());
-    ranges.into_iter().flat_map(|range| same_clocks(packets, range)).filter(|range| !range.is_empty()).collect()
-}
-
-fn same_clocks(packets: &[TwoClocks], range: Range<usize>) -> Vec<Range<usize>> {
-    let mut from = range.start;
-    let mut parts = Vec::new();
-    for run in packets[range].chunk_by(|a, b| a.clocks == b.clocks) {
-        parts.push(from..from + run.len());
-        from += run.len();
-    }
-    parts
+    ranges.retain(|range| !range.is_empty());
+    ranges
 }
 
 #[cfg(test)]
@@ -286,6 +294,7 @@ pub(super) mod tests {
                 received: EPOCH + returned + back,
                 uncertainty: 0,
                 clocks: (ClockId::Realtime, ClockId::Realtime),
+                epochs: Epochs::default(),
                 synchronised: None,
             };
             (packet, forward, back)
@@ -378,9 +387,18 @@ pub(super) mod tests {
         let app = |app| Planes { app: at(app, ClockId::Realtime), ..Planes::default() };
         let stamps =
             Stamps { a1: both(10, 110), a4: both(40, 140), b2: both(20, 220), b3: app(30), ..Stamps::default() };
-        let found = TwoClocks::of(&stamps, None).unwrap();
+        let found = TwoClocks::of(&stamps, None, Epochs::default()).unwrap();
         assert_eq!((found.sent, found.received, found.reached, found.returned), (110, 140, 20, 30));
         assert_eq!(found.clocks, (ClockId::Phc(0), ClockId::Realtime));
-        assert_eq!(TwoClocks::of(&Stamps { b2: Planes::default(), ..stamps }, None), None);
+        assert_eq!(TwoClocks::of(&Stamps { b2: Planes::default(), ..stamps }, None, Epochs::default()), None);
+    }
+
+    #[test]
+    fn a_step_that_was_seen_ends_a_segment_however_small_and_costs_no_packet() {
+        let truth = Truth { offset: 0, ppm: 0.0, forward: MS, back: MS, spread: 0, step: Some((100, 50 * US)) };
+        let mut packets: Vec<TwoClocks> = play(truth, 200, 3).into_iter().map(|(packet, ..)| packet).collect();
+        assert_eq!(ranges(&packets), [0..200], "nobody would know by the packets alone");
+        packets[100..].iter_mut().for_each(|packet| packet.epochs.reflector = Some(1));
+        assert_eq!(ranges(&packets), [0..100, 100..200]);
     }
 }

@@ -90,7 +90,8 @@ impl OneWay {
 
     /// Closes what is open but for the last `tail` packets, which take part in the hulls and wait for the next segment themselves.
     fn close(&mut self, tail: usize) {
-        self.open.sort_unstable_by_key(|packet| packet.sent);
+        // After a step back the probe's clock shows the same times again.
+        self.open.sort_unstable_by_key(|packet| (packet.epochs.probe, packet.sent));
         let end = self.open.len().saturating_sub(tail);
         let mut covered = 0;
         for range in ranges(&self.open) {

@@ -248,6 +248,7 @@ mod tests {
             rtt: Some(Interval::from_nanos(rtt)),
             rtt_app: None,
             synchronised: None,
+            epochs: Default::default(),
             ipdv: [None, None],
         }
     }

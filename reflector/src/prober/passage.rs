@@ -49,6 +49,17 @@ pub struct Passage {
     pub departure: Departure,
     /// How it came back.
     pub reply: Reply,
+    /// How often `CLOCK_REALTIME` of each end had been set by then, from anywhere; only what has the same number may be subtracted.
+    pub epochs: Epochs,
+}
+
+/// Which stretches without a step a round trip lies in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epochs {
+    /// Of the probe's clock.
+    pub probe: u64,
+    /// Of the reflector's clocks, where it tells.
+    pub reflector: Option<u32>,
 }
 
 impl Departure {
@@ -111,8 +122,13 @@ impl Passage {
 
     /// IP packet delay variation (RFC 3393) between two round trips of consecutive sequence numbers: magnitudes.
     ///
-    /// One plane is used for both packets, the kernel's where both have it, so that a missing stamp is not taken for variation.
-    pub fn ipdv(earlier: &Self, later: &Self) -> Ipdv {
+    /// One plane is used for both packets, the kernel's where both have it, so that a missing stamp is not taken for variation. `None`
+    /// where the probe's clock was set between the two; where the reflector's was, there is none one way.
+    pub fn ipdv(earlier: &Self, later: &Self) -> Option<Ipdv> {
+        if earlier.epochs.probe != later.epochs.probe {
+            return None;
+        }
+        let reflector_ran = earlier.epochs.reflector == later.epochs.reflector;
         let kernel_sent = earlier.departure.a1_kernel.zip(later.departure.a1_kernel);
         let (sent_earlier, sent_later) = kernel_sent.unwrap_or((earlier.departure.a1_app, later.departure.a1_app));
         let kernel_back = earlier.reply.a4_kernel.zip(later.reply.a4_kernel);
@@ -121,14 +137,15 @@ impl Passage {
         // Delay variation one way is a difference of differences, each within one host's clock: no synchronisation is needed.
         let sent = sent_later - sent_earlier;
         let back = back_later - back_earlier;
-        let spread = |earlier: Option<Stamp>, later: Option<Stamp>| later?.since(earlier?);
+        let spread =
+            |earlier: Option<Stamp>, later: Option<Stamp>| later?.since(earlier?).filter(|_| reflector_ran);
         let magnitude = |span: Interval| span.as_nanos().unsigned_abs();
-        Ipdv {
+        Some(Ipdv {
             slot: later.departure.a0,
             forward: spread(earlier.reply.b2, later.reply.b2).map(|received| magnitude(received - sent)),
             back: spread(earlier.reply.b3, later.reply.b3).map(|reflected| magnitude(back - reflected)),
             round_trip: magnitude(back - sent),
-        }
+        })
     }
 }
 

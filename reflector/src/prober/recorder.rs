@@ -215,8 +215,9 @@ impl<O: Output> Recorder<O> {
         (whole.row(self.sessions.len(), counts), groups, rows)
     }
 
+    /// The bin of a slot. Where the clock was set, a slot may lie in a bin that is closed: it goes into the first that is open.
     fn bin_of(&self, slot: Time<Realtime>) -> i64 {
-        slot.as_nanos().div_euclid(self.recording.bin.as_nanos() as i64)
+        slot.as_nanos().div_euclid(self.recording.bin.as_nanos() as i64).max(self.writing.0)
     }
 
     fn tally(&mut self, session: usize, slot: Time<Realtime>) -> &mut Tally {
@@ -332,7 +333,7 @@ impl<O: Output> Sink for Recorder<O> {
             telling.progress.settled(&settled);
         }
         if let (Outcome::Received, Some(host)) = (settled.outcome, self.sessions[session].host)
-            && let Some(clocks) = TwoClocks::of(&settled.stamps, settled.synchronised)
+            && let Some(clocks) = TwoClocks::of(&settled.stamps, settled.synchronised, settled.epochs)
         {
             self.one_way[host].1.push(clocks);
         }

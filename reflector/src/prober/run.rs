@@ -142,9 +142,7 @@ pub fn probe(
     let claim = Claim::take(options.pacing, (!options.coalesce.is_zero()).then_some("slots are sent together"))?;
     let skip_after =
         options.skip_after.unwrap_or(options.interval.clamp(Duration::from_millis(10), Duration::from_millis(100)));
-    let nic = options.nic_clock.is_some() && options.socket.nic_transmit_stamps.is_some();
-    let patience =
-        Patience { timeout: options.timeout, stamp: options.stamp_wait, nic, follow_up: options.follow_up_wait() };
+    let patience = options.patience();
     let terms = Terms {
         patience,
         shape: options.shape.clone(),
@@ -186,7 +184,7 @@ pub fn probe(
         silent.entry(session.target).or_insert((0, session.source_address())).0 += 1;
     }
     let slots_left = engine.slots_left();
-    let strays = engine.strays();
+    let (strays, steps) = (engine.strays(), engine.steps());
     let cpu_time = sys::thread_cpu_time() - cpu;
     let world = engine.into_world();
     let silent: Vec<SilentTarget> = silent
@@ -234,6 +232,7 @@ pub fn probe(
         one_way,
         pairs,
         strays,
+        steps,
         kernel_drops: world.kernel_drops(),
         hw_coverage: hw_coverage(options, &world),
         silent,
@@ -253,7 +252,20 @@ const FOLLOW_UP_WAIT: Duration = Duration::from_millis(100);
 /// From the last preparation to the first slot.
 const HEAD_START: Interval = Interval::from_nanos(5_000_000);
 
+/// How long stamps of the card wait for the comparison of its clock that confirms them: that comes four times a second.
+const CONFIRM: Duration = Duration::from_secs(2);
+
 impl ProbeOptions {
+    fn patience(&self) -> Patience {
+        Patience {
+            timeout: self.timeout,
+            stamp: self.stamp_wait,
+            nic: self.nic_clock.is_some() && self.socket.nic_transmit_stamps.is_some(),
+            follow_up: self.follow_up_wait(),
+            confirm: if self.nic_clock.is_some() { CONFIRM } else { Duration::ZERO },
+        }
+    }
+
     /// How long to wait for the reply that tells when the one before left: that comes an interval later, give or take its own delay.
     fn follow_up_wait(&self) -> Duration {
         let asks = self.shape.questions.iter().any(|asked| matches!(asked, Question::Stages | Question::FollowUp));
@@ -293,7 +305,7 @@ impl ProbeOptions {
         if self.recording.bin < Duration::from_millis(1) || self.recording.bin > Duration::from_secs(86_400) {
             return wrong("--bin", format!("{:?}", self.recording.bin), "possible are 1 ms to 1 day");
         }
-        let in_flight = 2 * self.timeout.as_nanos() * sessions.len() as u128 / self.interval.as_nanos();
+        let in_flight = self.patience().keep().as_nanos() * sessions.len() as u128 / self.interval.as_nanos();
         if in_flight > MOST_IN_FLIGHT {
             let limit =
                 format!("{in_flight} packets would be in flight, at most {MOST_IN_FLIGHT} may; shorten the timeout");

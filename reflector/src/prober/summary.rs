@@ -12,7 +12,7 @@ use super::{
     pace::PacingReport,
     pairs::PairRow,
 };
-use crate::HwCoverage;
+use crate::{HwCoverage, clock::Steps};
 
 /// Quantiles of one quantity in nanoseconds, each within 0.1 % (HdrHistogram, 3 digits).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +85,8 @@ pub struct Split {
     /// joined where a stamp was absent.
     #[serde(default)]
     pub inner: BTreeMap<String, Quantiles>,
-    /// Parts below zero, counted as zero above: clocks that were set during the packet's flight.
+    /// Parts below zero, counted as zero above: a clock of the reflector's host that was set during the packet's flight, or stamps that lie
+    /// closer together than their uncertainty.
     pub negative: u64,
 }
 
@@ -187,6 +188,9 @@ pub struct ProbeReport {
     pub pairs: Vec<PairRow>,
     /// Datagrams that belonged to nobody.
     pub strays: Strays,
+    /// How often this host's clocks were seen to step.
+    #[serde(default)]
+    pub steps: Steps,
     /// Datagrams that this host's kernel dropped at the probe's sockets.
     pub kernel_drops: u64,
     /// Where the card was asked for stamps, by point (`A1`, `A4`): how many packets got theirs.

@@ -1,9 +1,16 @@
 use super::*;
+use crate::prober::clocks::tests::even;
 
 #[test]
 fn sequence_numbers_wrap_without_a_trace() {
-    let patience =
-        Patience { timeout: Duration::from_millis(10), stamp: Duration::ZERO, nic: false, follow_up: Duration::ZERO };
+    let patience = Patience {
+        timeout: Duration::from_millis(10),
+        stamp: Duration::ZERO,
+        nic: false,
+        follow_up: Duration::ZERO,
+        confirm: Duration::ZERO,
+    };
+    let clocks = even();
     let mut matching = Matching::new(1, patience);
     let start = u32::MAX - 9;
     (matching.sessions[0].next_seq, matching.sessions[0].next_expected) = (start, start);
@@ -34,9 +41,10 @@ fn sequence_numbers_wrap_without_a_trace() {
             };
             assert!(matching.reply(0, now, reply, &mut sink));
         }
-        matching.expire(now, &mut sink);
+        matching.confirm(now, &clocks, &mut sink);
+        matching.expire(now, &clocks, &mut sink);
     }
-    matching.finish(&mut sink);
+    matching.finish(Time::from_nanos(at(40)), &clocks, &mut sink);
     let counts = *matching.counts(0);
     assert_eq!((counts.sent, counts.received, counts.reordered, counts.stale), (40, 34, 0, 0));
     assert_eq!((counts.lost_forward, counts.lost_return, counts.lost_unknown), (2, 4, 0));
