@@ -95,6 +95,18 @@ struct datagram {
 	bool trailer;			/* the frame goes on after the datagram */
 };
 
+/*
+ * A length as a header says it. Verifiers up to 6.12 at least know nothing of the result of a swap of 16 bits, and refuse to add it to a
+ * pointer; the compiler knows its range, and would leave out an "&" in C.
+ */
+static INLINE u32 length_of(be16 field)
+{
+	u64 length = be16_to_cpu(field);
+
+	asm("%0 &= 0xffff" : "+r"(length));
+	return length;
+}
+
 /* Network layer octets, as its header says them, against those of the frame. */
 static INLINE bool fits(struct datagram *d, void *network, u32 length, struct cursor *cursor)
 {
@@ -114,7 +126,7 @@ static INLINE bool parse_ipv4(struct cursor *cursor, struct datagram *d, u32 *le
 		return false;
 	if (ip->fragment & cpu_to_be16(FRAGMENT_MASK))
 		return false;
-	*length = be16_to_cpu(ip->total_length);
+	*length = length_of(ip->total_length);
 	if (*length < sizeof(*ip) || !fits(d, ip, *length, cursor))
 		return false;
 	*length -= sizeof(*ip);
@@ -130,7 +142,7 @@ static INLINE bool parse_ipv6(struct cursor *cursor, struct datagram *d, u32 *le
 		return false;
 	if (ip->next_header != PROTOCOL_UDP)
 		return false;
-	*length = be16_to_cpu(ip->payload_length);
+	*length = length_of(ip->payload_length);
 	if (!fits(d, ip, sizeof(*ip) + *length, cursor))
 		return false;
 	d->v6 = ip;

@@ -263,6 +263,34 @@ fn without_transmit_metadata_the_stamp_is_absent() {
     });
 }
 
+#[test]
+#[ignore = "for a kernel without metadata kfuncs: scripts/vm-test 6.1 xsk::before_metadata"]
+fn before_metadata_kfuncs_it_echoes_and_says_what_it_lacks() {
+    if !root_or_skip("before_metadata_kfuncs_it_echoes_and_says_what_it_lacks") {
+        return;
+    }
+    let pair = Pair::new();
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let (redirect, mut socket) = pair.near(|| reflector(mode, &copy()));
+        assert!(!redirect.asks_the_card() && !socket.tx_metadata());
+        let why = redirect.nic_stamps_refused().expect("a reason").to_string();
+        assert!(mode == XdpMode::Generic || why.contains("the kernel has no such functions (Linux 6.3)"), "{why}");
+        thread::scope(|scope| {
+            let pings = pair.spawn_far(scope, || ping(&[NEAR_V4, NEAR_V6], 1000));
+            let echoed = echo(&mut socket, 1000);
+            pings.join().expect("every datagram came back");
+            for record in echoed.records {
+                let record = record.expect("a record");
+                assert!(record.nic.is_none() && record.xdp.is_some(), "{record:?}");
+            }
+            assert!(echoed.stamps.iter().all(|(_, stamp)| stamp.is_none()));
+        });
+    }
+    let asked = RedirectConfig { nic_stamps: NicStamps::Require, ..redirect(XdpMode::Native) };
+    let refused = pair.near(|| Redirect::attach(NEAR, &asked)).expect_err("no metadata kfuncs");
+    assert!(matches!(refused, Error::DeviceBoundRefused { source: None, .. }), "{refused}");
+}
+
 /// Sends `count` datagrams to the near end without waiting for replies.
 fn flood(pair: &Pair, count: usize) {
     pair.far(|| {

@@ -1,0 +1,223 @@
+"""Runs tests in guests: which tests on which kernel, what each guest's words mean, and the sum of it all. See scripts/vm-test."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import guest
+from distribution import Compiler, Kernel, Suite, Tools, Unavailable
+from image import Image, Modules
+
+HERE = Path(__file__).parent
+TREE = HERE.parent.parent
+LOGS = TREE / "target" / "vm"
+PLAN = tomllib.loads((HERE / "plan.toml").read_text())
+
+
+class Usage(Exception):
+    """A wrong argument or a plan that no longer fits the tests."""
+
+
+@dataclass
+class Program:
+    """A test program that was built, and which of its tests to run."""
+
+    name: str
+    directory: str
+    path: str
+    tests: list = field(default_factory=list)
+
+    def listed(self, *options) -> list:
+        done = subprocess.run([self.path, "--list", "--format", "terse", *options], capture_output=True, text=True, check=True)
+        return [line.removesuffix(": test") for line in done.stdout.splitlines() if line.endswith(": test")]
+
+
+def programs(file: str) -> list:
+    """Those that scripts/test-programs.py lists."""
+    lines = subprocess.run([sys.executable, TREE / "scripts/test-programs.py", file], capture_output=True, text=True, check=True)
+    return [Program(*line.split("\t")) for line in lines.stdout.splitlines()]
+
+
+def select(built: list, wanted: list) -> list:
+    """The tests that are named, each with its program. Ignored ones only where nothing else is meant."""
+    chosen = {}
+    for name in wanted:
+        target, _, rest = name.partition("::")
+        found = [program for program in built if target in (program.name, program.name.split("/")[-1])]
+        if len(found) != 1:
+            names = ", ".join(sorted(program.name for program in found or built))
+            raise Usage(f"{target} is {'more than one' if found else 'no'} test program: {names}")
+        program = found[0]
+        matching = [test for test in program.listed() if rest in test]
+        ignored = set(program.listed("--ignored"))
+        tests = [test for test in matching if test not in ignored] or matching
+        if not tests:
+            raise Usage(f"{name} names no test; {program.name} has: {', '.join(program.listed())}")
+        into = chosen.setdefault(program.path, Program(program.name, program.directory, program.path))
+        into.tests += [test for test in tests if test not in into.tests]
+    return list(chosen.values())
+
+
+def without(left_out: list, chosen: list):
+    """Drops tests of the subset that are not worth their time in a guest."""
+    for name in left_out:
+        target, _, rest = name.partition("::")
+        for program in chosen:
+            if program.name.split("/")[-1] == target:
+                program.tests = [test for test in program.tests if rest not in test]
+
+
+def without_skipped(kernel: str, chosen: list) -> list:
+    """Leaves out what the plan says this kernel cannot; the (test, reason) of each."""
+    skipped = []
+    for entry in PLAN.get("skip", []):
+        for name in entry["tests"] if kernel in entry["kernels"] else []:
+            target, _, test = name.partition("::")
+            for program in chosen:
+                if program.name.split("/")[-1] != target:
+                    continue
+                if test not in program.listed():
+                    raise Usage(f"plan.toml skips {name}, which is no test")
+                if test in program.tests:
+                    program.tests.remove(test)
+                    skipped.append((name, entry["reason"]))
+    chosen[:] = [program for program in chosen if program.tests]
+    return skipped
+
+
+def image_of(kernel: Kernel, tools: Tools, chosen: list, script: str) -> Image:
+    image = Image()
+    image.console()
+    modules, absent = Modules(kernel).in_order(PLAN["guest"]["modules"])
+    if absent:
+        print(f"vm: {kernel.abi} has no {', '.join(absent)}", file=sys.stderr)
+    for name, content in modules:
+        image.file(f"/vm/modules/{name}.ko", content)
+    order = "".join(f"{name}\n" for name, _ in modules)
+    # The test NIC, for its own tests and for whoever looks around.
+    if kernel.name in PLAN["nic"]["kernels"] and (not chosen or any(program.name.endswith("/nic") for program in chosen)):
+        module = Compiler(kernel).build(TREE / PLAN["nic"]["sources"])
+        image.file("/vm/modules/testnic.ko", module)
+        order += f"testnic {PLAN['nic']['arguments']}\n"
+    image.file("/vm/modules/order", order.encode())
+    image.file("/init", (HERE / "init").read_bytes(), 0o755)
+    image.file("/vm/run", script.encode())
+    image.copy(tools.busybox(), "/vm/busybox")
+    for name in PLAN["guest"]["programs"]:
+        found = shutil.which(name)
+        if not found:
+            raise Unavailable(f"this machine has no {name}, which the guest's tests use")
+        image.program(Path(found).resolve(), f"/usr/bin/{name}")
+    image.link("/bin", "usr/bin")
+    for pattern in PLAN["guest"]["files"]:
+        for file in Path("/").glob(pattern.strip("/")):
+            image.copy(file)
+    for name, content in {"passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n", "group": "root:x:0:\nnogroup:x:65534:\n"}.items():
+        image.file(f"/etc/{name}", content.encode())
+    if chosen:
+        listed = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=TREE, capture_output=True, text=True, check=True)
+        for file in filter(None, listed.stdout.split("\0")):
+            if (TREE / file).is_file():
+                image.copy(TREE / file)
+    for program in chosen:
+        image.program(Path(program.path), strip=True)
+    # The command itself, where the tests of the root package run it from.
+    command = TREE / "target/debug/pathlab"
+    if command.exists() and (not chosen or any(Path(program.directory) == TREE for program in chosen)):
+        image.program(command, strip=True)
+        image.link("/usr/bin/pathlab", str(command))
+    return image
+
+
+def script_of(chosen: list, seconds: int, stream: bool) -> str:
+    lines = [f"stream={'1' if stream else ''}", (HERE / "run").read_text()]
+    for program in chosen:
+        options = ["--exact", "--include-ignored", *(["--nocapture"] if stream else [])]
+        words = ["run", program.name, program.directory, str(seconds), program.path, *options, *program.tests]
+        lines.append(shlex.join(words))
+    lines.append('sed "s/^/vm: /" "$PATHLAB_SKIPPED"')
+    return "\n".join(lines) + "\n"
+
+
+@dataclass
+class Sum:
+    passed: int = 0
+    failed: int = 0
+    skipped: list = field(default_factory=list)
+    broken: list = field(default_factory=list)
+
+    def judge(self, kernel: str, chosen: list, run: guest.Run):
+        """A program is good when it says so, when its exit code says so, and when it ran every test that it was to run."""
+        if not run.ended:
+            self.broken.append(f"{kernel}: {run.why_unfinished()}")
+        for program in chosen:
+            part = re.search(rf"^vm: begin {program.name}$(.*?)^vm: end {program.name} (\d+) ", run.text, re.MULTILINE | re.DOTALL)
+            # The last: a test that runs itself again in isolation prints one of its own.
+            results = re.findall(r"^test result: .*? (\d+) passed; (\d+) failed", part[1], re.MULTILINE) if part else []
+            result = results[-1] if results else None
+            passed, failed = map(int, result) if result else (0, len(program.tests))
+            self.passed, self.failed = self.passed + passed, self.failed + failed
+            if not result or part[2] != "0" or passed != len(program.tests):
+                self.broken.append(f"{kernel}: {program.name}: {passed} of {len(program.tests)} tests passed")
+        for line in re.findall(r"^vm: skipped: (.*)$", run.text, re.MULTILINE):
+            self.broken.append(f"{kernel}: skipped in the guest, which plan.toml does not list: {line}")
+
+
+def play(kernel: str, wanted: list, arguments, total: Sum):
+    """Runs tests, or a command, in one guest."""
+    named = bool(arguments.tests)
+    chosen = [] if arguments.command else select(programs(arguments.programs), wanted)
+    if not named and not arguments.whole:
+        without(PLAN["subset_without"], chosen)
+        alone = select(programs(arguments.programs), PLAN["subset_on"].get(kernel, []))
+        for extra in alone:
+            same = next((program for program in chosen if program.path == extra.path), None)
+            same.tests.extend(extra.tests) if same else chosen.append(extra)
+    skipped = [] if named else without_skipped(kernel, chosen)
+    total.skipped += [f"{kernel}: {test}: {reason}" for test, reason in skipped]
+    tools = Tools(Suite(PLAN["tools"]["suite"]))
+    stock = Kernel(kernel, Suite(PLAN["kernels"][kernel]["suite"]))
+    script = arguments.command + "\n" if arguments.command else script_of(chosen, arguments.seconds, named)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"{kernel}.log"
+    with tempfile.NamedTemporaryFile() as initramfs:
+        image_of(stock, tools, chosen, script).write(initramfs)
+        initramfs.flush()
+        # In a pipe too, whoever waits sees that it goes on.
+        watch = lambda line: print(line, end="", flush=True) if named or arguments.command or line.startswith("test result:") else None
+        run = guest.boot(
+            tools.qemu(), stock.image, Path(initramfs.name), log, arguments.seconds, cpu=PLAN["kernels"][kernel]["cpu"], watch=watch
+        )
+    before = len(total.broken)
+    total.judge(kernel, chosen, run)
+    if len(total.broken) > before and not named:
+        print(run.text)
+    boot = f"up after {run.boot_seconds():.1f} s" if run.boot_seconds() else "never up"
+    print(f"vm: {kernel} is {stock.abi}: {boot}, {run.seconds:.0f} s in all, log in {log}", file=sys.stderr)
+
+
+def main(arguments) -> int:
+    kernels = [arguments.kernel] if arguments.kernel else list(PLAN["kernels"])
+    if unknown := [kernel for kernel in kernels if kernel not in PLAN["kernels"]]:
+        raise Usage(f"no kernel {unknown[0]} in tests/vm/plan.toml, which has {', '.join(PLAN['kernels'])}")
+    total = Sum()
+    for kernel in kernels:
+        for _ in range(arguments.times):
+            wanted = arguments.tests or PLAN["whole" if arguments.whole else "subset"]
+            try:
+                play(kernel, wanted, arguments, total)
+            except Unavailable as error:
+                total.skipped.append(f"{kernel}: {len(wanted)} test programs in a guest: {error}")
+                break
+    for skip in total.skipped:
+        print(f"skipped: vm {skip}")
+    for broken in total.broken:
+        print(f"failed: vm {broken}")
+    print(f"vm result: {total.passed} passed; {total.failed} failed; {len(total.skipped)} skipped")
+    return 1 if total.broken else 0
