@@ -62,7 +62,7 @@ fn lab(scenario: &Scenario, test: &str) -> Lab {
 fn bind(namespace: &Namespace, address: &str) -> UdpSocket {
     let address: SocketAddr = address.parse().expect("address");
     let socket = namespace.run(|| UdpSocket::bind(address)).expect("enter").expect("bind");
-    socket.set_read_timeout(Some(Duration::from_millis(500))).expect("settable");
+    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("settable");
     socket
 }
 
@@ -74,8 +74,21 @@ struct Fate {
     delay: Option<Duration>,
 }
 
+/// Returns when every packet that waits in a queue of the lab now has left it.
+fn drained(lab: &Lab) {
+    let queues = || lab.queues().expect("statistics").into_iter().map(|(_, _, queue)| queue);
+    let marks: Vec<u32> = queues().map(|queue| queue.packets + queue.queued).collect();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !queues().zip(&marks).all(|(queue, mark)| queue.packets >= *mark) {
+        assert!(Instant::now() < deadline, "the queues stand still");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Sends to each of `targets` in turn, one datagram of `size` bytes every `interval`, and hears them at `ears`, which are bound to the targets' ports.
+#[allow(clippy::too_many_arguments, reason = "one experiment, called twice")]
 fn measure(
+    lab: &Lab,
     mouth: &[UdpSocket; 2],
     ears: Vec<UdpSocket>,
     targets: &[SocketAddr],
@@ -92,8 +105,17 @@ fn measure(
             thread::spawn(move || {
                 let mut heard = Vec::new();
                 let mut buffer = [0; 2048];
-                while !over.load(Ordering::Relaxed) {
-                    let Ok(length) = ear.recv(&mut buffer) else { continue };
+                loop {
+                    // Looked at before the socket: what was sent is in it by then.
+                    let last = over.load(Ordering::Relaxed);
+                    if last {
+                        ear.set_nonblocking(true).expect("settable");
+                    }
+                    let length = match ear.recv(&mut buffer) {
+                        Ok(length) => length,
+                        Err(_) if last => break,
+                        Err(_) => continue,
+                    };
                     let now = start.elapsed();
                     // The background load has another size.
                     if length == size {
@@ -116,7 +138,7 @@ fn measure(
         mouth[usize::from(to.is_ipv6())].send_to(&packet, to).expect("send");
         slot += interval;
     }
-    thread::sleep(Duration::from_millis(300));
+    drained(lab);
     over.store(true, Ordering::Relaxed);
     for (number, heard) in listeners.into_iter().flat_map(|listener| listener.join().expect("listener")) {
         fates[number].delay = Some(heard - fates[number].sent);
@@ -147,7 +169,8 @@ fn a_full_queue_delays_by_its_length_over_its_rate() {
     let start = Instant::now();
     let loads = lab.start_loads(start).expect("loads");
     let target = ["192.0.2.2:9".parse().expect("address")];
-    let fates = measure(&mouths, vec![ear], &target, 1451, Duration::from_millis(10), start, Duration::from_secs(4));
+    let fates =
+        measure(&lab, &mouths, vec![ear], &target, 1451, Duration::from_millis(10), start, Duration::from_secs(4));
     let sent: Vec<_> = loads.into_iter().map(|load| load.stop()).collect();
     let error = sent[0].sent as f64 * sent[0].frame as f64 * 8.0 / 20e6 / 4.3 - 1.0;
 
@@ -215,7 +238,7 @@ fn evening(variant: Option<&str>) {
     let targets: Vec<SocketAddr> = sessions.iter().map(|session| session.source).collect();
     let start = Instant::now();
     let loads = lab.start_loads(start).expect("loads");
-    let fates = measure(&mouths, ears, &targets, 44, Duration::from_micros(200), start, scenario.duration());
+    let fates = measure(&lab, &mouths, ears, &targets, 44, Duration::from_micros(200), start, scenario.duration());
     let sent: Vec<_> = loads.into_iter().map(|load| load.stop()).collect();
 
     let slow: Vec<usize> = (0..sessions.len()).filter(|index| !by_b(*index)).collect();
