@@ -19,6 +19,8 @@ pub(crate) enum Exit {
     Hold,
     /// Judged: RollBack.
     RollBack,
+    /// Nothing can be concluded from the run: the machine did not keep its times.
+    Invalid,
 }
 
 impl From<Exit> for ExitCode {
@@ -28,6 +30,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Hold => 3,
             Exit::RollBack => 4,
+            Exit::Invalid => 5,
         }
         .into()
     }

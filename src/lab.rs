@@ -2,6 +2,7 @@
 
 mod compare;
 mod played;
+mod real;
 
 use std::{ffi::OsStr, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 use pathlab_canary::Share;
 use pathlab_netlab::{
     Error,
+    engine::kernel::Player,
     lab::{self, Lab},
     scenario::Scenario,
     truth::Truth,
@@ -19,7 +21,7 @@ use pathlab_record::Run;
 use played::Play;
 pub(crate) use played::Played;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     Global,
@@ -47,8 +49,8 @@ enum Action {
         /// Seed of what the scenario leaves to chance
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
-        /// How to play it; `pathlab demo` plays its own scenario with real packets
-        #[arg(long, value_enum, default_value_t = Engine::Auto)]
+        /// How to play it; all but virtual need root and take the scenario's own time
+        #[arg(long, value_enum, default_value_t = Engine::Virtual)]
         engine: Engine,
         /// Share of the sessions whose replies take the canary arm, where the scenario has one
         #[arg(long, value_name = "SHARE")]
@@ -94,10 +96,26 @@ enum Action {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Engine {
-    /// The virtual engine
-    Auto,
     /// Discrete events without a packet: the same figures on every machine, and no privilege
     Virtual,
+    /// Real packets: each link by the kernel's qdiscs where it has them, else by the wire engine
+    Auto,
+    /// Real packets, and every link that does anything to them by our own router in user space
+    Wire,
+    /// Real packets, by the kernel's qdiscs or not at all
+    Kernel,
+}
+
+impl Engine {
+    /// Who plays the links of a lab; `None` where there is no lab.
+    fn player(self) -> Option<Player> {
+        match self {
+            Self::Virtual => None,
+            Self::Auto => Some(Player::Auto),
+            Self::Wire => Some(Player::Wire),
+            Self::Kernel => Some(Player::Kernel),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -128,12 +146,9 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
             }
         }
         Action::Run { which, seed, engine, share, out } => {
-            if engine == Engine::Auto {
-                info!("engine auto: virtual, whose figures are exact and the same everywhere");
-            }
             let scenario = which.load()?;
             let seed = seed.unwrap_or(scenario.seed);
-            return play(&Play { scenario: &scenario, seed, share }, out, global);
+            return play(&Play { scenario: &scenario, seed, share }, engine, out, global);
         }
         Action::Compare(args) => return compare::run(&args, global),
         Action::Up { which, name, seed } => {
@@ -167,19 +182,25 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn play(play: &Play<'_>, out: Option<PathBuf>, global: &Global) -> Result<Exit> {
+fn play(play: &Play<'_>, engine: Engine, out: Option<PathBuf>, global: &Global) -> Result<Exit> {
     play.check()?;
+    if engine != Engine::Virtual {
+        play.check_real()?;
+    }
     let started = Timestamp::now();
     let path = out.unwrap_or_else(|| run_directory::default_path("lab", started));
     let options = json!({
         "scenario": play.scenario.name,
         "seed": play.seed,
-        "engine": "virtual",
+        "engine": engine.to_possible_value().map(|value| value.get_name().to_owned()),
         "share": play.share.map(|share| share.to_string()),
     });
     let about = Run { options, host: host::facts(), clock: host::clock(), ..Run::new("lab", started) };
     let (mut directory, scrap) = run_directory::create(&path, &about)?;
-    let played = play.virtually();
+    let played = match engine.player() {
+        None => play.virtually(),
+        Some(player) => play.really(player, &path)?,
+    };
     let truth = Truth::of(play.scenario, play.seed);
     let run = report::lab::LabRun::new(&played);
     directory.artefact("truth.json", format!("{}\n", serde_json::to_string_pretty(&truth)?).as_bytes())?;
@@ -193,7 +214,11 @@ fn play(play: &Play<'_>, out: Option<PathBuf>, global: &Global) -> Result<Exit> 
         print!("{}", run.text());
         println!("\n{} injected faults in {}", truth.faults.len(), path.join("truth.json").display());
     }
-    Ok(if run.holds() { Exit::Done } else { Exit::Failed })
+    Ok(match (run.stands(), run.holds()) {
+        (false, _) => Exit::Invalid,
+        (true, true) => Exit::Done,
+        (true, false) => Exit::Failed,
+    })
 }
 
 fn list(global: &Global) -> Result<()> {

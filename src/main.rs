@@ -18,6 +18,7 @@ mod readiness;
 mod reflect;
 mod report;
 mod run_directory;
+mod stage;
 mod stop;
 mod timestamps;
 

@@ -73,9 +73,9 @@ impl<'a> Figures<'a> {
             }
             Metric::Ipdv(level) => quantile(self.ipdv(of).into_iter(), *level),
             Metric::Loss => share(self.probes(of).map(|probe| probe.rtt.is_none())),
-            Metric::LossForward => share(self.probes(of).map(|probe| probe.forward.is_none())),
+            Metric::LossForward => share(self.probes(of).filter_map(|probe| probe.arrived).map(|arrived| !arrived)),
             Metric::LossReturn => {
-                let arrived = self.probes(of).filter(|probe| probe.forward.is_some());
+                let arrived = self.probes(of).filter(|probe| probe.arrived == Some(true));
                 share(arrived.map(|probe| probe.rtt.is_none()))
             }
             Metric::Reordered => share(self.reordered(of).into_iter()),
@@ -206,6 +206,7 @@ mod tests {
         let probe = |session: usize, sent: u64, forward: Option<u64>, rtt: Option<u64>| Probed {
             session,
             sent: milliseconds(sent),
+            arrived: Some(forward.is_some()),
             forward: forward.map(milliseconds),
             rtt: rtt.map(milliseconds),
         };

@@ -3,6 +3,8 @@
 //! Every link, address, route and queue lives inside the lab's namespaces and goes with them, so namespaces and processes are all that a journal
 //! has to name. The namespaces carry the lab's id: labs side by side share nothing.
 
+mod way;
+
 use std::{
     ffi::OsStr,
     process::{Child, Command, ExitStatus},
@@ -25,6 +27,7 @@ use crate::{
     qdisc::QdiscStatistics,
     scenario::{Link, Node, Scenario},
     sysctl,
+    traffic::Traffic,
 };
 
 /// Verb of a lab's undo journal.
@@ -174,6 +177,27 @@ impl Lab {
                 Generator::start(self.namespace(&load.node)?, load, seed, start)
             })
             .collect()
+    }
+
+    /// Starts the scenario's games, bulks and path shifts; its time zero is `start`.
+    ///
+    /// # Errors
+    /// A socket or a thread that cannot be had.
+    pub fn start_traffic(&self, start: Instant) -> Result<Traffic> {
+        let mut traffic = Traffic::default();
+        for game in &self.scenario.games {
+            traffic.game(self.namespace(&game.node)?, game, start)?;
+        }
+        for bulk in &self.scenario.bulks {
+            traffic.bulk(self.namespace(&bulk.node)?, self.namespace(&bulk.receiver)?, bulk, start)?;
+        }
+        for shift in &self.scenario.shifts {
+            let node = self.scenario.node(&shift.node).into_iter();
+            let own = node.flat_map(|node| &node.routes).find(|route| route.to.network() == shift.to.network());
+            let own = own.expect("checked when the scenario was read");
+            traffic.shift(self.namespace(&shift.node)?, shift, own, start)?;
+        }
+        Ok(traffic)
     }
 
     /// Counters of every queue that the kernel plays, with its node and interface; those of the wire engine come with its grade.

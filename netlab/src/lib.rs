@@ -58,6 +58,7 @@ mod seeded;
 pub mod steal;
 mod sys;
 pub mod sysctl;
+pub mod traffic;
 pub mod truth;
 
 pub use error::{Error, Result};

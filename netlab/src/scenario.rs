@@ -340,16 +340,7 @@ impl Scenario {
     /// What of it no engine with real packets plays, in words; `None` where they play all.
     pub fn beyond_real_packets(&self) -> Option<String> {
         let ring = self.links.iter().flat_map(|link| &link.ends).find(|end| end.ring.is_some());
-        if let Some(end) = ring {
-            return Some(format!("{}:{} has a receive ring", end.node, end.dev));
-        }
-        if let Some(game) = self.games.first() {
-            return Some(format!("{} has a game", game.node));
-        }
-        if let Some(bulk) = self.bulks.first() {
-            return Some(format!("{} has the bulk {}", bulk.node, bulk.name));
-        }
-        self.shifts.first().map(|shift| format!("{} has the path shift {}", shift.node, shift.name))
+        ring.map(|end| format!("{}:{} has a receive ring", end.node, end.dev))
     }
 
     /// When the last window ends; zero without windows.

@@ -11,6 +11,7 @@ use std::{
 
 use pathlab_guard::{Process, privilege::root_or_skip};
 use pathlab_netlab::{
+    engine::kernel::Player,
     lab::{self, Lab},
     link::Route,
     netlink::Netlink,
@@ -26,24 +27,36 @@ fn demo() -> Scenario {
     Scenario::load("demo", None).expect("shipped")
 }
 
+/// Three nodes, and a router of the wire engine's for the delays and the fault of their links.
+fn faulty() -> Scenario {
+    Scenario::load("v6-fault", None).expect("shipped")
+}
+
 fn journals() -> usize {
     fs::read_dir(pathlab_guard::undo_dir()).map_or(0, Iterator::count)
 }
 
+/// Links of the kernel's queues and links of the wire engine by turns; `PATHLAB_LAB_CYCLES` sets how many, for the soak.
 #[test]
 fn twenty_cycles_leave_the_host_as_it_was() {
     if !isolated("twenty_cycles_leave_the_host_as_it_was") {
         return;
     }
+    let cycles = std::env::var("PATHLAB_LAB_CYCLES").map_or(20, |text| text.parse().expect("a number"));
     let before = host_state();
-    for _ in 0..20 {
-        let lab = Lab::up(&demo(), "cycle", 1).expect("up");
-        assert_eq!(netns::list().expect("list").len(), 4);
+    for cycle in 0..cycles {
+        let (scenario, player, namespaces) =
+            if cycle % 2 == 0 { (demo(), Player::Auto, 4) } else { (faulty(), Player::Wire, 4) };
+        let lab = Lab::up_played(&scenario, "cycle", 1, None, player).expect("up");
+        assert_eq!(netns::list().expect("list").len(), namespaces);
         let undone = lab.down().expect("down");
-        assert_eq!(undone.removed.len(), 4);
+        assert_eq!(undone.removed.len(), namespaces);
+        assert_eq!((journals(), netns::list().expect("list").len()), (0, 0), "cycle {cycle}");
     }
     assert_eq!(host_state(), before);
-    assert_eq!(journals(), 0);
+    let threads = fs::read_dir("/proc/self/task").expect("own threads").count();
+    let files = fs::read_dir("/proc/self/fd").expect("own descriptors").count();
+    assert!(threads < 8 && files < 32, "{threads} threads and {files} descriptors are left of {cycles} cycles");
 }
 
 #[test]
@@ -131,6 +144,103 @@ fn killed_in_any_phase_of_up_it_leaves_what_down_all_takes() {
         assert_eq!(host_state(), before, "killed at {namespaces} namespaces");
         assert_eq!(journals(), 0);
     }
+}
+
+#[test]
+fn killed_in_any_phase_with_the_wire_engine_it_leaves_what_down_all_takes() {
+    if !isolated("killed_in_any_phase_with_the_wire_engine_it_leaves_what_down_all_takes") {
+        return;
+    }
+    let before = host_state();
+    // Going up: its nodes one by one, its router, its links. Up: while it plays. Going down: when the first namespace is gone.
+    for (phase, namespaces) in [("up", 1), ("up", 3), ("up", 4), ("down", 4), ("down", 3), ("down", 1)] {
+        let mut child = helper("brings_a_wire_up_and_down", phase).spawn().expect("helper");
+        wait_until("the lab to come up", || netns::list().expect("list").len() >= namespaces.max(1));
+        if phase == "down" {
+            wait_until("the lab to go down", || netns::list().expect("list").len() <= namespaces);
+        }
+        child.kill().expect("kill");
+        child.wait().expect("reaped");
+        for (id, outcome) in lab::down_all() {
+            outcome.unwrap_or_else(|error| panic!("{id}: {error}"));
+        }
+        assert_eq!(host_state(), before, "killed going {phase} at {namespaces} namespaces");
+        assert_eq!(journals(), 0);
+    }
+}
+
+#[test]
+#[ignore = "the process that other tests kill"]
+fn brings_a_wire_up_and_down() {
+    loop {
+        let lab = Lab::up_played(&faulty(), "victim", 1, None, Player::Wire).expect("up");
+        if helper_argument() == "up" {
+            std::thread::park();
+        }
+        lab.down().expect("down");
+    }
+}
+
+#[test]
+fn a_wire_and_a_kernel_lab_side_by_side_do_not_touch() {
+    if !isolated("a_wire_and_a_kernel_lab_side_by_side_do_not_touch") {
+        return;
+    }
+    let before = host_state();
+    let wire = Lab::up_played(&faulty(), "wire", 1, None, Player::Wire).expect("up");
+    let kernel = Lab::up(&demo(), "kernel", 1).expect("up");
+    // The same addresses in both; each server hears its own clients only.
+    let ears = [&wire, &kernel].map(|lab| socket(lab.namespace("server").expect("node"), "203.0.113.10:862"));
+    for (lab, (own, other)) in [&wire, &kernel].into_iter().zip([(0, 1), (1, 0)]) {
+        let mouth = socket(lab.namespace("clients").expect("node"), "198.18.7.7:40000");
+        mouth.send_to(b"x", "203.0.113.10:862").expect("send");
+        ears[own].recv(&mut [0; 8]).expect("heard");
+        ears[other].set_nonblocking(true).expect("settable");
+        assert!(ears[other].recv(&mut [0; 8]).is_err());
+        ears[other].set_nonblocking(false).expect("settable");
+    }
+    wire.down().expect("down");
+    assert_eq!(netns::list().expect("list").len(), 4);
+    kernel.down().expect("down");
+    assert_eq!(host_state(), before);
+}
+
+#[test]
+fn a_link_that_the_kernel_cannot_play_is_refused_in_one_sentence() {
+    if !isolated("a_link_that_the_kernel_cannot_play_is_refused_in_one_sentence") {
+        return;
+    }
+    let up = |scenario: &Scenario| Lab::up_played(scenario, "kernel", 1, None, Player::Kernel).map(drop);
+    let fault = up(&faulty()).expect_err("a fault").to_string();
+    let why = "the kernel engine cannot play it:";
+    assert!(
+        fault.starts_with("isp:home: ")
+            || fault == format!("server:isp: {why} it has the fault v6 transit; use --engine wire, or auto"),
+        "{fault}"
+    );
+    let mut rfc = Scenario::load("evening", None).expect("shipped");
+    rfc.set(
+        "isp:home.queue=codel rfc8289, isp:home.delay=0s, clients:isp.delay=0s, isp:wan.delay=0s, server:isp.delay=0s",
+    )
+    .expect("a setting");
+    assert_eq!(
+        up(&rfc).expect_err("no kernel's").to_string(),
+        format!("isp:home: {why} no kernel has CoDel as in RFC 8289; use --engine wire, or auto")
+    );
+    rfc.set("isp:home.queue=codel").expect("a setting");
+    match up(&rfc) {
+        Ok(()) => eprintln!("this kernel has codel"),
+        Err(error) => assert_eq!(
+            error.to_string(),
+            format!("isp:home: {why} this kernel has no codel qdisc; use --engine wire, or auto")
+        ),
+    }
+    let ring = up(&Scenario::load("small-ring", None).expect("shipped")).expect_err("a ring").to_string();
+    assert_eq!(
+        ring,
+        "scenario small-ring: server:isp has a receive ring, which no engine with real packets plays; use `lab run --engine virtual`"
+    );
+    assert_eq!((journals(), netns::list().expect("list").len()), (0, 0));
 }
 
 #[test]

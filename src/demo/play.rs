@@ -6,28 +6,31 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use jiff::{Timestamp, civil::Date};
 use pathlab_canary::{Verdict, steer};
 use pathlab_netlab::{
     lab::{Lab, Running},
     load::Sent,
-    scenario::{Hop, Scenario, Window, WindowKind},
+    scenario::{Hop, Scenario, Session, Window, WindowKind},
 };
 use pathlab_record::{Arm, Head, Run, SessionKey};
 use pathlab_reflector::prober::ProbeReport;
 use pathlab_xdp::{XdpMode, XdpPass};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::split::Split;
-use crate::{canary, guardian, host, progress::Progress, readiness::Readiness, run_directory, stop::Interrupt};
+use crate::{
+    canary, guardian, host,
+    progress::Progress,
+    run_directory,
+    stage::{Stage, clients},
+    stop::Interrupt,
+};
 
-/// How long a verb may take until it serves.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// The port of the reflector in the driver, beside STAMP's own for the one in the socket.
 const DRIVER_PORT: u16 = 8862;
 /// The zone of the evenings.
@@ -69,17 +72,17 @@ pub(crate) fn play(
     let name = format!("demo-{}", std::process::id());
 
     progress.say("making namespaces, links and routes");
-    directory.artefact("clients.jsonl", clients(&scenario, seed).as_bytes())?;
+    directory.artefact("clients.jsonl", clients(&scenario.sessions(seed), labels).as_bytes())?;
     directory.artefact("seed", format!("{seed}\n").as_bytes())?;
     directory.artefact("canary.toml", experiment(&scenario, &name)?.as_bytes())?;
     let verb = guardian::verb();
     let verb: Vec<&OsStr> = verb.iter().map(AsRef::as_ref).collect();
     let mut lab = Lab::up_guarded(&scenario, &name, seed, &verb)?;
-    let mut stage = Stage { lab: &mut lab, out, stop, progress: &progress };
+    let mut scene = Scene { stage: Stage { lab: &mut lab, out, stop }, progress: &progress };
 
-    let _reflector = stage.serve("server", "reflect", &reflect_args(&scenario))?;
+    let _reflector = scene.stage.serve("server", "reflect", &reflect_args(&scenario))?;
     let zero = Instant::now();
-    let loads = stage.lab.start_loads(zero)?;
+    let loads = scene.stage.lab.start_loads(zero)?;
     // Written down before there are data, as in production.
     let experiment = canary::read_experiment(&out.join("canary.toml"))?;
     let plan = out.join("plan");
@@ -91,22 +94,22 @@ pub(crate) fn play(
     for (label, window) in labelled(&scenario) {
         if window.kind == WindowKind::Evening && steerer.is_none() {
             progress.say("steering a share of the sessions to transit B");
-            steerer = Some(stage.steer(&name)?);
+            steerer = Some(scene.steer(&name)?);
             directory.note(Timestamp::now(), Some("canary start"), "steering began")?;
         }
-        let (run, report) = stage.evening(&scenario, &label, window, zero)?;
+        let (run, report) = scene.evening(&scenario, &label, window, zero)?;
         packets += report.total.counts.sent;
         let head = pathlab_record::verify(&run)?.head;
         directory.note(Timestamp::now(), Some("probe"), &format!("{} is measured: {head}", window.name))?;
         runs.push(run);
     }
     progress.say("rolling back");
-    stage.verb("server", &["canary", "rollback", "-c", &stage.path("canary.toml")])?;
+    scene.stage.verb("server", &["canary", "rollback", "-c", &scene.stage.path("canary.toml")])?;
     drop(steerer);
     directory.note(Timestamp::now(), Some("canary rollback"), "every session is on control")?;
     let loads: Vec<Sent> = loads.into_iter().map(|load| load.stop()).collect();
 
-    let quiet = stage.quiet(&scenario)?;
+    let quiet = scene.quiet(&scenario)?;
     progress.say("judging");
     let planned = [runs.as_slice(), &[plan]].concat();
     let verdict = canary::verdict(&planned, &experiment)?;
@@ -132,15 +135,8 @@ fn labelled(scenario: &Scenario) -> impl Iterator<Item = (String, &Window)> {
     })
 }
 
-/// The sessions file of the probe.
-fn clients(scenario: &Scenario, seed: u64) -> String {
-    let line = |session: pathlab_netlab::scenario::Session| {
-        let labels = json!({ "isp": session.isp, "asn": session.asn });
-        json!({ "source": session.source.to_string(), "target": session.target.to_string(), "labels": labels })
-            .to_string()
-            + "\n"
-    };
-    scenario.sessions(seed).into_iter().map(line).collect()
+fn labels(_: usize, session: &Session) -> Value {
+    json!({ "isp": session.isp, "asn": session.asn })
 }
 
 /// `canary.toml` with the rules of production; only the windows are labelled instead of timed.
@@ -223,67 +219,20 @@ fn splits(
     Ok(splits)
 }
 
-/// Where the verbs run.
-struct Stage<'a> {
-    lab: &'a mut Lab,
-    out: &'a Path,
-    stop: &'a Interrupt,
+/// The demo on its stage.
+struct Scene<'a> {
+    stage: Stage<'a>,
     progress: &'a Progress,
 }
 
-impl Stage<'_> {
-    fn path(&self, name: &str) -> String {
-        self.out.join(name).display().to_string()
-    }
-
-    /// This program in a node, quiet but for warnings.
-    fn command(&self, node: &str) -> Result<Command> {
-        let mut command = self.lab.command(node, std::env::current_exe()?)?;
-        command.env("PATHLAB_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(command)
-    }
-
-    /// Starts a verb that serves, and waits until it does.
-    fn serve(&mut self, node: &str, verb: &str, args: &[String]) -> Result<Running> {
-        let readiness = Readiness::listen(&self.out.join(".ready"))?;
-        let mut command = self.command(node)?;
-        command.args(verb.split(' ')).args(args).env("NOTIFY_SOCKET", readiness.path());
-        let mut running = self.lab.spawn(command)?;
-        let gone = || !matches!(running.child().try_wait(), Ok(None));
-        if !readiness.wait(Instant::now() + PATIENCE, gone)? {
-            bail!("pathlab {verb} did not come up in {node}; its own words stand above");
-        }
-        Ok(running)
-    }
-
+impl Scene<'_> {
     fn steer(&mut self, name: &str) -> Result<Steerer> {
-        let (config, log) = (self.path("canary.toml"), self.path("steering"));
+        let (config, log) = (self.stage.path("canary.toml"), self.stage.path("steering"));
         let running = self
+            .stage
             .serve("server", "canary start", &["-c".to_owned(), config, "--out".to_owned(), log])
             .with_context(|| format!("steering {name}"))?;
         Ok(Steerer { name: name.to_owned(), running: Some(running) })
-    }
-
-    /// Runs a verb to its end.
-    fn verb(&mut self, node: &str, args: &[&str]) -> Result<()> {
-        let mut command = self.command(node)?;
-        command.args(args);
-        let mut running = self.lab.spawn(command)?;
-        loop {
-            self.check()?;
-            match running.child().try_wait()? {
-                Some(status) if status.success() => return Ok(()),
-                Some(_) => bail!("pathlab {} failed in {node}; its own words stand above", args.join(" ")),
-                None => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.stop.flag().load(std::sync::atomic::Ordering::Relaxed) {
-            bail!("interrupted; everything was taken down");
-        }
-        Ok(())
     }
 
     /// One window of the scenario, measured.
@@ -295,7 +244,7 @@ impl Stage<'_> {
         zero: Instant,
     ) -> Result<(PathBuf, ProbeReport)> {
         while zero.elapsed() < window.start {
-            self.check()?;
+            self.stage.check()?;
             std::thread::sleep(Duration::from_millis(20).min(window.start.saturating_sub(zero.elapsed())));
         }
         let probe = scenario.probe.as_ref().context("the scenario has no probe")?;
@@ -305,13 +254,13 @@ impl Stage<'_> {
             scenario.sessions(0).len(),
             window.end - window.start
         ));
-        let run = self.out.join(window.name.replace(' ', "-"));
-        let run = if label == "aa" { self.out.join("aa") } else { run };
+        let run = self.stage.out.join(window.name.replace(' ', "-"));
+        let run = if label == "aa" { self.stage.out.join("aa") } else { run };
         let interval = format!("{}ms", probe.interval.as_millis());
         let duration = format!("{}ms", window.end.saturating_sub(zero.elapsed()).as_millis());
-        let clients = self.path("clients.jsonl");
+        let clients = self.stage.path("clients.jsonl");
         let (out, window_label) = (run.display().to_string(), format!("window={label}"));
-        self.verb(
+        self.stage.verb(
             &probe.from,
             &[
                 "probe",
@@ -346,17 +295,17 @@ impl Stage<'_> {
             scenario.arms.as_ref().and_then(|arms| arms.control.v4.as_ref()).context("no IPv4 control path")?;
         // A veth end takes XDP_TX only while the other end runs an XDP program too.
         let (node, dev) = scenario.peer_of("server", &control.dev).context("the control path has no other end")?;
-        let _pass = self.lab.namespace(node)?.run(|| XdpPass::attach(dev, XdpMode::Auto))??;
+        let _pass = self.stage.lab.namespace(node)?.run(|| XdpPass::attach(dev, XdpMode::Auto))??;
         let driver = SocketAddr::new(target.ip(), DRIVER_PORT);
         let args = ["--datapath", "xdp", "--iface", &control.dev, "--listen", &driver.to_string()].map(str::to_owned);
-        let _reflector = self.serve("server", "reflect", &args)?;
+        let _reflector = self.stage.serve("server", "reflect", &args)?;
         let mut splits = Vec::new();
         for (name, target) in [("socket", *target), ("xdp", driver)] {
-            let run = self.out.join(format!("quiet-{name}"));
+            let run = self.stage.out.join(format!("quiet-{name}"));
             let (out, target) = (run.display().to_string(), target.to_string());
             let source =
                 scenario.isps.first().and_then(|isp| isp.prefixes.first()).context("no client prefix")?.to_string();
-            self.verb(
+            self.stage.verb(
                 &probe.from,
                 &[
                     "probe",

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use pathlab_canary::{KeyFrom, Share, bucket};
 use pathlab_netlab::{
-    engine::{Outcome, discrete},
+    engine::{Outcome, discrete, wire::WireGrade},
     expectation::Figures,
     scenario::{Scenario, Session},
 };
@@ -25,7 +25,20 @@ pub(crate) struct Played {
     pub(crate) seed: u64,
     pub(crate) sessions: Vec<Session>,
     pub(crate) outcome: Outcome,
+    pub(crate) grade: Grade,
     share: Option<Share>,
+}
+
+/// Who played it, and how well.
+pub(crate) struct Grade {
+    /// `virtual`, `wire`, or `kernel` where the wire engine had no part in it.
+    pub(crate) engine: &'static str,
+    /// Each link with who played it, where packets were real.
+    pub(crate) links: Vec<String>,
+    /// What the wire engine says of itself.
+    pub(crate) wire: Option<WireGrade>,
+    /// Why the run does not stand; nothing where it does.
+    pub(crate) objections: Vec<String>,
 }
 
 impl Play<'_> {
@@ -45,11 +58,17 @@ impl Play<'_> {
     pub(super) fn virtually(&self) -> Played {
         let Self { scenario, seed, share } = *self;
         let outcome = discrete::play(scenario, seed, |session| arm(seed, share, session) == Arm::Canary);
-        Played { scenario: scenario.clone(), seed, sessions: scenario.sessions(seed), outcome, share }
+        let grade = Grade { engine: "virtual", links: Vec::new(), wire: None, objections: Vec::new() };
+        Played::new(self, scenario.sessions(seed), outcome, grade)
     }
 }
 
 impl Played {
+    pub(super) fn new(play: &Play<'_>, sessions: Vec<Session>, outcome: Outcome, grade: Grade) -> Self {
+        let Play { scenario, seed, share } = *play;
+        Self { scenario: scenario.clone(), seed, sessions, outcome, grade, share }
+    }
+
     /// By which arm a session was answered.
     pub(crate) fn arm(&self, session: &Session) -> Arm {
         arm(self.seed, self.share, session)

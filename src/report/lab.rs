@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use pathlab_netlab::{
-    engine::LinkCount,
+    engine::{LinkCount, wire::WireGrade},
     expectation::{Checked, in_words},
     scenario::Metric,
 };
@@ -19,6 +19,14 @@ pub(crate) struct LabRun {
     scenario: String,
     seed: u64,
     engine: &'static str,
+    /// Each link with who played it, where packets were real.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    played: Vec<String>,
+    /// How well the wire engine kept its times.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wire: Option<Wire>,
+    /// Why nothing can be concluded from the run; empty where it stands.
+    objections: Vec<String>,
     duration_ns: u64,
     groups: Vec<Group>,
     links: Vec<Link>,
@@ -46,10 +54,18 @@ struct Group {
 }
 
 #[derive(Serialize)]
+struct Wire {
+    release_error_p50_ns: Option<u64>,
+    release_error_p99_ns: Option<u64>,
+    overslept_p99_ns: Option<u64>,
+    scheduler: String,
+}
+
+#[derive(Serialize)]
 struct Bulk {
     name: String,
     goodput_bits: Option<f64>,
-    retransmitted: u64,
+    retransmitted: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -128,7 +144,10 @@ impl LabRun {
         Self {
             scenario: scenario.name.clone(),
             seed: *seed,
-            engine: "virtual",
+            engine: played.grade.engine,
+            played: played.grade.links.clone(),
+            wire: played.grade.wire.as_ref().map(Wire::of),
+            objections: played.grade.objections.clone(),
             duration_ns: nanoseconds(scenario.duration()),
             groups: groups.into_iter().map(group).collect(),
             links: outcome.links.iter().map(link).collect(),
@@ -138,6 +157,11 @@ impl LabRun {
             expectations: figures.check().iter().map(Expected::of).collect(),
             outcome_sha256: Digest::of(outcome.to_text().as_bytes()),
         }
+    }
+
+    /// Whether anything can be concluded from it.
+    pub(crate) fn stands(&self) -> bool {
+        self.objections.is_empty()
     }
 
     /// Whether all that the scenario expects holds.
@@ -172,19 +196,49 @@ impl LabRun {
         }
         let bulk = |bulk: &Bulk| {
             let goodput = bulk.goodput_bits.map_or_else(|| "-".into(), |bits| format!("{:.2} Mbit/s", bits / 1e6));
-            format!("\n{}: {goodput}, {} segments sent again\n", bulk.name, bulk.retransmitted)
+            let again =
+                bulk.retransmitted.map_or_else(String::new, |segments| format!(", {segments} segments sent again"));
+            format!("\n{}: {goodput}{again}\n", bulk.name)
         };
         let bulks: String = self.bulks.iter().map(bulk).collect();
+        let engines: String = self.played.iter().map(|link| format!("  {link}\n")).collect();
+        let engines = self.wire.iter().fold(engines, |text, wire| text + &wire.text());
+        let invalid: String = self.objections.iter().map(|objection| format!("INVALID  {objection}\n")).collect();
         let expectations: String = self.expectations.iter().map(Expected::text).collect();
         let unroutable = match self.unroutable {
             0 => String::new(),
             packets => format!("\n{packets} packets had no way: some node lacks a route\n"),
         };
         format!(
-            "{}, virtual engine, seed {}, {} of its time\n\nround trips, and their halves\n{table}\n{links}{bulks}{unroutable}{expectations}\n",
+            "{}, {} engine, seed {}, {} of its time\n{engines}\nround trips, and their halves\n{table}\n{links}{bulks}{unroutable}{expectations}\n{invalid}",
             self.scenario,
+            self.engine,
             self.seed,
             span(self.duration_ns),
+        )
+    }
+}
+
+impl Wire {
+    fn of(grade: &WireGrade) -> Self {
+        let mut error = SparseHistogram::new();
+        grade.directions.iter().for_each(|direction| error.merge(&direction.error));
+        Self {
+            release_error_p50_ns: error.quantile(0.5),
+            release_error_p99_ns: error.quantile(0.99),
+            overslept_p99_ns: grade.overslept.quantile(0.99),
+            scheduler: grade.scheduler.clone(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let time = |time: Option<u64>| time.map_or_else(|| "-".into(), span);
+        format!(
+            "  frames left {} (p50), {} (p99) after they were due; sleeps ended {} (p99) late; {}\n",
+            time(self.release_error_p50_ns),
+            time(self.release_error_p99_ns),
+            time(self.overslept_p99_ns),
+            self.scheduler
         )
     }
 }

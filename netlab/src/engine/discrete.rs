@@ -197,7 +197,8 @@ impl Run<'_> {
         self.outcome.links = self.network.counts();
         for Connection { bulk, sender, .. } in &self.connections {
             let name = &self.scenario.bulks[*bulk].name;
-            self.outcome.bulks.entry(name.clone()).or_default().retransmitted += sender.retransmitted;
+            let count = self.outcome.bulks.entry(name.clone()).or_default();
+            count.retransmitted = Some(count.retransmitted.unwrap_or(0) + sender.retransmitted);
         }
         self.outcome.ways = (0..self.sessions.len()).map(|session| self.way(session)).collect();
         self.outcome
@@ -219,7 +220,7 @@ impl Run<'_> {
         let Session { source, target, .. } = &self.sessions[session];
         let tuple = Tuple { from: source.ip(), to: target.ip(), ports: (source.port(), target.port()) };
         let probe = self.outcome.probes.len();
-        self.outcome.probes.push(Probed { session, sent: now, forward: None, rtt: None });
+        self.outcome.probes.push(Probed { session, sent: now, arrived: Some(false), forward: None, rtt: None });
         let from = self.network.node(&about.from);
         self.launch(now, from, Flight::new(Kind::Request { probe, session }, tuple, STAMP_FRAME, session as u64));
         self.schedule(now + about.interval, Event::Slot(session));
@@ -367,8 +368,8 @@ impl Run<'_> {
     fn take(&mut self, now: Duration, node: usize, flight: Flight) {
         match flight.kind {
             Kind::Request { probe, session } => {
-                let Probed { sent, forward, .. } = &mut self.outcome.probes[probe];
-                *forward = Some(now - *sent);
+                let Probed { sent, arrived, forward, .. } = &mut self.outcome.probes[probe];
+                (*arrived, *forward) = (Some(true), Some(now - *sent));
                 let tuple = back(flight.tuple);
                 let by = if self.on_canary[session] { self.network.canary(node, tuple.to) } else { None };
                 self.launch_by(now, node, Flight { kind: Kind::Reply { probe }, tuple, ttl: 64, ..flight }, by);

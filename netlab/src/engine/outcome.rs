@@ -9,7 +9,9 @@ pub struct Probed {
     pub session: usize,
     /// When it was sent, from the start of the run.
     pub sent: Duration,
-    /// Until it reached the reflector; `None` where it did not.
+    /// Whether it reached the reflector; `None` where nobody knows.
+    pub arrived: Option<bool>,
+    /// Until it reached the reflector; `None` where it did not, or its stamp was lost with the reply.
     pub forward: Option<Duration>,
     /// Until its reply came back; `None` where request or reply was lost.
     pub rtt: Option<Duration>,
@@ -37,8 +39,8 @@ pub struct LinkCount {
 pub struct BulkCount {
     /// Bytes of payload that its receivers got in order, by tenths of a second from the start of the run; those without any are left out.
     pub received: BTreeMap<u64, u64>,
-    /// Segments sent more than once.
-    pub retransmitted: u64,
+    /// Segments sent more than once; absent where TCP is the kernel's.
+    pub retransmitted: Option<u64>,
 }
 
 impl BulkCount {
@@ -79,13 +81,19 @@ impl Outcome {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let span = |span: Option<Duration>| span.map_or_else(|| "-".to_owned(), |span| span.as_nanos().to_string());
-        for Probed { session, sent, forward, rtt } in &self.probes {
-            let _ = writeln!(text, "probe {session} {} {} {}", sent.as_nanos(), span(*forward), span(*rtt));
+        for Probed { session, sent, arrived, forward, rtt } in &self.probes {
+            let forward = match (arrived, forward) {
+                (_, Some(forward)) => forward.as_nanos().to_string(),
+                (Some(false), None) => "-".to_owned(),
+                (_, None) => "?".to_owned(),
+            };
+            let _ = writeln!(text, "probe {session} {} {forward} {}", sent.as_nanos(), span(*rtt));
         }
         for ((node, dev), LinkCount { sent, overflowed, dropped, marked, lost, missed }) in &self.links {
             let _ = writeln!(text, "link {node}:{dev} {sent} {overflowed} {dropped} {marked} {lost} {missed}");
         }
         for (name, BulkCount { received, retransmitted }) in &self.bulks {
+            let retransmitted = retransmitted.map_or_else(|| "-".to_owned(), |segments| segments.to_string());
             let _ = writeln!(text, "bulk {name} {retransmitted} {received:?}");
         }
         for (session, way) in self.ways.iter().enumerate() {

@@ -48,7 +48,7 @@ pub enum Metric {
     Ipdv(f64),
     /// Share of packets without a reply.
     Loss,
-    /// Share of packets that did not reach the reflector.
+    /// Share of packets that did not reach the reflector; those of which nobody knows, the last ones of a session, are left out.
     LossForward,
     /// Share of the packets that reached the reflector whose reply did not come back.
     LossReturn,

@@ -6,6 +6,9 @@ use pathlab_record::SparseHistogram;
 
 use crate::engine::LinkCount;
 
+/// Frames of a direction without which its times are not judged.
+const FEWEST: u64 = 20;
+
 /// How far a run may stray from what its scenario says and still stand.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
@@ -66,8 +69,13 @@ impl WireGrade {
         let mut objections = Vec::new();
         for direction in &self.directions {
             let place = format!("{}:{}", direction.node, direction.dev);
-            let late =
-                direction.error.quantile(0.99).map(Duration::from_nanos).filter(|late| *late > tolerance.release);
+            // A direction on which only the kernel has announced itself tells nothing by its percentiles.
+            let enough = direction.error.count() >= FEWEST;
+            let late = direction
+                .error
+                .quantile(0.99)
+                .map(Duration::from_nanos)
+                .filter(|late| enough && *late > tolerance.release);
             if let Some(late) = late {
                 let allowed = tolerance.release;
                 objections.push(format!(
