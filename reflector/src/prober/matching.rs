@@ -18,11 +18,11 @@ use std::{collections::VecDeque, time::Duration};
 use pathlab_record::{Interval, Monotonic, Outcome, Realtime, Stamp, Time};
 use pathlab_xdp::clock::Vouch;
 
+use self::session::{Answer, Flight, Session, State, Wants};
 pub use self::{
     counts::Counts,
     settled::{Settled, Sink},
 };
-use self::session::{Answer, Flight, Session, State, Wants};
 use super::{
     clocks::{Clocks, Ran},
     inside::{FollowUp, Inside},

@@ -137,8 +137,7 @@ impl Passage {
         // Delay variation one way is a difference of differences, each within one host's clock: no synchronisation is needed.
         let sent = sent_later - sent_earlier;
         let back = back_later - back_earlier;
-        let spread =
-            |earlier: Option<Stamp>, later: Option<Stamp>| later?.since(earlier?).filter(|_| reflector_ran);
+        let spread = |earlier: Option<Stamp>, later: Option<Stamp>| later?.since(earlier?).filter(|_| reflector_ran);
         let magnitude = |span: Interval| span.as_nanos().unsigned_abs();
         Some(Ipdv {
             slot: later.departure.a0,

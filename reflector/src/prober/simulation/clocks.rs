@@ -53,9 +53,13 @@ fn run(seed: u64, set: Set) -> Run {
         follow_up: Duration::from_millis(110),
         confirm: Duration::from_secs(2),
     };
-    let schedule =
-        Schedule::new(Time::from_nanos(BEGIN + MS), Duration::from_nanos(INTERVAL as u64), 1, Duration::from_millis(30))
-            .until_count(((LENGTH * 1000 * MS - BEGIN) / INTERVAL) as u64);
+    let schedule = Schedule::new(
+        Time::from_nanos(BEGIN + MS),
+        Duration::from_nanos(INTERVAL as u64),
+        1,
+        Duration::from_millis(30),
+    )
+    .until_count(((LENGTH * 1000 * MS - BEGIN) / INTERVAL) as u64);
     let terms = Terms {
         patience,
         shape: Shape { questions: vec![Question::Stages], ..Shape::default() },
@@ -69,8 +73,7 @@ fn run(seed: u64, set: Set) -> Run {
     let mut recorder = Recorder::new(&specs, &[specs[0].source], patience, recording, &mut kept);
     let nic_clock = hosts[0].card.clone().map(|card| card as std::sync::Arc<dyn NicClock>);
     let world = TwoHosts::new(hosts, seed, &specs[0]);
-    let mut engine =
-        Engine::new(world, &specs, &SocketPlan::new(&specs), schedule, terms).with_nic_clock(nic_clock);
+    let mut engine = Engine::new(world, &specs, &SocketPlan::new(&specs), schedule, terms).with_nic_clock(nic_clock);
     assert_eq!(engine.run(&mut recorder).expect("no failing system calls"), End::Done);
     recorder.close();
     let (row, ..) = recorder.rows(engine.matching());
@@ -111,7 +114,12 @@ impl Sum {
             if off > ledger.uncertainty {
                 self.wrong += 1;
                 self.first.get_or_insert_with(|| {
-                    format!("seed {seed}, packet {}: off by {off}, stated {}; {truth:?} {sample:?} {:?}", sample.seq, ledger.uncertainty, run.hosts.each_ref().map(|host| (&host.system, host.card.as_ref().map(|card| &card.clock))))
+                    format!(
+                        "seed {seed}, packet {}: off by {off}, stated {}; {truth:?} {sample:?} {:?}",
+                        sample.seq,
+                        ledger.uncertainty,
+                        run.hosts.each_ref().map(|host| (&host.system, host.card.as_ref().map(|card| &card.clock)))
+                    )
                 });
             }
         }
