@@ -195,7 +195,7 @@ fn play(play: &Play<'_>, engine: Engine, out: Option<PathBuf>, global: &Global) 
         "engine": engine.to_possible_value().map(|value| value.get_name().to_owned()),
         "share": play.share.map(|share| share.to_string()),
     });
-    let about = Run { options, host: host::facts(), clock: host::clock(), ..Run::new("lab", started) };
+    let about = Run { options, host: host::facts(), clock: host::clock(None), ..Run::new("lab", started) };
     let (mut directory, scrap) = run_directory::create(&path, &about)?;
     let played = match engine.player() {
         None => play.virtually(),

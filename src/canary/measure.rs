@@ -60,7 +60,7 @@ pub(super) fn measure(experiment: &Experiment, options: MeasureOptions, global: 
     let about = Run {
         options: json!({ "experiment": experiment, "duration_s": options.duration.map(|span| span.as_secs_f64()) }),
         host: host::facts(),
-        clock: host::clock(),
+        clock: host::clock(None),
         labels: labels.clone(),
         ..Run::new("canary measure", started)
     };
