@@ -4,6 +4,7 @@
 //! stamps. How far that clock is from UTC enters one-way delay alone, by way of the [`ErrorEstimate`] in each packet.
 
 mod steps;
+mod unconfirmed;
 
 use std::{io, sync::OnceLock};
 
@@ -15,6 +16,10 @@ use pathlab_xdp::{
 use serde::Serialize;
 
 pub use self::steps::Steps;
+pub(crate) use self::{
+    steps::{StepWatch, is_in_doubt, nothing_known},
+    unconfirmed::Unconfirmed,
+};
 use crate::{
     sys,
     wire::{ErrorEstimate, WireTime},

@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Time};
-use pathlab_xdp::NicClock;
+use pathlab_record::{ClockId, Interval, Monotonic, Plane, Planes, Realtime, Time};
+use pathlab_xdp::{NicClock, clock::SystemLook};
 
 use crate::{
     Error,
-    clock::{ClockQuality, monotonic_now, realtime_now, software},
+    clock::{ClockQuality, StepWatch, Unconfirmed, monotonic_now, nothing_known, realtime_now, software},
     datapath::{Datagram, Outgoing, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
     metrics::Metrics,
     places::{Place, Places},
@@ -95,6 +95,8 @@ struct Desk {
     nic_received: u64,
     nic_departed: u64,
     clock_steps: u64,
+    steps: StepWatch,
+    unconfirmed: Unconfirmed,
     residence: Spans,
     departure: Spans,
     places: Places,
@@ -138,6 +140,8 @@ impl Reflector {
             nic_received: 0,
             nic_departed: 0,
             clock_steps: 0,
+            steps: StepWatch::default(),
+            unconfirmed: Unconfirmed::default(),
             residence: Spans::new(),
             departure: Spans::new(),
             places: Places::default(),
@@ -204,6 +208,8 @@ impl Reflector {
             nic_received: desk.nic_received,
             hw_coverage: self.hw_coverage(),
             clock_steps: desk.clock_steps,
+            steps: desk.steps.steps(),
+            nic_void: desk.nic_clock.as_ref().map(|_| desk.unconfirmed.void()),
             undelivered: self.ports.iter().map(|port| port.socket.undelivered_total()).sum(),
             residence: desk.residence.quantiles(),
             departure: desk.departure.quantiles(),
@@ -249,6 +255,7 @@ impl Port {
             if received == 0 {
                 break;
             }
+            desk.look();
         }
         Ok(())
     }
@@ -257,10 +264,31 @@ impl Port {
 impl Desk {
     /// Asks how good the clock is; how long the answer holds.
     fn measure_clock(&mut self) -> Interval {
+        self.watch_steps();
         self.clock = ClockQuality::measure().ok();
         let clock = self.clock.unwrap_or(ClockQuality::UNKNOWN);
-        self.session.set_error_estimate(clock.error_estimate_of(self.nic_clock.as_deref()));
+        self.session.set_error_estimate(if self.steps.in_doubt(monotonic_now()) {
+            nothing_known()
+        } else {
+            clock.error_estimate_of(self.nic_clock.as_deref())
+        });
         clock.holds()
+    }
+
+    /// Looks at the clocks after a batch, so that the next replies say so where one has stepped.
+    fn look(&mut self) {
+        if self.watch_steps() {
+            self.session.set_error_estimate(nothing_known());
+        }
+    }
+
+    fn watch_steps(&mut self) -> bool {
+        let look = SystemLook::take();
+        let card = self.nic_clock.as_deref();
+        if let Some(card) = card {
+            self.unconfirmed.settle(look.monotonic, |from, to| card.vouch(from, to));
+        }
+        self.steps.observe(look, card.map(|card| card.assurance().steps))
     }
 
     /// A reply has left, as the error queue tells.
@@ -293,6 +321,9 @@ impl Desk {
     ) {
         self.nic_received += u64::from(datagram.nic.is_some());
         let nic = datagram.nic.and_then(|nic| nic_stamp(nic, self.nic_clock.as_deref()));
+        if nic.is_some_and(|nic| nic.clock() == ClockId::Realtime) {
+            self.unconfirmed.add(now);
+        }
         let kernel = datagram.kernel.map(|time| software(time).into());
         let arrival = Arrival::new(software(datagram.app), Planes { kernel, nic, ..Planes::default() });
         let request = Request {

@@ -7,7 +7,7 @@ use pathlab_record::{Interval, Plane};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::ClockQuality,
+    clock::{ClockQuality, Steps},
     datapath::SlotCounts,
     places::{Place, Stages},
 };
@@ -33,6 +33,12 @@ pub struct ReflectorReport {
     pub received_on: BTreeMap<Plane, u64>,
     /// Replies whose B3 was before their B2: the clock was stepped. They are in no histogram.
     pub clock_steps: u64,
+    /// How often this host's clocks were seen to step; for two seconds after each, replies claim nothing of them.
+    pub steps: Steps,
+    /// Of the arrivals that the card stamped and that were told in UTC, those whose stamp was void, because a clock had stepped since it was last
+    /// compared. Absent where nothing is told by a card's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nic_void: Option<u64>,
     /// Replies by the plane of the stamp that came back of their departure: `kernel` is software, also where AF_XDP gave it in copy
     /// mode. Replies without one are missing here.
     pub sent_on: BTreeMap<Plane, u64>,

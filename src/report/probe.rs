@@ -94,6 +94,13 @@ fn spoilt(report: &ProbeReport) -> String {
             counts.nic_void, counts.nic_unconfirmed,
         );
     }
+    if counts.reflector_nic_void > 0 {
+        let _ = writeln!(
+            text,
+            "the reflector's clocks stepped: the stamps of its card are left out for {} packets",
+            counts.reflector_nic_void,
+        );
+    }
     text
 }
 

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use pathlab_record::{Interval, Plane};
-use pathlab_xdp::{AttachedMode, Counter, XdpReflector, XdpReflectorConfig};
+use pathlab_xdp::{AttachedMode, Counter, XdpReflector, XdpReflectorConfig, clock::SystemLook};
 
 use crate::{
     Error, ReflectorReport, Stop,
-    clock::{ClockQuality, monotonic_now},
+    clock::{ClockQuality, StepWatch, monotonic_now, nothing_known},
     session::Reason,
     sys,
 };
@@ -25,6 +25,7 @@ pub struct DriverReflector {
     reflector: XdpReflector,
     listen: String,
     clock: Option<ClockQuality>,
+    steps: StepWatch,
 }
 
 impl DriverReflector {
@@ -36,7 +37,7 @@ impl DriverReflector {
         let clock = ClockQuality::measure().ok();
         let error_estimate = clock.map_or(config.error_estimate, |clock| clock.error_estimate().bits());
         let reflector = XdpReflector::attach(interface, &XdpReflectorConfig { error_estimate, ..config.clone() })?;
-        Ok(Self { reflector, listen: format!("{interface}:{}", config.port), clock })
+        Ok(Self { reflector, listen: format!("{interface}:{}", config.port), clock, steps: StepWatch::default() })
     }
 
     /// Whether the driver itself runs it, or the stack on its behalf.
@@ -63,9 +64,12 @@ impl DriverReflector {
             if polled[0].is_ready() {
                 return Ok(());
             }
+            self.steps.observe(SystemLook::take(), None);
             if let Ok(clock) = ClockQuality::measure() {
                 self.clock = Some(clock);
-                self.reflector.update_clock(clock.error_estimate().bits())?;
+                let doubt = self.steps.in_doubt(monotonic_now());
+                let estimate = if doubt { nothing_known() } else { clock.error_estimate() };
+                self.reflector.update_clock(estimate.bits())?;
             }
             if monotonic_now() < addresses_due {
                 continue;
@@ -101,6 +105,8 @@ impl DriverReflector {
             nic_received: 0,
             hw_coverage: Default::default(),
             clock_steps: 0,
+            steps: self.steps.steps(),
+            nic_void: None,
             undelivered: 0,
             residence: None,
             departure: None,

@@ -70,6 +70,16 @@ impl Collector for Account {
         families.datagrams("undelivered", undelivered, report.undelivered)?;
         let steps = "Replies whose B3 was before their B2, for a step of the clock";
         families.counters("clock_steps", steps, None, [([("datapath", report.datapath)], report.clock_steps)])?;
+        let seen = [("system", Some(report.steps.system)), ("card", report.steps.card)];
+        let seen = seen.into_iter().filter_map(|(clock, count)| Some(([("clock", clock)], count?)));
+        families.counters("steps", "Steps of this host's clocks that were seen", None, seen)?;
+        if let Some(void) = report.nic_void {
+            families.datagrams(
+                "nic_void",
+                "Datagrams whose stamp by the card was void, for a step of a clock",
+                void,
+            )?;
+        }
 
         let by_plane = |counts: &BTreeMap<Plane, u64>| -> Vec<_> {
             counts.iter().map(|(plane, count)| ([("plane", plane_name(*plane))], *count)).collect()

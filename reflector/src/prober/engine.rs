@@ -23,7 +23,7 @@ use super::{
     sessions::{SessionSpec, SocketPlan},
 };
 use crate::{
-    clock::{ClockQuality, Steps, from_wire},
+    clock::{ClockQuality, Steps, from_wire, is_in_doubt},
     datapath::{Datagram, SendId, SentStamp},
     session::{Integrity, nic_stamp},
     wire::{
@@ -443,6 +443,7 @@ fn reply(packet: &ReflectedPacket, datagram: &Datagram<'_>, ours: ErrorEstimate)
         b2: packet.received_at().map(from_wire),
         b3: packet.sent_at().map(from_wire),
         synchronised: error(ours).zip(error(packet.error_estimate)).map(|(ours, theirs)| ours.saturating_add(theirs)),
+        in_doubt: is_in_doubt(packet.error_estimate),
         a4_kernel: datagram.kernel,
         a4_nic: None,
         a4_app: datagram.app,

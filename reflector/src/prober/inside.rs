@@ -1,6 +1,6 @@
 //! What a reflector tells of the inside of its host: the stamps of a reply beyond the two of the base packet, and those of an earlier one.
 
-use pathlab_record::{Planes, Stamp};
+use pathlab_record::{ClockId, Planes, Stamp};
 
 use super::packet::Answers;
 use crate::{
@@ -43,7 +43,7 @@ pub(super) fn inside(answers: &Answers, b2: Option<Stamp>, b3: Option<Stamp>) ->
             sched: None,
             kernel: stages.received_kernel.stamp(),
             xdp: stages.received_xdp.stamp(),
-            nic: stages.received_nic.stamp(),
+            nic: stages.received_nic.stamp().filter(told),
         };
         let b3 = Planes { app: stages.sent_app.stamp().or(b3), ..Planes::default() };
         return Some(Inside { b2, b3 });
@@ -58,7 +58,7 @@ pub(super) fn inside(answers: &Answers, b2: Option<Stamp>, b3: Option<Stamp>) ->
 /// has it for what is nearer to the wire than the timestamp of the reply itself.
 pub(super) fn follow_up(answers: &Answers, estimate: ErrorEstimate) -> Option<FollowUp> {
     if let Some(stages) = &answers.stages {
-        let (kernel, nic) = (stages.departed_kernel.stamp(), stages.departed_nic.stamp());
+        let (kernel, nic) = (stages.departed_kernel.stamp(), stages.departed_nic.stamp().filter(told));
         let stamps = Planes { kernel, nic, ..Planes::default() };
         return (!stamps.is_empty()).then(|| FollowUp { reply: Earlier::Ours(stages.departed.get()), stamps });
     }
@@ -71,7 +71,17 @@ pub(super) fn follow_up(answers: &Answers, estimate: ErrorEstimate) -> Option<Fo
     Some(FollowUp { reply: Earlier::Theirs(telemetry.sequence.get()), stamps })
 }
 
+/// What stands on the clock of the reflector's card itself says nothing here: nobody knows how that ran.
+fn told(stamp: &Stamp) -> bool {
+    !matches!(stamp.clock(), ClockId::Phc(_))
+}
+
 impl Inside {
+    /// Whether the reflector's card has a say.
+    pub(super) fn by_card(&self) -> bool {
+        self.b2.nic.is_some() || self.b3.nic.is_some()
+    }
+
     /// Adds what a later reply told. A time that is no later than B3 in the reply itself says nothing new.
     pub(super) fn add(&mut self, later: &Planes) {
         let news =
@@ -84,7 +94,7 @@ impl Inside {
 
 #[cfg(test)]
 mod tests {
-    use pathlab_record::{ClockId, Time};
+    use pathlab_record::Time;
     use zerocopy::FromZeros;
 
     use super::*;

@@ -58,6 +58,8 @@ pub struct Matching {
     wanting: VecDeque<(Time<Monotonic>, usize, u32)>,
     /// Answered packets that still want their `B3` beyond user space, in order of their replies.
     following: VecDeque<(Time<Monotonic>, usize, u32)>,
+    /// Answered packets that the reflector's card has stamped, in order of their replies.
+    doubtful: VecDeque<(Time<Monotonic>, usize, u32)>,
     /// Answered packets whose clock nobody has looked at since, in order of their replies.
     looking: VecDeque<(usize, u32)>,
     /// Answered packets whose stamps by the card are not confirmed, and when all of those had been read.
@@ -80,8 +82,8 @@ impl Matching {
     /// Rules for `sessions` sessions, nothing sent yet.
     pub fn new(sessions: usize, patience: Patience) -> Self {
         let sessions = std::iter::repeat_with(Session::default).take(sessions).collect();
-        let (flights, wanting, following, looking, vouching, again) = Default::default();
-        Self { patience, sessions, flights, wanting, following, looking, vouching, again }
+        let (flights, wanting, following, doubtful, looking, vouching, again) = Default::default();
+        Self { patience, sessions, flights, wanting, following, doubtful, looking, vouching, again }
     }
 
     /// The sequence number of the session's next test packet. RFC 8762, section 4.1.1: it starts at zero.
@@ -200,22 +202,30 @@ impl Matching {
             }
             Outcome::Received
         };
+        let doubts = entry.word(reply.in_doubt);
         if inside.is_some() {
             entry.learn(session, index, follow_up, sink);
         }
         let flight = &mut entry.window[index];
-        flight.state = State::Answered(Answer { reply, outcome, read: now, ran: Ran::NotYet, card: Vouch::NotYet });
+        flight.state =
+            State::Answered(Answer { reply, outcome, read: now, ran: Ran::NotYet, card: Vouch::NotYet, doubts });
         flight.wants = Wants {
             stamp: !self.patience.has_all(&departure) && !self.patience.stamp.is_zero(),
             follow_up: inside.is_some() && entry.follows != Some(false) && !self.patience.follow_up.is_zero(),
             look: true,
             vouch: false,
+            word: inside.is_some_and(|inside| inside.by_card()),
         };
         flight.inside = inside.map(Box::new);
-        if flight.wants.stamp {
+        let wants = flight.wants;
+        entry.heed_doubt(index);
+        if wants.word {
+            self.doubtful.push_back((now, session, reply.seq));
+        }
+        if wants.stamp {
             self.wanting.push_back((now, session, reply.seq));
         }
-        if flight.wants.follow_up {
+        if wants.follow_up {
             self.following.push_back((now, session, reply.seq));
         }
         self.looking.push_back((session, reply.seq));
@@ -297,6 +307,16 @@ impl Matching {
                 entry.settle_complete(session, index, sink);
             }
         }
+        while let Some(&(since, session, seq)) = self.doubtful.front()
+            && over(since, self.patience.word())
+        {
+            self.doubtful.pop_front();
+            let entry = &mut self.sessions[session];
+            if let Some(index) = entry.index(seq) {
+                entry.window[index].wants.word = false;
+                entry.settle_complete(session, index, sink);
+            }
+        }
         while let Some(&(since, session)) = self.flights.front()
             && over(since, self.patience.keep())
         {
@@ -310,15 +330,16 @@ impl Matching {
         let after = |since: Time<Monotonic>, wait: Duration| since + Interval::from_nanos(wait.as_nanos() as i64);
         let stamp = self.wanting.front().map(|&(since, ..)| after(since, self.patience.stamp));
         let follow_up = self.following.front().map(|&(since, ..)| after(since, self.patience.follow_up));
+        let word = self.doubtful.front().map(|&(since, ..)| after(since, self.patience.word()));
         let card = self.vouching.front().map(|&(since, ..)| after(since, self.patience.confirm));
         let flight = self.flights.front().map(|&(since, _)| after(since, self.patience.keep()));
-        [stamp, follow_up, card, flight].into_iter().flatten().min()
+        [stamp, follow_up, word, card, flight].into_iter().flatten().min()
     }
 
     /// Settles everything as it stands: the run is over.
     pub fn finish(&mut self, now: Time<Monotonic>, clocks: &Clocks, sink: &mut impl Sink) {
         self.confirm(now, clocks, sink);
-        for waits in [&mut self.wanting, &mut self.following, &mut self.vouching] {
+        for waits in [&mut self.wanting, &mut self.following, &mut self.doubtful, &mut self.vouching] {
             waits.clear();
         }
         while let Some((_, session)) = self.flights.pop_front() {
@@ -326,6 +347,9 @@ impl Matching {
         }
     }
 }
+
+/// The same where replies are frequent.
+const WORD: Duration = Duration::from_millis(500);
 
 /// A transmit stamp of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,7 +365,13 @@ pub enum TransmitStamp {
 impl Patience {
     /// How long packets are kept: for twice the timeout, that late replies are told from lost packets, and until their stamps can be confirmed.
     pub fn keep(&self) -> Duration {
-        (self.timeout * 2).max(self.confirm)
+        (self.timeout * 2).max(self.confirm).max(self.timeout + self.word())
+    }
+
+    /// How long the stamps of the reflector's card wait for its word that they are void: it knows a quarter of a second later, and says so in
+    /// its next reply.
+    fn word(&self) -> Duration {
+        if self.follow_up.is_zero() { Duration::ZERO } else { self.follow_up.max(WORD) }
     }
 
     fn timeout(&self) -> Interval {

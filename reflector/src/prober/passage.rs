@@ -17,6 +17,8 @@ pub struct Reply {
     pub b3: Option<Stamp>,
     /// Sum of both ends' Error Estimates in nanoseconds, where both say that their clocks are synchronised.
     pub synchronised: Option<u64>,
+    /// The Session-Reflector says by its Error Estimate that it knows nothing of its clocks: one of them has stepped lately.
+    pub in_doubt: bool,
     /// When the probe's kernel got the reply.
     pub a4_kernel: Option<Time<Realtime>>,
     /// When the probe's card got it: in UTC where its clock can be told so, else on that clock.

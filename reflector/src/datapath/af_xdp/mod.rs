@@ -23,6 +23,7 @@ use std::{
 use pathlab_record::{Interval, Plane};
 use pathlab_xdp::{
     AttachedMode, Counter, HandOver, Limits, NicClock, XdpMode, XdpQuirks, XdpReflector, XdpReflectorConfig,
+    clock::SystemLook,
     tai_minus_utc,
     xsk::{BindMode, NicStamps, XskOptions, XskSocket},
 };
@@ -33,7 +34,7 @@ use self::{
 };
 use crate::{
     Error, Metrics, ReflectorReport, Stop,
-    clock::{ClockQuality, monotonic_now},
+    clock::{ClockQuality, StepWatch, Steps, monotonic_now, nothing_known},
     report::QueueReport,
     session::{Rules, SessionReflector},
     sys,
@@ -42,6 +43,9 @@ use crate::{
 
 /// Between two looks at the interface's addresses.
 const REFRESH: Interval = Interval::from_nanos(1_000_000_000);
+
+/// Between two looks at the clocks, at most.
+const LOOK: Interval = Interval::from_nanos(100_000_000);
 
 /// How an [`AfXdpReflector`] is to be made.
 #[derive(Clone)]
@@ -104,6 +108,7 @@ pub struct AfXdpReflector {
     workers: Vec<Worker>,
     identity: Identity,
     clock: Option<ClockQuality>,
+    steps: StepWatch,
     nic_clock: Option<Arc<dyn NicClock>>,
     metrics: Option<Arc<Metrics>>,
 }
@@ -170,6 +175,7 @@ impl AfXdpReflector {
             workers,
             identity,
             clock,
+            steps: StepWatch::default(),
             nic_clock: config.nic_clock.clone(),
             metrics: config.metrics.clone(),
         })
@@ -201,7 +207,7 @@ impl AfXdpReflector {
     /// The interface is gone; nothing that a peer sends makes it fail. One that is down is waited for.
     pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
         let (halt, ended) = (Stop::new().map_err(Error::Wait)?, Stop::new().map_err(Error::Wait)?);
-        let Self { program, workers, clock, nic_clock, identity, metrics } = self;
+        let Self { program, workers, clock, steps, nic_clock, identity, metrics } = self;
         let shared = Shared {
             halting: false.into(),
             tai_minus_utc: tai_minus_utc()?.as_nanos().into(),
@@ -213,7 +219,7 @@ impl AfXdpReflector {
             round: 0.into(),
         };
         let accounts: Vec<_> = workers.iter().map(|worker| worker.published.clone()).collect();
-        let publish = |program: &XdpReflector, clock| {
+        let publish = |program: &XdpReflector, clock, steps| {
             let Some(metrics) = metrics.as_ref().filter(|metrics| metrics.is_due(monotonic_now())) else {
                 return Ok(());
             };
@@ -221,7 +227,7 @@ impl AfXdpReflector {
             shared.round.fetch_add(1, Ordering::Relaxed);
             let mut account = Account::new();
             let queues = accounts.iter().filter_map(|published| published.add_to(&mut account)).collect();
-            metrics.publish(assemble(identity, program, clock, queues, &account)?);
+            metrics.publish(assemble(identity, program, (clock, steps), queues, &account)?);
             Ok(())
         };
         thread::scope(|scope| {
@@ -239,7 +245,7 @@ impl AfXdpReflector {
                     (queue, thread::Builder::new().name(name).spawn_scoped(scope, work))
                 })
                 .collect();
-            let watched = watch(program, clock, nic_clock.as_deref(), shared, [stop, ended], publish);
+            let watched = watch(program, clock, (nic_clock.as_deref(), steps), shared, [stop, ended], publish);
             shared.halting.store(true, Ordering::Release);
             halt.request();
             let joined = threads.into_iter().map(|(queue, thread)| match thread {
@@ -259,7 +265,7 @@ impl AfXdpReflector {
         let queues = self.workers.iter().map(Worker::report).collect::<Result<Vec<_>, _>>()?;
         let mut account = Account::new();
         self.workers.iter().for_each(|worker| account.add(&worker.desk.account));
-        assemble(&self.identity, &self.program, self.clock, queues, &account)
+        assemble(&self.identity, &self.program, (self.clock, self.steps.steps()), queues, &account)
     }
 
     /// What the program in the driver counted.
@@ -281,7 +287,7 @@ struct Identity {
 fn assemble(
     identity: &Identity,
     program: &XdpReflector,
-    clock: Option<ClockQuality>,
+    (clock, steps): (Option<ClockQuality>, Steps),
     queues: Vec<QueueReport>,
     account: &Account,
 ) -> Result<ReflectorReport, Error> {
@@ -308,6 +314,8 @@ fn assemble(
         nic_received: account.nic_received,
         hw_coverage: std::collections::BTreeMap::new(),
         clock_steps: account.clock_steps,
+        steps,
+        nic_void: None,
         undelivered: 0,
         residence: account.residence.quantiles(),
         departure: account.departure.quantiles(),
@@ -327,25 +335,29 @@ fn by_plane(counts: [u64; PLANES.len()]) -> std::collections::BTreeMap<Plane, u6
 fn watch(
     program: &mut XdpReflector,
     clock: &mut Option<ClockQuality>,
-    nic_clock: Option<&dyn NicClock>,
+    (nic_clock, steps): (Option<&dyn NicClock>, &mut StepWatch),
     shared: &Shared,
     ends: [&Stop; 2],
-    publish: impl Fn(&XdpReflector, Option<ClockQuality>) -> Result<(), Error>,
+    publish: impl Fn(&XdpReflector, Option<ClockQuality>, Steps) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut addresses_due = monotonic_now() + REFRESH;
     loop {
-        publish(program, *clock)?;
+        publish(program, *clock, steps.steps())?;
         let mut polled = ends.map(sys::Polled::readable);
-        let holds = clock.unwrap_or(ClockQuality::UNKNOWN).holds();
+        // A step is to be told soon, however well the clock keeps its time.
+        let holds = clock.unwrap_or(ClockQuality::UNKNOWN).holds().min(LOOK);
         sys::poll(&mut polled, (holds.as_nanos() / 1_000_000) as libc::c_int).map_err(Error::Wait)?;
         if polled.iter().any(sys::Polled::is_ready) {
             return Ok(());
         }
         shared.tai_minus_utc.store(tai_minus_utc()?.as_nanos(), Ordering::Relaxed);
+        steps.observe(SystemLook::take(), nic_clock.map(|clock| clock.assurance().steps));
         if let Ok(quality) = ClockQuality::measure() {
             *clock = Some(quality);
-            shared.error_estimate.store(quality.error_estimate_of(nic_clock).bits(), Ordering::Relaxed);
-            program.update_clock(quality.error_estimate().bits())?;
+            let doubt = steps.in_doubt(monotonic_now()).then(nothing_known);
+            let ours = doubt.unwrap_or_else(|| quality.error_estimate_of(nic_clock));
+            shared.error_estimate.store(ours.bits(), Ordering::Relaxed);
+            program.update_clock(doubt.unwrap_or_else(|| quality.error_estimate()).bits())?;
         }
         if monotonic_now() < addresses_due {
             continue;

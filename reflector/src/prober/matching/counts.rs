@@ -45,6 +45,9 @@ pub struct Counts {
     /// Answered, and the card's stamps were left out because no comparison of the clocks came in time to confirm them.
     #[serde(default)]
     pub nic_unconfirmed: u64,
+    /// Answered, and the stamps of the reflector's card were left out, because it said that one of its clocks had stepped.
+    #[serde(default)]
+    pub reflector_nic_void: u64,
 }
 
 impl Counts {
@@ -73,5 +76,6 @@ impl Counts {
         self.clock_steps += other.clock_steps;
         self.nic_void += other.nic_void;
         self.nic_unconfirmed += other.nic_unconfirmed;
+        self.reflector_nic_void += other.reflector_nic_void;
     }
 }

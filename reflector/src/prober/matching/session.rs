@@ -31,6 +31,9 @@ pub(super) struct Session {
     pub(super) follows: Option<bool>,
     /// Replies that had stamps of the reflector's host.
     told: u64,
+    /// How often the reflector has begun to doubt its clocks, and whether it does so now.
+    doubts: u32,
+    doubting: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +59,8 @@ pub(super) struct Wants {
     pub(super) look: bool,
     /// The comparison of clocks that confirms the card's stamps.
     pub(super) vouch: bool,
+    /// A word of the reflector that one of its clocks has stepped: its card's stamps have gone out before it could know.
+    pub(super) word: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -74,9 +79,41 @@ pub(super) struct Answer {
     pub(super) read: Time<Monotonic>,
     pub(super) ran: Ran,
     pub(super) card: Vouch,
+    /// How often the reflector had doubted its clocks by then.
+    pub(super) doubts: u32,
 }
 
 impl Session {
+    /// Takes the reflector's word on its clocks, as it stands in a reply; how often it has doubted them by now. What its card has stamped
+    /// lately is void then.
+    pub(super) fn word(&mut self, doubts: bool) -> u32 {
+        self.doubts += u32::from(doubts && !self.doubting);
+        self.doubting = doubts;
+        for index in (0..self.window.len()).filter(|_| doubts) {
+            self.without_far_card(index);
+        }
+        self.doubts
+    }
+
+    /// The same for a packet whose own reply says so, or the one that tells of its departure.
+    pub(super) fn heed_doubt(&mut self, index: usize) {
+        if self.doubting {
+            self.without_far_card(index);
+        }
+    }
+
+    /// Leaves out what the reflector's card said of the packet at `index`.
+    fn without_far_card(&mut self, index: usize) {
+        let flight = &mut self.window[index];
+        let Some(inside) = flight.inside.as_mut().filter(|inside| inside.by_card()) else { return };
+        (inside.b2.nic, inside.b3.nic) = (None, None);
+        if let State::Answered(answer) = &mut flight.state {
+            // B2 of the base packet was the card's as well
+            answer.reply.b2 = None;
+        }
+        self.counts.reflector_nic_void += 1;
+    }
+
     /// Where `seq` stands in the window.
     pub(super) fn index(&self, seq: u32) -> Option<usize> {
         let back = self.next_seq.wrapping_sub(seq) as usize;
@@ -127,6 +164,7 @@ impl Session {
         if std::mem::take(&mut flight.wants.follow_up) {
             self.counts.followed_up += 1;
         }
+        self.heed_doubt(index);
         self.settle_complete(session, index, sink);
     }
 
@@ -147,7 +185,7 @@ impl Session {
         self.counts.kernel_received += u64::from(reply.a4_kernel.is_some());
         let (settled, kept) = match answer.ran {
             Ran::Even(probe) => {
-                let epochs = Epochs { probe, reflector: None };
+                let epochs = Epochs { probe, reflector: Some(answer.doubts) };
                 let passage = self.vouched(Passage { departure, reply, epochs }, answer.card);
                 let settled = Settled::with_reply(reply.seq, answer.outcome, &passage, inside.as_deref());
                 (settled, Some(passage).filter(|_| answer.outcome == Outcome::Received))

@@ -35,6 +35,7 @@ fn sequence_numbers_wrap_without_a_trace() {
                 b2: None,
                 b3: None,
                 synchronised: None,
+                in_doubt: false,
                 a4_kernel: None,
                 a4_nic: None,
                 a4_app: time,

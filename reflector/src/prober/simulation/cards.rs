@@ -51,6 +51,7 @@ fn reply(now: Now, a4_nic: Option<Stamp>) -> prober::Reply {
         b2: None,
         b3: None,
         synchronised: None,
+        in_doubt: false,
         a4_kernel: Some(now.realtime + Interval::from_nanos(9_000_000)),
         a4_nic,
         a4_app: now.realtime + Interval::from_nanos(10_000_000),

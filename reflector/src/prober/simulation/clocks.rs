@@ -170,6 +170,14 @@ fn whatever_is_set_at_the_probe_the_wire_is_true() {
 }
 
 #[test]
+fn whatever_is_set_at_either_host_the_wire_is_true() {
+    let (sum, counts) = runs(3000..3000 + SEEDS, Set { cards: true, system: [1, 1], card: [1, 1] });
+    assert!(sum.wrong * 1000 <= sum.told, "{sum:?}");
+    assert!(counts.nic_void > 0 && counts.reflector_nic_void > 0, "{counts:?}");
+    assert!(sum.by_cards * 2 > sum.samples, "{sum:?}");
+}
+
+#[test]
 fn without_cards_only_packets_that_were_away_during_a_step_are_spoilt() {
     let (sum, counts) = runs(2000..2000 + SEEDS, Set { system: [5, 0], ..Set::default() });
     assert_eq!((sum.wrong, &sum.first), (0, &None));

@@ -15,6 +15,7 @@ use pathlab_xdp::{
 };
 
 use super::*;
+use crate::clock::{StepWatch, nothing_known};
 use crate::session::{Arrival, Request, Rules, SessionReflector, Verdict, nic_stamp};
 
 /// A clock by true time: off, at a rate of its own, and set now and then.
@@ -156,6 +157,7 @@ pub(super) struct TwoHosts {
     now: i64,
     dice: ChaCha8Rng,
     session: SessionReflector,
+    steps: StepWatch,
     events: BTreeMap<(i64, u64), Happens>,
     serial: u64,
     /// What the probe's socket holds.
@@ -174,6 +176,7 @@ impl TwoHosts {
             now: BEGIN,
             dice: ChaCha8Rng::seed_from_u64(seed),
             session: SessionReflector::new(rules, ErrorEstimate::from_nanos(1000, false)),
+            steps: StepWatch::default(),
             events: BTreeMap::new(),
             serial: 0,
             inbox: VecDeque::new(),
@@ -247,6 +250,12 @@ impl TwoHosts {
             panic!("a request as the probe sends them");
         };
         self.session.finish(&reply, sent, &mut bytes);
+        // as after every batch
+        let (monotonic, realtime) = (Time::from_nanos(b3[2]), sent);
+        let look = SystemLook { monotonic, realtime, half_width: 20, tai_minus_utc: None };
+        self.steps.observe(look, far.card.as_ref().map(|card| card.assurance().steps));
+        let sound = ErrorEstimate::from_nanos(1000, false);
+        self.session.set_error_estimate(if self.steps.in_doubt(monotonic) { nothing_known() } else { sound });
         self.at(b3[0] + 30 * US, Happens::Departed { reply, seq });
         self.at(read.max(a4[1]), Happens::Reply { seq, payload: bytes });
     }
