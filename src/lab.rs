@@ -107,6 +107,10 @@ enum Engine {
 }
 
 impl Engine {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// Who plays the links of a lab; `None` where there is no lab.
     fn player(self) -> Option<Player> {
         match self {
@@ -192,7 +196,7 @@ fn play(play: &Play<'_>, engine: Engine, out: Option<PathBuf>, global: &Global) 
     let options = json!({
         "scenario": play.scenario.name,
         "seed": play.seed,
-        "engine": engine.to_possible_value().map(|value| value.get_name().to_owned()),
+        "engine": engine.name(),
         "share": play.share.map(|share| share.to_string()),
     });
     let about = Run { options, host: host::facts(), clock: host::clock(None), ..Run::new("lab", started) };

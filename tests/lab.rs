@@ -63,6 +63,34 @@ fn all_shipped_scenarios_hold_with_real_packets() {
     play_all("all_shipped_scenarios_hold_with_real_packets", &all);
 }
 
+/// The truth is known: five milliseconds more on the way there, and no difference between a setting and itself.
+#[test]
+fn a_comparison_finds_the_difference_that_there_is() {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    for (number, (b, truth)) in [("edge:a.delay=15ms", 5e6), ("as-is", 0.0)].into_iter().enumerate() {
+        let args = format!("lab compare asymmetric-transit --a as-is --b {b} --pairs 6 --json --out {number}");
+        let output = pathlab(place.path(), &args).output().expect("pathlab was built");
+        let comparison: Value = serde_json::from_slice(&output.stdout).expect("a document");
+        assert_eq!(comparison["pairs"], 6);
+        for figure in ["rtt.p50", "rtt.p95", "forward.p50"] {
+            let figures = comparison["figures"].as_array().expect("a list");
+            let found = figures.iter().find(|found| found["figure"] == figure).expect(figure);
+            let [difference, low, high] = ["difference", "low", "high"].map(|key| found[key].as_f64());
+            assert_eq!((difference, low, high), (Some(truth), Some(truth), Some(truth)), "{found}");
+        }
+        let back =
+            comparison["figures"].as_array().and_then(|all| all.iter().find(|found| found["figure"] == "return.p50"));
+        assert_eq!(back.expect("return.p50")["difference"], 0.0);
+        assert!(place.path().join(number.to_string()).join("comparison.json").exists());
+    }
+    // Chance is in both alike, and still the difference of two queues is found.
+    let args = "lab compare bufferbloat-pfifo --a as-is --b isp:home.queue=fq_codel --pairs 6 --json --out queues";
+    let output = pathlab(place.path(), args).output().expect("pathlab was built");
+    let comparison: Value = serde_json::from_slice(&output.stdout).expect("a document");
+    let rtt = &comparison["figures"][0];
+    assert!(rtt["figure"] == "rtt.p50" && rtt["high"].as_f64().is_some_and(|high| high < -50e6), "{rtt}");
+}
+
 #[test]
 fn what_real_packets_cannot_play_is_refused_in_one_sentence() {
     let place = tempfile::tempdir().expect("a temporary directory");

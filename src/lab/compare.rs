@@ -1,20 +1,26 @@
 //! `pathlab lab compare`: two settings of one scenario, played by turns with the same seeds, and the median of the differences of each pair.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use clap::Args;
+use jiff::Timestamp;
 use pathlab_netlab::{
     expectation::in_words,
     scenario::{Expectation, Metric, Of, Quantity, Scenario},
 };
+use pathlab_record::Run;
 use pathlab_stats::{Confidence, Interval, paired_median};
 use serde::Serialize;
+use serde_json::json;
 
-use super::{Which, played::Play};
+use super::{Engine, Which, played::Play};
 use crate::{
     Global,
     exit::{Exit, Misuse},
-    output,
+    host, output,
     report::Table,
+    run_directory,
 };
 
 #[derive(Args)]
@@ -33,17 +39,25 @@ pub(super) struct CompareArgs {
     /// Seed of the first pair; each further pair takes the next one
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// How to play it; all but virtual need root and take the scenario's own time, twice for each pair
+    #[arg(long, value_enum, default_value_t = Engine::Virtual)]
+    engine: Engine,
+    /// Run directory to write, with comparison.json; it must not exist or be empty [default: ./runs/<UTC time>-lab]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// What a comparison came to.
 #[derive(Serialize)]
 struct Comparison {
     scenario: String,
-    engine: &'static str,
+    engine: String,
     a: String,
     b: String,
     seed: u64,
     pairs: u32,
+    /// Pairs that are left out, because the machine did not keep the times of a run.
+    invalid: u32,
     confidence: f64,
     figures: Vec<Figure>,
 }
@@ -69,23 +83,46 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     let (a, b) = (a?, b?);
     let seed = args.seed.unwrap_or(scenario.seed);
     let wanted = figures(&scenario);
+    let started = Timestamp::now();
+    let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("lab", started));
+    let engine = args.engine.name();
+    let options = json!({ "scenario": scenario.name, "a": args.a, "b": args.b, "pairs": args.pairs, "seed": seed, "engine": engine });
+    let about = Run { options, host: host::facts(), clock: host::clock(), ..Run::new("lab", started) };
+    for scenario in [&a, &b] {
+        let play = Play { scenario, seed, share: None };
+        play.check()?;
+        args.engine.player().map_or(Ok(()), |_| play.check_real())?;
+    }
+    let (mut directory, scrap) = run_directory::create(&path, &about)?;
     let mut pairs: Vec<Vec<(f64, f64)>> = vec![Vec::new(); wanted.len()];
+    let mut invalid = 0;
     for turn in 0..args.pairs {
         let seed = seed.wrapping_add(u64::from(turn));
-        let play = |scenario: &Scenario| -> Result<Vec<Option<f64>>> {
+        let play = |scenario: &Scenario, name: &str| -> Result<Option<Vec<Option<f64>>>> {
             let play = Play { scenario, seed, share: None };
-            play.check()?;
-            let played = play.virtually();
+            let played = match args.engine.player() {
+                None => play.virtually(),
+                Some(player) => {
+                    let out = path.join(format!("{turn}-{name}"));
+                    std::fs::create_dir(&out).with_context(|| out.display().to_string())?;
+                    play.really(player, &out)?
+                }
+            };
             let figures = played.figures();
-            Ok(wanted.iter().map(|figure| figures.value(figure)).collect())
+            let stands = played.grade.objections.is_empty();
+            Ok(stands.then(|| wanted.iter().map(|figure| figures.value(figure)).collect()))
         };
         // Whoever comes first has a cold machine: by turns.
         let (of_a, of_b) = if turn.is_multiple_of(2) {
-            let of_a = play(&a)?;
-            (of_a, play(&b)?)
+            let of_a = play(&a, "a")?;
+            (of_a, play(&b, "b")?)
         } else {
-            let of_b = play(&b)?;
-            (play(&a)?, of_b)
+            let of_b = play(&b, "b")?;
+            (play(&a, "a")?, of_b)
+        };
+        let Some((of_a, of_b)) = of_a.zip(of_b) else {
+            invalid += 1;
+            continue;
         };
         for (pairs, pair) in pairs.iter_mut().zip(of_a.into_iter().zip(of_b)) {
             pairs.extend(pair.0.zip(pair.1));
@@ -94,20 +131,24 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     let figures = wanted.iter().zip(&pairs).map(|(wanted, pairs)| figure(wanted, pairs)).collect();
     let comparison = Comparison {
         scenario: scenario.name.clone(),
-        engine: "virtual",
+        engine,
         a: args.a.clone(),
         b: args.b.clone(),
         seed,
         pairs: args.pairs,
+        invalid,
         confidence: Confidence::P95.level(),
         figures,
     };
+    directory.artefact("comparison.json", format!("{}\n", serde_json::to_string_pretty(&comparison)?).as_bytes())?;
+    directory.seal(Timestamp::now())?;
+    scrap.keep();
     if global.json {
         output::json("lab", &comparison)?;
     } else {
         print!("{}", comparison.text());
     }
-    Ok(Exit::Done)
+    Ok(if invalid < args.pairs { Exit::Done } else { Exit::Invalid })
 }
 
 fn set(scenario: &Scenario, setting: &str) -> Result<Scenario> {
@@ -176,8 +217,12 @@ impl Comparison {
             };
             table.row([figure.figure.clone(), words(figure.a), words(figure.b), words(figure.difference), interval]);
         }
+        let invalid = match self.invalid {
+            0 => String::new(),
+            pairs => format!("\n{pairs} pairs are left out: the machine did not keep the times of a run\n"),
+        };
         format!(
-            "{}, {} engine, {} pairs by turns, seeds from {}\nA: {}\nB: {}\n\n{table}",
+            "{}, {} engine, {} pairs by turns, seeds from {}\nA: {}\nB: {}\n\n{table}{invalid}",
             self.scenario, self.engine, self.pairs, self.seed, self.a, self.b
         )
     }

@@ -116,6 +116,7 @@ fn milliseconds(span: Duration) -> String {
 /// What the probe saw, from the kernel's stamps at both ends: what is left is the network's alone.
 fn measured(run: &Path, sessions: usize, began: jiff::Timestamp) -> Result<Outcome> {
     let mut probes = Vec::new();
+    let mut told = vec![Told::default(); sessions];
     for sample in RecordedRun::open(run)?.samples()? {
         let sample = sample?;
         if sample.outcome == pathlab_record::Outcome::Duplicate {
@@ -124,10 +125,32 @@ fn measured(run: &Path, sessions: usize, began: jiff::Timestamp) -> Result<Outco
         let number = sample.labels.get(NUMBER).and_then(serde_json::Value::as_u64);
         let session = number.and_then(|number| usize::try_from(number).ok()).filter(|number| *number < sessions);
         let Some(session) = session else { bail!("{}: a sample of no session of ours", run.display()) };
-        probes.extend(probed(&sample, session, began));
+        match sample.outcome {
+            pathlab_record::Outcome::LostForward | pathlab_record::Outcome::LostReturn => told[session].leg = true,
+            pathlab_record::Outcome::Received => told[session].last = told[session].last.max(Some(sample.seq)),
+            _ => {}
+        }
+        probes.extend(probed(&sample, session, began).map(|probe| (sample.seq, probe)));
     }
+    // A probe does not know whether a reflector counts until its numbers differ from the probe's own. Ours counts: where they never did, no request was lost.
+    for (seq, probe) in &mut probes {
+        let Told { leg, last } = told[probe.session];
+        if probe.arrived.is_none() && !leg && last > Some(*seq) {
+            probe.arrived = Some(true);
+        }
+    }
+    let mut probes: Vec<Probed> = probes.into_iter().map(|(_, probe)| probe).collect();
     probes.sort_by_key(|probe: &Probed| (probe.sent, probe.session));
     Ok(Outcome { probes, ..Outcome::default() })
+}
+
+/// What a session's samples tell of its losses.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    /// On which leg packets were lost is known.
+    leg: bool,
+    /// The last packet that was answered.
+    last: Option<u32>,
 }
 
 /// A slot that was sent; `None` for one that was not.
