@@ -87,7 +87,7 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("lab", started));
     let engine = args.engine.name();
     let options = json!({ "scenario": scenario.name, "a": args.a, "b": args.b, "pairs": args.pairs, "seed": seed, "engine": engine });
-    let about = Run { options, host: host::facts(), clock: host::clock(), ..Run::new("lab", started) };
+    let about = Run { options, host: host::facts(), clock: host::clock(None), ..Run::new("lab", started) };
     for scenario in [&a, &b] {
         let play = Play { scenario, seed, share: None };
         play.check()?;
