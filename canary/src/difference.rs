@@ -55,8 +55,8 @@ pub(crate) struct Plan<'a> {
     /// Weight of each cell; those of a block are scaled to one. Zero leaves the cell out of merged blocks.
     weights: Vec<f64>,
     blocks: Vec<Block>,
-    /// A number for each unit, or none: compared by their means.
-    scores: Vec<Vec<Option<f64>>>,
+    /// A number for each unit, or no number where it has none: compared by their means.
+    scores: Vec<Vec<f64>>,
     width: usize,
     /// The blocks with both arms together, once they were asked for.
     both: OnceLock<Vec<Near<Told<'a>>>>,
@@ -153,7 +153,7 @@ impl<'a> Plan<'a> {
 
     /// The columns of a score, one for each cell.
     pub(crate) fn score(&mut self, score: Vec<Option<f64>>) -> Range<Column> {
-        self.scores.push(score);
+        self.scores.push(score.into_iter().map(|score| score.unwrap_or(f64::NAN)).collect());
         let first = self.width;
         self.width += self.population.cells.len();
         first..self.width
@@ -364,7 +364,8 @@ impl<'a> Plan<'a> {
         for (column, (score, cell)) in columns.zip(cells) {
             let mut arms = [(0.0, 0.0); 2];
             for unit in self.population.range(cell) {
-                if let Some(score) = score[unit] {
+                let score = score[unit];
+                if !score.is_nan() {
                     let (count, sum) = &mut arms[usize::from(canary[unit])];
                     *count += 1.0;
                     *sum += score;

@@ -31,7 +31,20 @@ enum Verb {
     /// How well the lab's wire engine keeps its times
     Lab(Measure),
     /// A million sessions from their file to their verdict, and the bootstrap beside plain ones
-    Judge(Measure),
+    Judge {
+        /// Of everything
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+        rounds: u16,
+        /// One round of a small fleet, to see that the bench works: no figures to be shown
+        #[arg(long, conflicts_with = "rounds")]
+        quick: bool,
+        /// Where to write the table [default: target/bench/judge.json]
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// pathlab's own program
+        #[arg(long, default_value = "target/release/pathlab")]
+        pathlab: PathBuf,
+    },
     /// Hostile packets beside an honest session; fails where the session lost a packet, or the reflector grew or chattered
     Flood {
         /// Of each flood
@@ -74,12 +87,11 @@ fn main() -> Result<()> {
     match Bench::parse().verb {
         Verb::Reflector(measure) => show(&measure, tables::reflector),
         Verb::Probe(measure) => show(&measure, tables::probe),
-        Verb::Lab(measure) => print(&lab::lab(&effort(&measure))?, &measure),
-        Verb::Judge(measure) => {
-            let absolute = fs::canonicalize(&measure.pathlab).with_context(|| measure.pathlab.display().to_string())?;
-            let effort =
-                if measure.quick { judge::Effort::quick() } else { judge::Effort::whole(measure.rounds.into()) };
-            print(&judge::table(&absolute, &effort)?, &measure)
+        Verb::Lab(measure) => print(&lab::lab(&effort(&measure))?, measure.json.as_deref()),
+        Verb::Judge { rounds, quick, json, pathlab } => {
+            let pathlab = fs::canonicalize(&pathlab).with_context(|| pathlab.display().to_string())?;
+            let effort = if quick { judge::Effort::quick() } else { judge::Effort::whole(rounds.into()) };
+            print(&judge::table(&pathlab, &effort)?, json.as_deref())
         }
         Verb::Flood { seconds, pathlab } => flooded(Duration::from_secs(seconds), &pathlab),
         Verb::Render { document, tables } => write(&document, tables),
@@ -91,16 +103,16 @@ fn show(measure: &Measure, table: fn(&Programs, &Effort) -> Result<Table>) -> Re
     let absolute =
         |path: &PathBuf| fs::canonicalize(path).with_context(|| format!("{}: scripts/bench builds it", path.display()));
     let programs = Programs { pathlab: absolute(&measure.pathlab)?, own, peers: absolute(&measure.peers)? };
-    print(&table(&programs, &effort(measure))?, measure)
+    print(&table(&programs, &effort(measure))?, measure.json.as_deref())
 }
 
 fn effort(measure: &Measure) -> Effort {
     if measure.quick { Effort::quick() } else { Effort::whole(measure.rounds.into()) }
 }
 
-fn print(table: &Table, measure: &Measure) -> Result<()> {
+fn print(table: &Table, json: Option<&Path>) -> Result<()> {
     print!("{}", render::text(table));
-    let path = measure.json.clone().unwrap_or_else(|| PathBuf::from(format!("target/bench/{}.json", table.table)));
+    let path = json.map_or_else(|| PathBuf::from(format!("target/bench/{}.json", table.table)), Path::to_owned);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
