@@ -107,6 +107,37 @@ fn a_verdict_says_whether_its_plan_was_registered_before_the_data() {
 }
 
 #[test]
+fn a_table_of_prefixes_is_an_input_like_others() {
+    let root = tempfile::tempdir().unwrap();
+    let experiment = plan("2ms");
+    let mut paths = runs(root.path(), &experiment);
+    for run in &paths {
+        let file = run.join("sessions.jsonl");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"isp\":\"NTT\"", "\"note\":1").replace("\"isp\":\"KDDI\"", "\"note\":2"))
+            .unwrap();
+    }
+    let table = root.path().join("asn.tsv");
+    fs::write(&table, "10.0.0.0/8\t2914\tNTT\n").unwrap();
+    paths.push(table.clone());
+    let read = |paths: &[PathBuf]| {
+        let mut ingest = Ingest::new(&experiment).unwrap();
+        ingest.runs(paths.iter().map(PathBuf::as_path)).unwrap();
+        ingest.finish()
+    };
+    let verdict = judge(&experiment, 5, &read(&paths), bucket).unwrap();
+    let isps: std::collections::BTreeSet<&str> =
+        verdict.findings.described.iter().map(|stratum| stratum.isp.as_str()).collect();
+    assert_eq!(isps.into_iter().collect::<Vec<_>>(), ["NTT", "unknown"], "IPv6 is in no row");
+    assert!(verdict.remarks[&pathlab_canary::Remark::UnknownIsp].lines > 100);
+    let given = Given::read(&verdict.to_json()).unwrap();
+    assert_eq!(given.replay(paths.iter().map(PathBuf::as_path), bucket).unwrap(), verdict);
+    fs::write(&table, "10.0.0.0/8\t2914\tNTU\n").unwrap();
+    let refusal = given.replay(paths.iter().map(PathBuf::as_path), bucket).unwrap_err().to_string();
+    assert!(refusal.contains("asn.tsv: has SHA-256 "), "{refusal}");
+}
+
+#[test]
 fn what_is_no_verdict_is_refused() {
     for text in ["", "{}", "null", "{\"schema\":\"pathlab.verdict/2\"}"] {
         assert!(matches!(Given::read(text), Err(Error::Verdict { .. })), "{text}");
