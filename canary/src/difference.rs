@@ -248,14 +248,14 @@ impl<'a> Plan<'a> {
                 }
             }
         };
-        replicate_together(seed, "bootstrap", count, 2 * self.width, LANES, scratch, work)
+        replicate_together(seed, "bootstrap", 0..count, 2 * self.width, LANES, scratch, work)
     }
 
-    /// Rows of differences under other assignments, each drawn by `assign`; infinite ones are bounded.
+    /// So many rows of differences under other assignments, each drawn by `assign`; infinite ones are bounded.
     pub(crate) fn redraw(
         &self,
         seed: u64,
-        count: usize,
+        rows: Range<usize>,
         assign: impl Fn(&mut Generator, &mut Vec<bool>) + Sync,
     ) -> Replicates {
         if self.width == 0 {
@@ -286,7 +286,7 @@ impl<'a> Plan<'a> {
                 }
             }
         };
-        replicate_together(seed, "assignment", count, self.width, LANES / 2, scratch, work)
+        replicate_together(seed, "assignment", rows, self.width, LANES / 2, scratch, work)
     }
 
     fn units(&self, block: &Block) -> Range<usize> {

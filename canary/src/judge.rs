@@ -238,7 +238,7 @@ impl<'a> Judge<'a> {
         let mut plan = Plan::new(self.population, self.weights.clone());
         let asked = self.ask(&mut plan);
         let observed = plan.observed();
-        let redrawn = plan.redraw(seed.into(), FIRST_REDRAWS, |generator, arms| assignment.draw(generator, arms));
+        let redrawn = plan.redraw(seed.into(), 0..FIRST_REDRAWS, |generator, arms| assignment.draw(generator, arms));
         let near = |(questions, tail): (Vec<&Question>, Tail)| {
             family(&questions, &observed, &redrawn, tail).into_iter().any(|p| p <= NEAR)
         };
@@ -258,7 +258,7 @@ impl<'a> Judge<'a> {
         let replicates = self.experiment.policy.replicates as usize;
         let resampled = Resampled { rows: plan.bootstrap(seed.into(), replicates), skewness: plan.skewness(&observed) };
         let draw = |generator: &mut Generator, arms: &mut Vec<bool>| assignment.draw(generator, arms);
-        let mut redrawn = plan.redraw(seed.into(), FIRST_REDRAWS, draw);
+        let mut redrawn = plan.redraw(seed.into(), 0..FIRST_REDRAWS, draw);
 
         let answer = |question: &Question| self.answer(question, &observed, &resampled);
         // Where nothing is near a decision, the first assignments say so, and the rest are spared (J. Besag and P. Clifford,
@@ -271,7 +271,7 @@ impl<'a> Judge<'a> {
             asked.families(self.may_promote()).iter().filter(|family| near(family)).map(|(_, tail)| *tail).collect();
         let wanted = tails.iter().map(|tail| policy::redraws(self.experiment, self.evenings.len(), *tail)).max();
         if let Some(wanted) = wanted {
-            redrawn = plan.redraw(seed.into(), wanted.max(replicates), draw);
+            redrawn.extend(&plan.redraw(seed.into(), FIRST_REDRAWS..wanted.max(replicates), draw));
         }
 
         let mut worse = BTreeMap::new();

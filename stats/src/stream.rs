@@ -1,6 +1,6 @@
 //! Seeded randomness in numbered streams, so that work spread over cores gives the same bytes as work done alone.
 
-use std::{num::NonZero, thread};
+use std::{num::NonZero, ops::Range, thread};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -35,6 +35,15 @@ impl Replicates {
     pub fn from_rows(values: Vec<f64>, width: usize) -> Self {
         assert!(width > 0 && values.len().is_multiple_of(width), "{} values are no rows of {width}", values.len());
         Self { values, width }
+    }
+
+    /// These and then others.
+    ///
+    /// # Panics
+    /// When they have other columns.
+    pub fn extend(&mut self, others: &Self) {
+        assert_eq!(self.width, others.width, "the same columns");
+        self.values.extend_from_slice(&others.values);
     }
 
     /// Number of replicates.
@@ -76,24 +85,26 @@ pub fn replicate<S>(
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut Generator, &mut S, &mut [f64]) + Sync,
 ) -> Replicates {
-    replicate_together(seed, purpose, count, width, 1, scratch, |generators, kept, row| {
+    replicate_together(seed, purpose, 0..count, width, 1, scratch, |generators, kept, row| {
         work(&mut generators[0], kept, row);
     })
 }
 
 /// [`replicate`] for work that does up to `together` rows at once: it is given a generator for each row and the rows one after the other.
+/// Which of them are made is `rows`: those from 500 on are the same whether or not those before were made.
 ///
 /// # Panics
 /// When `width` or `together` is zero, and when `work` panics.
 pub fn replicate_together<S>(
     seed: u64,
     purpose: &str,
-    count: usize,
+    rows: Range<usize>,
     width: usize,
     together: usize,
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut [Generator], &mut S, &mut [f64]) + Sync,
 ) -> Replicates {
+    let (from, count) = (rows.start, rows.len());
     let mut values = vec![0.0; count * width];
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let rows_each = count.div_ceil(cores * together).max(1) * together;
@@ -103,7 +114,7 @@ pub fn replicate_together<S>(
             scope.spawn(move || {
                 let mut kept = scratch();
                 for (batch, rows) in rows.chunks_mut(together * width).enumerate() {
-                    let first = chunk * rows_each + batch * together;
+                    let first = from + chunk * rows_each + batch * together;
                     let mut generators: Vec<_> =
                         (0..rows.len() / width).map(|row| generator(seed, purpose, (first + row) as u64)).collect();
                     work(&mut generators, &mut kept, rows);
@@ -133,7 +144,7 @@ mod tests {
         let together = replicate_together(
             7,
             "test",
-            101,
+            0..101,
             2,
             8,
             || (),
@@ -143,7 +154,23 @@ mod tests {
                 }
             },
         );
-        assert_eq!(together, Replicates::from_rows(alone, 2));
+        assert_eq!(together, Replicates::from_rows(alone.clone(), 2));
+        let part = |rows| {
+            replicate_together(
+                7,
+                "test",
+                rows,
+                2,
+                3,
+                || (),
+                |rngs, (), rows| {
+                    rngs.iter_mut().zip(rows.chunks_exact_mut(2)).for_each(|(rng, row)| row.fill_with(|| rng.random()));
+                },
+            )
+        };
+        let mut parts = part(0..50);
+        parts.extend(&part(50..101));
+        assert_eq!(parts, Replicates::from_rows(alone, 2));
     }
 
     #[test]

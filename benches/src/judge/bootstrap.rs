@@ -84,19 +84,20 @@ impl Ways {
         });
         let started = Instant::now();
         let scratch = || vec![[0_u32; LANES]; units];
-        let rows = replicate_together(seed, "bootstrap", replicates, 1, LANES, scratch, |generators, counts, rows| {
-            for units in &self.arms {
-                for (lane, generator) in generators.iter_mut().enumerate() {
-                    resample_lane(generator, units, counts, lane);
+        let rows =
+            replicate_together(seed, "bootstrap", 0..replicates, 1, LANES, scratch, |generators, counts, rows| {
+                for units in &self.arms {
+                    for (lane, generator) in generators.iter_mut().enumerate() {
+                        resample_lane(generator, units, counts, lane);
+                    }
                 }
-            }
-            let mut out = [[[0.0; LANES]]; 2];
-            near.iter().zip(&mut out).for_each(|(near, out)| near.quantiles(counts, out));
-            let [[control], [canary]] = out;
-            rows.iter_mut()
-                .zip(canary.iter().zip(control))
-                .for_each(|(row, (canary, control))| *row = canary - control);
-        });
+                let mut out = [[[0.0; LANES]]; 2];
+                near.iter().zip(&mut out).for_each(|(near, out)| near.quantiles(counts, out));
+                let [[control], [canary]] = out;
+                rows.iter_mut()
+                    .zip(canary.iter().zip(control))
+                    .for_each(|(row, (canary, control))| *row = canary - control);
+            });
         (started.elapsed().as_secs_f64(), rows.column(0).collect())
     }
 
