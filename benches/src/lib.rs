@@ -6,6 +6,7 @@
 //!                                             └─ test runs                        (xdp.bpf.c)
 //! scripts/bench probe ─────► bench probe ─────── slots: when packets came out of the wire (arrivals.bpf.c)
 //!
+//! scripts/bench steer ─────► bench steer ─────── cost of a packet, ways back, a million keys, watching programs (bench-s, -a, -b, -g)
 //! scripts/bench judge ─────► bench judge ─────── a million sessions from file to verdict; the bootstrap beside plain ones
 //! scripts/bench lab ───────► bench lab ───────── the wire engine: delay, rate, packets (lab)
 //!
@@ -34,6 +35,7 @@ pub mod round_trips;
 pub mod search;
 pub mod slots;
 pub mod sockperf;
+pub mod steer;
 pub mod sys;
 pub mod table;
 pub mod tables;

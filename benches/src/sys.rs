@@ -113,13 +113,32 @@ pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: libc::c_int) -> io::R
     done(rc).map(drop)
 }
 
+/// `clock_gettime(CLOCK_THREAD_CPUTIME_ID)`: processor time of the calling thread.
+///
+/// # Errors
+/// As the kernel says.
+pub fn thread_time() -> io::Result<std::time::Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec, which lives on this frame.
+    done(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) })?;
+    Ok(std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// `kill` of a child that has not been waited for, so that its number is still its own.
+///
+/// # Errors
+/// As the kernel says.
+pub fn signal(child: &std::process::Child, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: no pointers.
+    done(unsafe { libc::kill(child.id() as libc::pid_t, signal) }).map(drop)
+}
+
 /// `kill(SIGTERM)` of a child that has not been waited for, so that its number is still its own.
 ///
 /// # Errors
 /// As the kernel says.
 pub fn terminate(child: &std::process::Child) -> io::Result<()> {
-    // SAFETY: no pointers.
-    done(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) }).map(drop)
+    signal(child, libc::SIGTERM)
 }
 
 fn done(rc: libc::c_int) -> io::Result<libc::c_int> {

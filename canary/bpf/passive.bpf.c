@@ -305,8 +305,7 @@ static INLINE bool follows_its_last(struct session *session, const struct __sk_b
 	return session->of_client >> by & 2;
 }
 
-SEC("classifier/egress")
-int to_client(struct __sk_buff *skb)
+static INLINE void leaves(struct __sk_buff *skb)
 {
 	struct datagram datagram;
 	struct session_key key;
@@ -315,12 +314,12 @@ int to_client(struct __sk_buff *skb)
 	u32 sequence;
 
 	if (!read_datagram(skb, &datagram) || !bpf_map_lookup_elem(&PORTS, &datagram.source_port))
-		return TCX_NEXT;
+		return;
 	if (!takes_part(skb, &datagram))
-		return TCX_NEXT;
+		return;
 	if (!read_key(skb, &datagram, &key)) {
 		count(SHORT);
-		return TCX_NEXT;
+		return;
 	}
 	flow.client = datagram.destination;
 	flow.client_port = datagram.destination_port;
@@ -331,7 +330,7 @@ int to_client(struct __sk_buff *skb)
 	else if (KEY_FROM == KEY_PAYLOAD && !is_of(session, &key))
 		session = begin(skb, &flow, &key, true);
 	if (!session)
-		return TCX_NEXT;
+		return;
 	if (skb->ifindex == (datagram.is_ipv6 ? CANARY_V6 : CANARY_V4))
 		session->by_canary++;
 	else
@@ -346,11 +345,9 @@ int to_client(struct __sk_buff *skb)
 	} else {
 		count(SHORT);
 	}
-	return TCX_NEXT;
 }
 
-SEC("classifier/ingress")
-int from_client(struct __sk_buff *skb)
+static INLINE void arrives(struct __sk_buff *skb)
 {
 	struct datagram datagram;
 	struct session *session;
@@ -359,26 +356,39 @@ int from_client(struct __sk_buff *skb)
 	u32 ack;
 
 	if (!read_datagram(skb, &datagram) || !bpf_map_lookup_elem(&PORTS, &datagram.destination_port))
-		return TCX_NEXT;
+		return;
 	flow.client = datagram.source;
 	flow.client_port = datagram.source_port;
 	flow.server_port = datagram.destination_port;
 	session = bpf_map_lookup_elem(&SESSIONS, &flow);
 	if (!session) {
 		count(UNKNOWN);
-		return TCX_NEXT;
+		return;
 	}
 	session->received++;
 	if (!SEQUENCE_BYTES) {
 		if (!session->waiting_since)
 			session->waiting_since = units();
-		return TCX_NEXT;
+		return;
 	}
 	may_be_first = follows_its_last(session, skb, &datagram);
 	if (read_field(skb, &datagram, ACK_OFFSET, ACK_BYTES, ACK_LITTLE, &ack))
 		acknowledged(session, ack, may_be_first);
 	else
 		count(SHORT);
+}
+
+SEC("classifier/egress")
+int to_client(struct __sk_buff *skb)
+{
+	leaves(skb);
+	return TCX_NEXT;
+}
+
+SEC("classifier/ingress")
+int from_client(struct __sk_buff *skb)
+{
+	arrives(skb);
 	return TCX_NEXT;
 }
 

@@ -44,7 +44,10 @@ struct address {
 };
 
 struct prefix {
+	/* Bits of what follows. */
 	u32 length;
+	/* 4 or 6, so that ::/0 holds no IPv4 address; then zeroes. */
+	u8 family[4];
 	struct address address;
 };
 
@@ -128,7 +131,11 @@ static INLINE bool read_datagram(const struct __sk_buff *skb, struct datagram *t
 /* Whether the rules look at it: from the server, and of a client that takes part. */
 static INLINE bool takes_part(const struct __sk_buff *skb, const struct datagram *datagram)
 {
-	struct prefix client = { .length = 128, .address = datagram->destination };
+	struct prefix client = {
+		.length = 8 * (sizeof(client.family) + sizeof(client.address)),
+		.family = { datagram->is_ipv6 ? 6 : 4 },
+		.address = datagram->destination,
+	};
 
 	if ((skb->ingress_ifindex != 0) != (ROUTER != 0))
 		return false;

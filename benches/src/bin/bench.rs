@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use pathlab_benches::{
     contestant::Programs,
-    flood, judge, lab, render,
+    flood, judge, lab, render, steer,
     table::Table,
     tables::{self, Effort},
 };
@@ -28,6 +28,8 @@ enum Verb {
     Reflector(Measure),
     /// How well the schedule is kept
     Probe(Measure),
+    /// What steering costs a packet, how fast it ends, a million session keys, the programs that watch
+    Steer(Measure),
     /// How well the lab's wire engine keeps its times
     Lab(Measure),
     /// A million sessions from their file to their verdict, and the bootstrap beside plain ones
@@ -59,7 +61,7 @@ enum Verb {
         /// The document
         #[arg(long, default_value = "docs/performance.md")]
         document: PathBuf,
-        /// Tables as JSON [default: those of target/bench/ that exist: reflector.json, probe.json, lab.json, judge.json]
+        /// Tables as JSON [default: those of target/bench/ that exist: reflector.json, probe.json, steer.json, lab.json, judge.json]
         tables: Vec<PathBuf>,
     },
 }
@@ -87,6 +89,7 @@ fn main() -> Result<()> {
     match Bench::parse().verb {
         Verb::Reflector(measure) => show(&measure, tables::reflector),
         Verb::Probe(measure) => show(&measure, tables::probe),
+        Verb::Steer(measure) => show(&measure, steer::measure),
         Verb::Lab(measure) => print(&lab::lab(&effort(&measure))?, measure.json.as_deref()),
         Verb::Judge { rounds, quick, json, pathlab } => {
             let pathlab = fs::canonicalize(&pathlab).with_context(|| pathlab.display().to_string())?;
@@ -102,7 +105,9 @@ fn show(measure: &Measure, table: fn(&Programs, &Effort) -> Result<Table>) -> Re
     let own = std::env::current_exe()?.parent().context("a program lies in a folder")?.to_owned();
     let absolute =
         |path: &PathBuf| fs::canonicalize(path).with_context(|| format!("{}: scripts/bench builds it", path.display()));
-    let programs = Programs { pathlab: absolute(&measure.pathlab)?, own, peers: absolute(&measure.peers)? };
+    // Not every table has peers: one that is missed is named where it is started.
+    let peers = fs::canonicalize(&measure.peers).unwrap_or_else(|_| measure.peers.clone());
+    let programs = Programs { pathlab: absolute(&measure.pathlab)?, own, peers };
     print(&table(&programs, &effort(measure))?, measure.json.as_deref())
 }
 
@@ -143,9 +148,9 @@ fn flooded(span: Duration, pathlab: &Path) -> Result<()> {
 
 fn write(document: &PathBuf, tables: Vec<PathBuf>) -> Result<()> {
     let measured =
-        ["reflector", "probe", "lab", "judge"].map(|name| PathBuf::from(format!("target/bench/{name}.json")));
+        ["reflector", "probe", "steer", "lab", "judge"].map(|name| PathBuf::from(format!("target/bench/{name}.json")));
     let tables = if tables.is_empty() { measured.into_iter().filter(|path| path.exists()).collect() } else { tables };
-    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, probe, lab or judge");
+    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, probe, steer, lab or judge");
     let mut text = fs::read_to_string(document).with_context(|| document.display().to_string())?;
     for path in tables {
         let name = || path.display().to_string();

@@ -165,6 +165,20 @@ pub enum Error {
         /// The control device.
         control: String,
     },
+    /// The canary device is a tunnel that gives its own packets the mark of those inside.
+    #[error(
+        "{dev} is a tunnel whose own packets to {remote} keep the mark and would go into it again, all of them lost: \
+         `ip {family} rule add to {remote} lookup main priority {priority}`",
+        family = pathlab_guard::Family::of(*.remote)
+    )]
+    TunnelIntoItself {
+        /// The canary device.
+        dev: String,
+        /// Its other end.
+        remote: IpAddr,
+        /// Before ours.
+        priority: u32,
+    },
     /// Strict reverse path filtering on the canary device.
     #[error(
         "rp_filter is strict on {dev}: packets and ICMP errors that come in by the canary path would be dropped: \

@@ -81,7 +81,7 @@ pub(crate) fn load(
     let mut ebpf = loader.load(object)?;
     for (name, prefixes) in [("INCLUDE", &plan.include), ("EXCLUDE", &plan.exclude)] {
         let map = ebpf.map_mut(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let mut trie = LpmTrie::<&mut MapData, [u8; 16], u32>::try_from(map)?;
+        let mut trie = LpmTrie::<&mut MapData, [u8; 20], u32>::try_from(map)?;
         for prefix in prefixes {
             trie.insert(&trie_key(prefix), 1, 0)?;
         }
@@ -108,11 +108,15 @@ pub(crate) fn attach(
     Ok(())
 }
 
-/// IPv4 prefixes among the IPv4-mapped IPv6 addresses.
-fn trie_key(prefix: &Prefix) -> TrieKey<[u8; 16]> {
+/// `struct prefix`: the family first, then the address, an IPv4 one as its IPv4-mapped IPv6 address.
+fn trie_key(prefix: &Prefix) -> TrieKey<[u8; 20]> {
     let length = u32::from(prefix.length());
-    match prefix.address() {
-        IpAddr::V4(address) => TrieKey::new(96 + length, address.to_ipv6_mapped().octets()),
-        IpAddr::V6(address) => TrieKey::new(length, address.octets()),
-    }
+    let (family, bits, address) = match prefix.address() {
+        IpAddr::V4(address) => (4, 96 + length, address.to_ipv6_mapped()),
+        IpAddr::V6(address) => (6, length, address),
+    };
+    let mut key = [0; 20];
+    key[0] = family;
+    key[4..].copy_from_slice(&address.octets());
+    TrieKey::new(32 + bits, key)
 }

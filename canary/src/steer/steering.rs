@@ -143,6 +143,7 @@ impl Steering {
         for rule in plan.rules() {
             rule.add(&mut rtnetlink)?;
         }
+        preflight::tunnel::leads_out(&plan, &mut rtnetlink)?;
         let mut proof = Proof::attach(&plan).map_err(|error| error.to_string());
         let mut nft = open_last()?;
         nft.commit(&ruleset::create(&plan))?;

@@ -197,12 +197,14 @@ fn every_kind_of_key_is_hashed_as_the_analysis_does() {
     steering.rollback().unwrap();
 
     experiment.key.from = KeyFrom::Payload;
+    let modes = [Mode::Host, Mode::Router].into_iter();
     // A length that fills no register, and one of more than a hash block.
-    for (offset, length) in [(3, 6), (0, 32)] {
+    for (mode, (offset, length)) in modes.flat_map(|mode| [(mode, (3, 6)), (mode, (0, 32))]) {
+        experiment.steer.mode = mode;
         (experiment.key.offset, experiment.key.length) = (Some(offset), Some(length));
         let payload = |session: &SocketAddr| format!("{session:-<60}").into_bytes();
         let steering = start(&network, &experiment, &options(&dir));
-        let (a, b) = arms(&network, &network.server, &sessions, payload);
+        let (a, b) = arms(&network, network.sender(mode), &sessions, payload);
         proven(&steering, a.len(), &b);
         steering.rollback().unwrap();
         let key = |session: &SocketAddr| payload(session)[usize::from(offset)..usize::from(offset + length)].to_vec();

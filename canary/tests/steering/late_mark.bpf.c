@@ -35,4 +35,15 @@ int late_mark(struct bpf_sock_addr *context)
 	return ALLOW;
 }
 
+/* The same a step later: the packet is marked rightly, and its route has been chosen. */
+SEC("cgroup_skb/egress")
+int routed_mark(struct __sk_buff *skb)
+{
+	struct datagram datagram;
+
+	if (read_datagram(skb, &datagram) && takes_part(skb, &datagram) && is_canary(skb, &datagram) > 0)
+		skb->mark = MARK;
+	return ALLOW;
+}
+
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

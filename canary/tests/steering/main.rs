@@ -7,6 +7,7 @@ mod path_mtu;
 mod process;
 mod promotion;
 mod refusals;
+mod tunnel;
 mod way_back;
 mod wrong_arm;
 

@@ -365,7 +365,8 @@ fn a_known_round_trip_is_recovered_per_session_whatever_is_lost_or_overtaken() {
             ingested.remarks()
         );
         drop(watch);
-        assert_eq!(network.programs(), [1, 1]);
+        // A process that another test has just forked may hold the links for a moment.
+        within(Duration::from_secs(5), || network.programs() == [1, 1]);
         steering.rollback().unwrap();
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use aya::{
     EbpfLoader,
     maps::{Array, MapData},
-    programs::{CgroupAttachMode, CgroupSockAddr},
+    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr},
 };
 use pathlab_canary::{
     Experiment, Mode,
@@ -106,11 +106,12 @@ fn cgroup_sender_entry() {
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// In the unified hierarchy, wherever it is mounted.
-    fn new() -> Self {
+    /// In the unified hierarchy, wherever it is mounted. Tests run beside each other.
+    fn new(name: &str) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
         let unified = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|line| line[2] == "cgroup2");
-        let path = PathBuf::from(unified.expect("a cgroup2 mount")[1]).join(format!("plst{}", std::process::id()));
+        let path =
+            PathBuf::from(unified.expect("a cgroup2 mount")[1]).join(format!("plst{}-{name}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -122,6 +123,53 @@ impl Drop for Cgroup {
     }
 }
 
+/// The programs of `late_mark.bpf.c`, at 15 %.
+fn mistakes() -> aya::Ebpf {
+    let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/late_mark.bpf.o"));
+    let mut loader = EbpfLoader::new();
+    loader.override_global("SEED", &SEED, true).override_global("MARK", &0x1_0000_u32, true);
+    let port = u32::from(PORT);
+    loader.override_global("SERVER_PORT", &port, true);
+    let mut ebpf = loader.load(object).unwrap();
+    let mut map = Array::<&mut MapData, u32>::try_from(ebpf.map_mut("SHARE").unwrap()).unwrap();
+    map.set(0, 1_500, 0).unwrap();
+    ebpf
+}
+
+fn send_from(cgroup: &Cgroup, network: &Network) {
+    let sent = Command::new("/proc/self/exe")
+        .args(["--ignored", "--exact", "wrong_arm::cgroup_sender_entry", "--nocapture"])
+        .envs([("PLST_NETNS", network.server.as_str()), ("PLST_CGROUP", cgroup.0.to_str().unwrap())])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn a_mark_set_in_a_cgroup_after_routing_steers_nothing_and_is_caught() {
+    if !root_or_skip("a_mark_set_in_a_cgroup_after_routing_steers_nothing_and_is_caught") {
+        return;
+    }
+    let network = Network::new();
+    let experiment = experiment("15%");
+    routes_by_hand(&network);
+    let mut proof = attach(&network, &experiment);
+    let cgroup = Cgroup::new("routed");
+    let mut ebpf = mistakes();
+    let program: &mut CgroupSkb = ebpf.program_mut("routed_mark").unwrap().try_into().unwrap();
+    program.load().unwrap();
+    let file = fs::File::open(&cgroup.0).unwrap();
+    program.attach(file, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).unwrap();
+    send_from(&cgroup, &network);
+    let sessions: Sessions = (0..N).map(|i| session(false, i)).collect();
+    let canary = on_canary(&experiment, &sessions);
+    let (_, b, packets) = network.take();
+    assert_eq!((b.len(), packets), (0, N as usize));
+    let found = proof.departures().unwrap();
+    assert_eq!((found.control, found.canary_astray, found.canary), (u64::from(N) - canary, canary, 0));
+    assert_eq!(proof.look().unwrap(), Some(found));
+    eprintln!("{canary} canary packets, all of them by the control path");
+}
+
 #[test]
 fn a_mark_set_while_sending_goes_to_the_wrong_session_and_is_caught() {
     if !root_or_skip("a_mark_set_while_sending_goes_to_the_wrong_session_and_is_caught") {
@@ -131,21 +179,12 @@ fn a_mark_set_while_sending_goes_to_the_wrong_session_and_is_caught() {
     let experiment = experiment("15%");
     routes_by_hand(&network);
     let mut proof = attach(&network, &experiment);
-    let cgroup = Cgroup::new();
-    let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/late_mark.bpf.o"));
-    let mut loader = EbpfLoader::new();
-    loader.override_global("SEED", &SEED, true).override_global("MARK", &0x1_0000_u32, true);
-    let mut ebpf = loader.load(object).unwrap();
-    let mut map = Array::<&mut MapData, u32>::try_from(ebpf.map_mut("SHARE").unwrap()).unwrap();
-    map.set(0, 1_500, 0).unwrap();
+    let cgroup = Cgroup::new("late");
+    let mut ebpf = mistakes();
     let program: &mut CgroupSockAddr = ebpf.program_mut("late_mark").unwrap().try_into().unwrap();
     program.load().unwrap();
     program.attach(fs::File::open(&cgroup.0).unwrap(), CgroupAttachMode::Single).unwrap();
-    let sent = Command::new("/proc/self/exe")
-        .args(["--ignored", "--exact", "wrong_arm::cgroup_sender_entry", "--nocapture"])
-        .envs([("PLST_NETNS", network.server.as_str()), ("PLST_CGROUP", cgroup.0.to_str().unwrap())])
-        .status();
-    assert!(sent.unwrap().success());
+    send_from(&cgroup, &network);
 
     let sessions: Sessions = (0..N).map(|i| session(false, i)).collect();
     let canary = on_canary(&experiment, &sessions);

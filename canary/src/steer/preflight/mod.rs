@@ -7,6 +7,7 @@ mod gateway;
 mod marks;
 mod reverse_path;
 mod source;
+pub(super) mod tunnel;
 
 use std::{io, net::IpAddr};
 
