@@ -311,6 +311,9 @@ fn account(report: &ReflectorReport) -> String {
     for (point, coverage) in &report.hw_coverage {
         let _ = writeln!(text, "{}", crate::report::hw_coverage(point, coverage));
     }
+    if let Some(facts) = &report.card_clock {
+        let _ = writeln!(text, "clock of the card: {}", crate::report::card_clock(facts));
+    }
     for (name, quantiles) in [("residence", &report.residence), ("departure", &report.departure)] {
         if let Some(quantiles) = quantiles {
             let [p50, p99] = [quantiles.p50, quantiles.p99].map(|span| span.as_nanos() as f64 / 1e3);

@@ -214,6 +214,7 @@ impl Reflector {
             residence: desk.residence.quantiles(),
             departure: desk.departure.quantiles(),
             clock: desk.clock,
+            card_clock: desk.nic_clock.as_ref().and_then(|clock| clock.facts()),
             queues: Vec::new(),
             handed_to_stack: 0,
             places: desk.places.all(),

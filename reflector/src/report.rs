@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use pathlab_record::{Interval, Plane};
+use pathlab_xdp::clock::ClockFacts;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -55,6 +56,9 @@ pub struct ReflectorReport {
     pub departure: Option<Quantiles>,
     /// The kernel's word on its clock, where it gave one.
     pub clock: Option<ClockQuality>,
+    /// The card's clock, where its stamps are told in UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card_clock: Option<ClockFacts>,
     /// The AF_XDP sockets, one a queue; none on other datapaths.
     pub queues: Vec<QueueReport>,
     /// Requests to the reflector's port and addresses that the driver left to the stack, for want of an AF_XDP socket on their

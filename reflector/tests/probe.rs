@@ -5,7 +5,7 @@ mod namespace;
 #[path = "support/running.rs"]
 mod running;
 
-use std::{process::Command, sync::atomic::AtomicBool, time::Duration};
+use std::{collections::BTreeMap, process::Command, sync::atomic::AtomicBool, time::Duration};
 
 use pathlab_record::{
     KeepSamples, LogInterval, Outcome, RecordedRun, Run, RunDirectory, Sample, SessionBin, Term, verify,
@@ -14,7 +14,7 @@ use pathlab_reflector::{
     ReflectorConfig,
     datapath::SocketOptions,
     prober::{
-        Class, Fan, Kept, Output, Pace, Pacing, ProbeError, ProbeOptions, ProbeReport, RunOutput, SessionSpec, Shape,
+        Class, ClassesSeen, DirectCounts, Fan, Kept, Output, Pace, Pacing, ProbeError, ProbeOptions, ProbeReport, Question, RunOutput, Services, SessionSpec, Shape,
         probe,
     },
     session::Rules,
@@ -129,6 +129,34 @@ fn a_stateful_reflector_is_told_by_its_own_numbers() {
     let (report, kept) = run(&fan.sessions().unwrap(), &options(2, 50));
     check_accounts(&report);
     assert!(kept.samples.iter().all(|sample| sample.outcome == Outcome::Received));
+}
+
+#[test]
+fn class_of_service_and_counts_of_both_ends_are_told() {
+    const AF11: u8 = 10;
+    let stateful = ReflectorConfig {
+        rules: Rules { sessions: Some(10), allowed_dscp: 1 << AF11, ..Rules::default() },
+        ..config(&["127.0.0.1:0"])
+    };
+    let reflector = Running::start(stateful);
+    let fan = Fan { targets: reflector.addresses.clone(), count: 2, ..Fan::default() };
+    // as sent: with the DSCP, without it, and with one that the reflector allows nobody
+    for (sent, asked) in [(Some(AF11), AF11), (None, AF11), (Some(46), 46)] {
+        let shape = Shape { questions: vec![Question::ClassOfService(asked), Question::Direct], ..Shape::default() };
+        let socket = SocketOptions { dscp: sent, ..SocketOptions::stamped() };
+        let (report, _) = run(&fan.sessions().unwrap(), &ProbeOptions { shape, socket, ..options(2, 20) });
+        let sent = sent.unwrap_or(0);
+        let classes = report.services.class_of_service.expect("answers");
+        let seen = |dscp: u8, rewritten| (BTreeMap::from([(dscp, 40)]), rewritten, 0);
+        let way = |seen: ClassesSeen| (seen.dscp, seen.rewritten, seen.congestion);
+        assert_eq!((classes.answered, classes.refused), (40, if asked == AF11 { 0 } else { 40 }));
+        assert_eq!(way(classes.forward), seen(sent, if sent == asked { 0 } else { 40 }));
+        assert_eq!(way(classes.back), seen(asked, 0));
+        let direct = report.services.direct.expect("answers");
+        assert_eq!(direct, DirectCounts { answered: 40, sent: 38, reflector_received: 38, reflector_sent: 38, received: 38 });
+    }
+    let (report, _) = run(&fan.sessions().unwrap(), &options(2, 2));
+    assert_eq!(report.services, Services::default(), "nobody asked");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! One port: its driver's row, what it could stamp and what it does, XDP and AF_XDP on it, its clock, and who else uses it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use pathlab_guard::HwtstampConfig;
 use pathlab_reflector::datapath::SocketOptions;
 use pathlab_xdp::{
     Error, XdpMode, XdpPass,
-    clock::{ClockDevice, Phc},
+    clock::{ClockFacts, Phc, PhcTracker},
     nic::{self, DriverRule, NicFacts, Plan, PlanOptions, Rings},
     timestamping::{hwtstamp::filter_name, ptp4l},
     xsk::{BindMode, CopyMode, XskOptions, XskSocket},
@@ -17,7 +17,10 @@ use super::{
     Check,
     proof::{self, stamps},
 };
-use crate::timestamps::{Arranged, Timestamps};
+use crate::{
+    report,
+    timestamps::{Arranged, Timestamps},
+};
 
 /// What was found out about one port.
 #[derive(Serialize)]
@@ -28,9 +31,15 @@ pub(crate) struct Port {
     pub(crate) driver: Option<String>,
     /// The driver's row in the table.
     pub(crate) rule: Option<&'static DriverRule>,
+    /// The card's clock, compared with this host's for some seconds; absent where there is none, or it was not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) card_clock: Option<ClockFacts>,
     /// What was asked, and the answers.
     pub(crate) checks: Vec<Check>,
 }
+
+/// The fit of a card's clock takes some two seconds.
+const SETTLE: Duration = Duration::from_secs(3);
 
 impl Port {
     /// Looks at a port; `closely` puts a program and a socket on it for a moment.
@@ -39,7 +48,7 @@ impl Port {
             Ok(facts) => facts,
             Err(error) => {
                 let gone = Check::cannot_tell("driver", error.to_string(), "ip link");
-                return Self { interface: interface.to_owned(), driver: None, rule: None, checks: vec![gone] };
+                return Self { interface: interface.to_owned(), driver: None, rule: None, card_clock: None, checks: vec![gone] };
             }
         };
         let daemon = ptp4l::on(interface);
@@ -58,8 +67,11 @@ impl Port {
             ),
             None => Check::yes("port free of ptp4l", "no ptp4l is seen on it"),
         });
+        let mut card_clock = None;
         if closely || plan.any_nic() {
-            checks.extend([setting(interface, &plan), clock(interface), queues(interface)]);
+            let (clock, facts) = clock(interface);
+            card_clock = facts;
+            checks.extend([setting(interface, &plan), clock, queues(interface)]);
         }
         if closely {
             checks.extend([XdpMode::Native, XdpMode::Generic].map(|mode| xdp(interface, mode)));
@@ -68,7 +80,7 @@ impl Port {
         if let Some(target) = target {
             checks.extend(proven(interface, target));
         }
-        Self { interface: interface.to_owned(), driver: facts.driver, rule: plan.rule, checks }
+        Self { interface: interface.to_owned(), driver: facts.driver, rule: plan.rule, card_clock, checks }
     }
 }
 
@@ -126,26 +138,28 @@ fn setting(interface: &str, plan: &Plan) -> Check {
     }
 }
 
-fn clock(interface: &str) -> Check {
-    match Phc::of(interface) {
-        Ok(None) => {
-            Check::no("clock of the card", "none (`ethtool -T`: PTP Hardware Clock: none)", "a card with a clock")
+fn clock(interface: &str) -> (Check, Option<ClockFacts>) {
+    const WHAT: &str = "clock of the card";
+    let started = Phc::of(interface).and_then(|phc| phc.map(PhcTracker::start).transpose());
+    match started {
+        Ok(None) => (Check::no(WHAT, "none (`ethtool -T`: PTP Hardware Clock: none)", "a card with a clock"), None),
+        Ok(Some(tracker)) => {
+            tracker.wait(SETTLE);
+            let facts = tracker.facts();
+            (compared(&facts), Some(facts))
         }
-        Ok(Some(mut phc)) => {
-            let (index, method) = (phc.index(), phc.method());
-            match phc.cross_stamp() {
-                Ok(stamp) => Check::yes(
-                    "clock of the card",
-                    format!("/dev/ptp{index}, compared by {method:?} to ±{}", crate::report::span(stamp.half_width)),
-                ),
-                Err(error) => {
-                    Check::no("clock of the card", format!("/dev/ptp{index}: {error}"), "see dmesg: the card may reset")
-                }
-            }
-        }
-        Err(error) => {
-            Check::cannot_tell("clock of the card", full(&error), "run as root, or let this user read /dev/ptp*")
-        }
+        Err(error) => (Check::cannot_tell(WHAT, full(&error), "run as root, or let this user read /dev/ptp*"), None),
+    }
+}
+
+/// What came of comparing a card's clock with this host's.
+fn compared(facts: &ClockFacts) -> Check {
+    const WHAT: &str = "clock of the card";
+    let words = report::card_clock(facts);
+    match (&facts.fit, &facts.failure) {
+        (Some(_), _) => Check::yes(WHAT, words),
+        (None, Some(_)) => Check::no(WHAT, words, "see dmesg: the card may reset"),
+        (None, None) => Check::cannot_tell(WHAT, words, "look again: a fit takes some seconds"),
     }
 }
 
@@ -227,5 +241,38 @@ fn full(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pathlab_record::Interval;
+    use pathlab_xdp::clock::{CrossStampMethod, FitFacts};
+
+    use super::{super::Answer, *};
+
+    #[test]
+    fn a_clock_is_told_with_its_fit_or_with_why_there_is_none() {
+        let nanos = Interval::from_nanos;
+        let fit = FitFacts {
+            offset: nanos(37_000_001_500),
+            rate_ppm: -1.25,
+            uncertainty: 60,
+            residual: 8,
+            half_width: 45,
+            cross_stamps: 32,
+        };
+        let method = CrossStampMethod::Extended;
+        let good = ClockFacts { phc: 2, method, fit: Some(fit), steps: 1, cost: nanos(40_000), failure: None };
+        let check = compared(&good);
+        assert_eq!(check.answer, Answer::Yes);
+        for part in ["/dev/ptp2", "PTP_SYS_OFFSET_EXTENDED", "60 ns", "-1.250 ppm", "32 cross-stamps", "stepped 1 times"] {
+            assert!(check.because.contains(part), "{part}: {}", check.because);
+        }
+        let failed = ClockFacts { fit: None, failure: Some("EIO".into()), ..good.clone() };
+        assert_eq!(compared(&failed).answer, Answer::No);
+        assert!(compared(&failed).because.ends_with("EIO"), "{:?}", compared(&failed));
+        let young = ClockFacts { fit: None, ..good };
+        assert_eq!(compared(&young).answer, Answer::CannotTell);
     }
 }

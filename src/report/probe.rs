@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use pathlab_record::Stage;
 use pathlab_reflector::prober::{
-    Counts, Difference, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row, Segment, SessionRow, Split,
+    ClassesSeen, Counts, Difference, DirectCounts, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row, Segment, Services, SessionRow, Split,
 };
 
 use super::{Table, hw_coverage, percent, span};
@@ -65,6 +65,7 @@ pub(crate) fn text(report: &ProbeReport) -> String {
             strays.bad_hmac, strays.bad_extensions,
         );
     }
+    text.push_str(&services(&report.services));
     for silent in &report.silent {
         let _ = writeln!(text, "no reply from {} ({} sessions): {}", silent.target, silent.sessions, silent.why);
     }
@@ -112,6 +113,31 @@ fn legs(counts: &Counts) -> String {
         (_, _, 0) => format!(", of these {forward} forward, {back} on return"),
         (_, _, open) => format!(", of these {forward} forward, {back} on return, {open} nobody knows where"),
     }
+}
+
+/// What was asked for with `--tlv cos,direct`, one line each.
+fn services(services: &Services) -> String {
+    let mut text = String::new();
+    if let Some(counts) = &services.class_of_service {
+        let way = |seen: &ClassesSeen| {
+            let packets: u64 = seen.dscp.values().sum();
+            let classes: Vec<_> = seen.dscp.iter().map(|(dscp, count)| format!("{dscp} ({count})")).collect();
+            let congestion = if seen.congestion > 0 { format!(", {} with ECN 3", seen.congestion) } else { String::new() };
+            format!("DSCP {}, rewritten {} of {packets}{congestion}", classes.join(", "), seen.rewritten)
+        };
+        let _ = write!(text, "class of service: forward {}; return {}", way(&counts.forward), way(&counts.back));
+        if counts.refused > 0 {
+            let _ = write!(text, "; {} of {} replies were not given the DSCP asked for (--allow-dscp)", counts.refused, counts.answered);
+        }
+        text.push('\n');
+    }
+    if let Some(DirectCounts { sent, reflector_received, reflector_sent, received, .. }) = services.direct {
+        let _ = writeln!(
+            text,
+            "counted at both ends, from each session's first answer to its newest: forward {reflector_received} of {sent}, return {received} of {reflector_sent}",
+        );
+    }
+    text
 }
 
 fn pacing(pacing: &PacingReport) -> String {

@@ -64,6 +64,11 @@ pub trait NicClock: Send + Sync {
 
     /// How far its stamps are confirmed at this moment.
     fn assurance(&self) -> Assurance;
+
+    /// What is known of it, for people; `None` where nobody keeps account.
+    fn facts(&self) -> Option<ClockFacts> {
+        None
+    }
 }
 
 /// How far a card's stamps are confirmed. What it stamped at an instant was told truly if a later assurance of the same fit is confirmed

@@ -111,6 +111,7 @@ impl DriverReflector {
             residence: None,
             departure: None,
             clock: self.clock,
+            card_clock: None,
             queues: Vec::new(),
             handed_to_stack: counters[Counter::HandedToStack],
             places: Vec::new(),

@@ -18,6 +18,7 @@ use super::{
     inside,
     matching::{Matching, Patience, Sink, TransmitStamp},
     packet::{self, Answers, Send, Shape, Template},
+    services::{Counting, Services},
     passage::{Departure, Reply},
     schedule::{Due, Schedule, Slot},
     sessions::{SessionSpec, SocketPlan},
@@ -185,6 +186,7 @@ pub struct Engine<'a, W> {
     session_of: HashMap<(usize, Option<IpAddr>, IpAddr, u16), usize>,
     ids: Vec<Ids>,
     strays: Strays,
+    services: Counting,
     heard: bool,
     clocks: Clocks,
     /// Something came since the last look.
@@ -218,6 +220,7 @@ impl<'a, W: World> Engine<'a, W> {
             session_of: specs.iter().enumerate().map(key).collect(),
             ids: plan.bind.iter().map(|_| Ids::default()).collect(),
             strays: Strays::default(),
+            services: Counting::default(),
             heard: false,
             clocks: Clocks::default(),
             unlooked: false,
@@ -301,6 +304,11 @@ impl<'a, W: World> Engine<'a, W> {
         &self.matching
     }
 
+    /// What the reflectors said in Class of Service and Direct Measurement TLVs.
+    pub fn services(&self) -> Services {
+        self.services.services()
+    }
+
     /// What belonged to nobody.
     pub fn strays(&self) -> Strays {
         self.strays
@@ -376,7 +384,7 @@ impl<'a, W: World> Engine<'a, W> {
 
     fn take(&mut self, ready: Ready, watch: &mut impl Watch) -> Result<(), (&'static str, io::Error)> {
         self.unlooked = true;
-        let Self { world, matching, session_of, ids, strays, heard, terms, clocks, .. } = self;
+        let Self { world, matching, session_of, ids, strays, services, heard, terms, clocks, .. } = self;
         let nic_clock = clocks.nic();
         let socket = ready.socket;
         if ready.stamps {
@@ -420,6 +428,7 @@ impl<'a, W: World> Engine<'a, W> {
                     *heard |= matching.reply(session, now, reply, watch);
                     return;
                 };
+                services.reply(session, &answers, datagram.traffic_class);
                 let inside = inside::inside(&answers, reply.b2, reply.b3);
                 let follow_up = inside::follow_up(&answers, packet.error_estimate);
                 *heard |= matching.reply_inside(session, now, reply, inside, follow_up, watch);

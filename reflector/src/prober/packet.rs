@@ -184,6 +184,8 @@ pub(super) struct Answers {
     pub(super) stages: Option<ReflectorStages>,
     pub(super) follow_up: Option<FollowUpTelemetry>,
     pub(super) timestamps: Option<TimestampInformation>,
+    pub(super) class_of_service: Option<ClassOfService>,
+    pub(super) direct: Option<DirectMeasurement>,
 }
 
 impl Answers {
@@ -206,6 +208,12 @@ impl Answers {
                 }
                 Some(tlv_type::TIMESTAMP_INFORMATION) => {
                     answers.timestamps = TimestampInformation::read_from_prefix(value).ok().map(|(read, _)| read);
+                }
+                Some(tlv_type::CLASS_OF_SERVICE) => {
+                    answers.class_of_service = ClassOfService::read_from_bytes(value).ok();
+                }
+                Some(tlv_type::DIRECT_MEASUREMENT) => {
+                    answers.direct = DirectMeasurement::read_from_bytes(value).ok();
                 }
                 _ => {}
             }

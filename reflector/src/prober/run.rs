@@ -184,7 +184,7 @@ pub fn probe(
         silent.entry(session.target).or_insert((0, session.source_address())).0 += 1;
     }
     let slots_left = engine.slots_left();
-    let (strays, steps) = (engine.strays(), engine.steps());
+    let (strays, steps, services) = (engine.strays(), engine.steps(), engine.services());
     let cpu_time = sys::thread_cpu_time() - cpu;
     let world = engine.into_world();
     let silent: Vec<SilentTarget> = silent
@@ -233,6 +233,7 @@ pub fn probe(
         pairs,
         strays,
         steps,
+        services,
         kernel_drops: world.kernel_drops(),
         hw_coverage: hw_coverage(options, &world),
         silent,

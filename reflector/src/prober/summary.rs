@@ -11,6 +11,7 @@ use super::{
     one_way::OneWayRow,
     pace::PacingReport,
     pairs::PairRow,
+    services::Services,
 };
 use crate::{HwCoverage, clock::Steps};
 
@@ -191,6 +192,9 @@ pub struct ProbeReport {
     /// How often this host's clocks were seen to step.
     #[serde(default)]
     pub steps: Steps,
+    /// What the reflectors said of the class of service of packets, and what both ends counted, where they were asked (`--tlv cos,direct`).
+    #[serde(default)]
+    pub services: Services,
     /// Datagrams that this host's kernel dropped at the probe's sockets.
     pub kernel_drops: u64,
     /// Where the card was asked for stamps, by point (`A1`, `A4`): how many packets got theirs.

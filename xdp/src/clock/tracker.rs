@@ -127,6 +127,10 @@ impl PhcTracker {
 const UNCONFIRMED: i64 = i64::MIN;
 
 impl NicClock for PhcTracker {
+    fn facts(&self) -> Option<ClockFacts> {
+        Some(self.facts())
+    }
+
     fn phc(&self) -> u32 {
         self.shared.index
     }

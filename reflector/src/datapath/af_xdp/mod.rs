@@ -169,7 +169,8 @@ impl AfXdpReflector {
             }
         }
         let datapath = if config.hybrid { "xdp" } else { "afxdp" };
-        let identity = Identity { datapath, listen: format!("{interface}:{}", config.port) };
+        let listen = format!("{interface}:{}", config.port);
+        let identity = Identity { datapath, listen, nic_clock: config.nic_clock.clone() };
         Ok(Self {
             program,
             workers,
@@ -281,6 +282,7 @@ impl AfXdpReflector {
 struct Identity {
     datapath: &'static str,
     listen: String,
+    nic_clock: Option<Arc<dyn NicClock>>,
 }
 
 /// One account of the driver's and the workers'.
@@ -320,6 +322,7 @@ fn assemble(
         residence: account.residence.quantiles(),
         departure: account.departure.quantiles(),
         clock,
+        card_clock: identity.nic_clock.as_ref().and_then(|clock| clock.facts()),
         queues,
         handed_to_stack: counters[Counter::HandedToStack],
         places: account.places.all(),
