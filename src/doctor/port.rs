@@ -48,7 +48,13 @@ impl Port {
             Ok(facts) => facts,
             Err(error) => {
                 let gone = Check::cannot_tell("driver", error.to_string(), "ip link");
-                return Self { interface: interface.to_owned(), driver: None, rule: None, card_clock: None, checks: vec![gone] };
+                return Self {
+                    interface: interface.to_owned(),
+                    driver: None,
+                    rule: None,
+                    card_clock: None,
+                    checks: vec![gone],
+                };
             }
         };
         let daemon = ptp4l::on(interface);
@@ -266,7 +272,9 @@ mod tests {
         let good = ClockFacts { phc: 2, method, fit: Some(fit), steps: 1, cost: nanos(40_000), failure: None };
         let check = compared(&good);
         assert_eq!(check.answer, Answer::Yes);
-        for part in ["/dev/ptp2", "PTP_SYS_OFFSET_EXTENDED", "60 ns", "-1.250 ppm", "32 cross-stamps", "stepped 1 times"] {
+        for part in
+            ["/dev/ptp2", "PTP_SYS_OFFSET_EXTENDED", "60 ns", "-1.250 ppm", "32 cross-stamps", "stepped 1 times"]
+        {
             assert!(check.because.contains(part), "{part}: {}", check.because);
         }
         let failed = ClockFacts { fit: None, failure: Some("EIO".into()), ..good.clone() };

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use pathlab_record::Stage;
 use pathlab_reflector::prober::{
-    ClassesSeen, Counts, Difference, DirectCounts, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row, Segment, Services, SessionRow, Split,
+    ClassesSeen, Counts, Difference, DirectCounts, OneWayQuantiles, Pace, PacingReport, ProbeReport, Quantiles, Row,
+    Segment, Services, SessionRow, Split,
 };
 
 use super::{Table, hw_coverage, percent, span};
@@ -122,12 +123,17 @@ fn services(services: &Services) -> String {
         let way = |seen: &ClassesSeen| {
             let packets: u64 = seen.dscp.values().sum();
             let classes: Vec<_> = seen.dscp.iter().map(|(dscp, count)| format!("{dscp} ({count})")).collect();
-            let congestion = if seen.congestion > 0 { format!(", {} with ECN 3", seen.congestion) } else { String::new() };
+            let congestion =
+                if seen.congestion > 0 { format!(", {} with ECN 3", seen.congestion) } else { String::new() };
             format!("DSCP {}, rewritten {} of {packets}{congestion}", classes.join(", "), seen.rewritten)
         };
         let _ = write!(text, "class of service: forward {}; return {}", way(&counts.forward), way(&counts.back));
         if counts.refused > 0 {
-            let _ = write!(text, "; {} of {} replies were not given the DSCP asked for (--allow-dscp)", counts.refused, counts.answered);
+            let _ = write!(
+                text,
+                "; {} of {} replies were not given the DSCP asked for (--allow-dscp)",
+                counts.refused, counts.answered
+            );
         }
         text.push('\n');
     }

@@ -18,9 +18,9 @@ use super::{
     inside,
     matching::{Matching, Patience, Sink, TransmitStamp},
     packet::{self, Answers, Send, Shape, Template},
-    services::{Counting, Services},
     passage::{Departure, Reply},
     schedule::{Due, Schedule, Slot},
+    services::{Counting, Services},
     sessions::{SessionSpec, SocketPlan},
 };
 use crate::{

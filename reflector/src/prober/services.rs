@@ -129,17 +129,18 @@ impl Counting {
 
     pub(super) fn services(&self) -> Services {
         let spans = self.sessions.iter().filter_map(|of| of.first.zip(of.newest));
-        let direct = spans.fold(DirectCounts { answered: self.answered, ..DirectCounts::default() }, |sum, (from, to)| {
-            let [from_said, to_said] = [from.said, to.said];
-            let grown = |of: fn(&DirectMeasurement) -> u32| u64::from(since(of(&to_said), of(&from_said)));
-            DirectCounts {
-                answered: sum.answered,
-                sent: sum.sent + grown(|said| said.sender_sent.get()),
-                reflector_received: sum.reflector_received + grown(|said| said.reflector_received.get()),
-                reflector_sent: sum.reflector_sent + grown(|said| said.reflector_sent.get()),
-                received: sum.received + u64::from(since(to.came, from.came)),
-            }
-        });
+        let direct =
+            spans.fold(DirectCounts { answered: self.answered, ..DirectCounts::default() }, |sum, (from, to)| {
+                let [from_said, to_said] = [from.said, to.said];
+                let grown = |of: fn(&DirectMeasurement) -> u32| u64::from(since(of(&to_said), of(&from_said)));
+                DirectCounts {
+                    answered: sum.answered,
+                    sent: sum.sent + grown(|said| said.sender_sent.get()),
+                    reflector_received: sum.reflector_received + grown(|said| said.reflector_received.get()),
+                    reflector_sent: sum.reflector_sent + grown(|said| said.reflector_sent.get()),
+                    received: sum.received + u64::from(since(to.came, from.came)),
+                }
+            });
         Services { class_of_service: self.classes.clone(), direct: (self.answered > 0).then_some(direct) }
     }
 }
