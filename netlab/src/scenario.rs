@@ -28,6 +28,7 @@ pub use sessions::Session;
 
 use crate::{
     cidr::IpCidr,
+    engine::wire::Tolerance,
     error::{Error, Result},
     link::Route,
     qdisc::{Limit, TokenBucket},
@@ -60,6 +61,8 @@ pub struct Scenario {
     pub summary: String,
     /// The seed that it runs with unless another is given.
     pub seed: u64,
+    /// How far a run by the wire engine may stray from it and still stand.
+    pub tolerance: Tolerance,
     /// Kernel features without which the kernel engine cannot play it.
     pub needs: Vec<Feature>,
     /// Seed of the hash by which every node chooses among the next hops of a route.

@@ -7,7 +7,6 @@ use pathlab_netlab::{
     engine::{
         LinkCount, Outcome, Probed,
         kernel::{Played as By, Player},
-        wire::{Tolerance, WireGrade},
     },
     lab::Lab,
     traffic::Brought,
@@ -98,15 +97,12 @@ impl Play<'_> {
         for direction in grade.iter().flat_map(|grade| &grade.directions) {
             outcome.links.insert((direction.node.clone(), direction.dev.clone()), direction.count);
         }
-        let objections = [failures, grade.as_ref().map_or_else(Vec::new, objections)].concat();
+        let objections = grade.as_ref().map_or_else(Vec::new, |grade| grade.objections(scenario.tolerance));
+        let objections = [failures, objections].concat();
         let engine = if by_kernel { "kernel" } else { "wire" };
         let grade = Grade { engine, links, wire: grade, objections };
         Ok(Played::new(self, sessions, outcome, grade))
     }
-}
-
-fn objections(grade: &WireGrade) -> Vec<String> {
-    grade.objections(Tolerance::default())
 }
 
 fn milliseconds(span: Duration) -> String {

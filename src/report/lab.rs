@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use pathlab_netlab::{
-    engine::{LinkCount, wire::WireGrade},
+    engine::{
+        LinkCount,
+        wire::{DirectionGrade, WireGrade},
+    },
     expectation::{Checked, in_words},
     scenario::Metric,
 };
@@ -59,6 +62,21 @@ struct Wire {
     release_error_p99_ns: Option<u64>,
     overslept_p99_ns: Option<u64>,
     scheduler: String,
+    /// Share of the processors' time that the hypervisor took, 0 to 1.
+    steal: Option<f64>,
+    directions: Vec<Direction>,
+}
+
+/// How late the wire engine handed one direction's frames over.
+#[derive(Serialize)]
+struct Direction {
+    at: String,
+    frames: u64,
+    release_error_p50_ns: Option<u64>,
+    release_error_p99_ns: Option<u64>,
+    release_error_max_ns: Option<u64>,
+    missed: u64,
+    refused: u64,
 }
 
 #[derive(Serialize)]
@@ -228,18 +246,41 @@ impl Wire {
             release_error_p99_ns: error.quantile(0.99),
             overslept_p99_ns: grade.overslept.quantile(0.99),
             scheduler: grade.scheduler.clone(),
+            steal: grade.steal,
+            directions: grade.directions.iter().map(Direction::of).collect(),
         }
     }
 
     fn text(&self) -> String {
         let time = |time: Option<u64>| time.map_or_else(|| "-".into(), span);
+        let mut table = Table::new(["left after it was due", "frames", "p50", "p99", "most"]);
+        for direction in &self.directions {
+            let errors =
+                [direction.release_error_p50_ns, direction.release_error_p99_ns, direction.release_error_max_ns];
+            table.row([direction.at.clone(), direction.frames.to_string()].into_iter().chain(errors.map(time)));
+        }
+        let stolen = self.steal.map_or_else(|| "unknown".into(), percent);
         format!(
-            "  frames left {} (p50), {} (p99) after they were due; sleeps ended {} (p99) late; {}\n",
+            "\n{table}  all: {} (p50), {} (p99); sleeps ended {} (p99) late; {}; stolen by the hypervisor: {stolen}\n",
             time(self.release_error_p50_ns),
             time(self.release_error_p99_ns),
             time(self.overslept_p99_ns),
             self.scheduler
         )
+    }
+}
+
+impl Direction {
+    fn of(grade: &DirectionGrade) -> Self {
+        Self {
+            at: format!("{}:{}", grade.node, grade.dev),
+            frames: grade.error.count(),
+            release_error_p50_ns: grade.error.quantile(0.5),
+            release_error_p99_ns: grade.error.quantile(0.99),
+            release_error_max_ns: grade.error.quantile(1.0),
+            missed: grade.missed,
+            refused: grade.refused,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     cidr::{IpCidr, NotACidr},
+    engine::wire::Tolerance,
     error::{Error, Result},
 };
 
@@ -92,6 +93,9 @@ pub(super) fn resolve(source: &Source<'_>, mut file: File, variant: Option<&str>
         name: file.name,
         summary: file.summary,
         seed: file.seed,
+        tolerance: file
+            .tolerance
+            .map_or_else(Tolerance::default, |span| Tolerance { release: span.0, ..Tolerance::default() }),
         needs: file.needs,
         hash_seed: file.hash_seed,
         nodes,

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) name: String,
     pub(super) summary: String,
     pub(super) seed: u64,
+    pub(super) tolerance: Option<Span>,
     #[serde(default)]
     pub(super) needs: Vec<Feature>,
     #[serde(default)]
