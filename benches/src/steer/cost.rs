@@ -58,7 +58,7 @@ pub(super) fn measure(network: &Network, pathlab: &Path, rounds: usize, chunks: 
 pub(super) fn nanoseconds(socket: &UdpSocket, to: &[SocketAddr], chunks: usize) -> Result<f64> {
     let payload = [0; 100];
     let send = || -> Result<Vec<f64>> {
-        sys::pin_to(CLIENT_CPU)?;
+        sys::pin_to(&[CLIENT_CPU])?;
         let mut targets = to.iter().cycle();
         let mut figures = Vec::with_capacity(chunks);
         for _ in 0..chunks {
