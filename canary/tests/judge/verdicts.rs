@@ -1,7 +1,7 @@
 //! Whole experiments with a known truth, and the verdict that each must get.
 
 use crate::simulator::{CLEAR, EVENINGS, Path, Who, World, bucket, demo, improved, plan};
-use pathlab_canary::{Decision, Experiment, Topic, Verdict, judge};
+use pathlab_canary::{Decision, Experiment, Margin, Topic, Verdict, judge};
 
 fn verdict(world: World, plan: &Experiment, seed: u32, evenings: &[&str], path: impl Fn(&Who<'_>) -> Path) -> Verdict {
     let ingested = world.play(plan, seed, evenings, path);
@@ -99,7 +99,9 @@ fn two_percent_of_sessions_a_hundred_times_worse_are_rolled_back() {
 /// Of the whole prelude and two evenings, with complaints as a help desk would export them.
 fn complaining(rows: &str, path: impl Fn(&Who<'_>) -> Path) -> Verdict {
     let mut plan = plan("5ms");
-    plan.policy.guardrails.push("complaints".parse().unwrap());
+    let complaints = "complaints".parse().unwrap();
+    plan.policy.guardrails.push(complaints);
+    plan.policy.margins.insert(complaints, Margin::Share("1%".parse().unwrap()));
     let mut ingest = pathlab_canary::Ingest::new(&plan).unwrap();
     World::PLAYERS.bins(&plan, 1, &EVENINGS, path, |number, bin| ingest.bin("simulated", number, bin));
     if !rows.is_empty() {
