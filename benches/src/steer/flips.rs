@@ -48,11 +48,11 @@ pub(super) struct Flip {
 
 /// By [`End`] and round; modes and families in turn.
 pub(super) fn measure(network: &Network, pathlab: &Path, rounds: usize) -> Result<[Vec<Flip>; 3]> {
-    let mut flips = [(); 3].map(|()| vec![Flip::default(); rounds]);
+    let mut flips = [(); 3].map(|()| Vec::with_capacity(rounds));
     for round in 0..rounds {
         let (mode, family) = (Mode::ALL[round % 2], round / 2 % 2);
         for at in order(End::ALL.len(), round) {
-            flips[at][round] = one(network, pathlab, mode, family, End::ALL[at])?;
+            flips[at].push(one(network, pathlab, mode, family, End::ALL[at])?);
         }
     }
     Ok(flips)
