@@ -30,6 +30,7 @@
 
 mod acceptance;
 mod arm;
+mod asn;
 mod assignment;
 mod described;
 mod difference;
@@ -53,6 +54,7 @@ pub mod steer;
 
 pub use acceptance::{Accepted, Held, Outcome, accept};
 pub use arm::arm;
+pub use asn::{AsnTable, UNKNOWN};
 pub use assignment::{MAX_KEY, bucket, bucket_of_bytes};
 pub use described::{Described, Description, PooledAnswer};
 pub use early::{Early, Harm, Watched};

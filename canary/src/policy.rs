@@ -271,7 +271,7 @@ fn sample_ratio(findings: &Findings) -> Reason {
             "{:.2} % of the sessions of {} are on the canary where {} % were assigned (p = {:.2})",
             ratio.seen * 100.0,
             ratio.scope,
-            ratio.expected * 100.0,
+            (ratio.expected * 10_000.0).round() / 100.0,
             ratio.p
         ),
         None => "too few sessions for a sample ratio check".to_owned(),

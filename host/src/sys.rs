@@ -127,10 +127,10 @@ fn call(interface: &str, argument: &mut Buffer) -> io::Result<()> {
     request.ifr_ifru.ifru_data = argument.0.as_mut_ptr().cast();
     // any socket of this namespace will do
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the request lives on this frame and points at the argument, borrowed mutably until the call returns. The functions of this
-    // file, its only callers, allot what their command's structure takes: fixed ones whole, those with a count as many entries as they
-    // write into the count, and the kernel copies at most that many (net/ethtool/ioctl.c: ethtool_get_strings, ethtool_get_stats and
-    // ethtool_get_rxfh_indir compare the count with the driver's and copy the smaller number, or refuse).
+    // A count in the argument bounds what the kernel copies: it takes the smaller of it and the driver's, or refuses
+    // (net/ethtool/ioctl.c: ethtool_get_strings, ethtool_get_stats, ethtool_get_rxfh_indir).
+    // SAFETY: the request lives on this frame and points at the argument, borrowed mutably until the call returns. The functions of this file,
+    // its only callers, allot what their command's structure takes whole, and those with a count as many entries as they write into it.
     let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

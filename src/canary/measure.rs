@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use pathlab_canary::{
-    Experiment,
-    passive::{Account, Isps, Watch},
+    AsnTable, Experiment, UNKNOWN,
+    passive::{Account, Watch},
     steer,
 };
 use pathlab_record::{Run, RunDirectory};
@@ -50,9 +50,9 @@ pub(super) fn measure(experiment: &Experiment, options: MeasureOptions, global: 
     }
     let seed = seed(experiment)?;
     let file = experiment.passive.as_ref().and_then(|passive| passive.isps.as_deref());
-    let isps = file.map(Isps::read).transpose().map_err(Misuse::of)?.unwrap_or_default();
+    let isps = file.map(AsnTable::read).transpose().map_err(Misuse::of)?.unwrap_or_default();
     if file.is_none() {
-        warn!("passive.isps is absent: every client is of ISP `{}`", pathlab_canary::passive::UNLISTED);
+        warn!("passive.isps is absent: every client is of ISP `{}`", UNKNOWN);
     }
     let started = Timestamp::now();
     let path = options.out.unwrap_or_else(|| run_directory::default_path("measure", started));

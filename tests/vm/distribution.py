@@ -194,21 +194,21 @@ class Compiler:
         digest = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
         built = cache() / "modules" / f"{sources.name}-{self.kernel.abi}-{digest}.ko"
         if not built.exists():
-            work = self.root / "work"
+            work = self.root / "build"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             for name, content in files.items():
                 (work / name).write_bytes(content)
             headers = f"/usr/src/linux-headers-{self.kernel.abi}"
             # Its type information would need pahole and the kernel's own; nothing reads it.
-            make = ["make", "-s", "-C", headers, "M=/work", "modules", "CONFIG_DEBUG_INFO_BTF_MODULES=", "KCFLAGS=-Werror"]
+            make = ["make", "-s", "-C", headers, "M=/build", "modules", "CONFIG_DEBUG_INFO_BTF_MODULES=", "KCFLAGS=-Werror"]
             command = ["unshare", "--map-root-user", "--root", self.root, "env", "-i", "PATH=/usr/bin:/usr/sbin", *make]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"{sources} does not build for {self.kernel.abi}:\n{done.stdout}{done.stderr}")
             built.parent.mkdir(exist_ok=True)
             [module] = work.glob("*.ko")
-            strip = ["unshare", "--map-root-user", "--root", self.root, "/usr/bin/strip", "--strip-debug", f"/work/{module.name}"]
+            strip = ["unshare", "--map-root-user", "--root", self.root, "/usr/bin/strip", "--strip-debug", f"/build/{module.name}"]
             run(strip, f"stripping {module.name}")
             shutil.copy(module, built)
         return built.read_bytes()

@@ -11,7 +11,6 @@
 //! `sessions.jsonl` is read on all cores, chunk by chunk, and taken in the order of its lines: the verdict is that of one core. Memory grows with sessions and their windows, not with samples: bins are merged as they come. Whatever is not judged is counted under
 //! a reason, with file and line for the first of each. Quantiles alone are refused: they can be neither merged nor weighed.
 
-mod asn;
 mod chunks;
 mod cohort;
 mod complaints;
@@ -46,8 +45,9 @@ pub(crate) use pooled::{Block, Pooled, quantile as pooled_quantile};
 pub use remark::{Remark, Remarks};
 pub(crate) use session::{Bin, ByWindow, Seen, Session};
 
-use crate::{Error, Evenings, Experiment, Metric, PLAN, Registration, Series, Window, stratum::Cell};
-use asn::AsnTableBuilder;
+use crate::{
+    Error, Evenings, Experiment, Metric, PLAN, Registration, Series, Window, asn::AsnTableBuilder, stratum::Cell,
+};
 use chunks::{Chunk, Chunks};
 use remark::{Account, Line};
 use samples::{Columns, Samples};

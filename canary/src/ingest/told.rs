@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use pathlab_record::{Arm, Labels, SessionBin, SessionKey, Window};
 use serde_json::Value;
 
-use super::{Refused, asn::AsnTable, broken, chunks::Chunk, remark::Remark, session::*};
+use super::{Refused, broken, chunks::Chunk, remark::Remark, session::*};
 use crate::{
     Evenings, Place,
+    asn::{AsnTable, UNKNOWN},
     stratum::{Cell, Family},
 };
 
@@ -140,9 +141,6 @@ fn share_of(labels: &Labels) -> Option<u16> {
     let share: crate::Share = labels.get("share")?.as_str()?.parse().ok()?;
     Some(share.buckets())
 }
-
-/// The ISP of a session that has no label, where the table does not know it either.
-const UNKNOWN: &str = "unknown";
 
 /// ISP and address family, and whether the ISP is unknown: from labels, or else from the table by the client's address.
 pub(super) fn cell_of(

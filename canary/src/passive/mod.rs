@@ -19,7 +19,6 @@
 mod bins;
 mod config;
 mod exposition;
-mod isps;
 mod kernel;
 
 use std::{
@@ -38,7 +37,7 @@ use jiff::Timestamp;
 use pathlab_record::{Labels, SessionBin};
 
 use crate::{
-    Experiment, Share,
+    AsnTable, Experiment, Share, UNKNOWN,
     steer::{
         self, Error, Plan, Result,
         object::{self, Failure, Watched},
@@ -49,7 +48,6 @@ use kernel::{RawFlow, RawSession, Reading};
 
 pub use bins::{Packets, SOURCE, Total};
 pub use config::{Field, Order, Passive, Port, ServerId};
-pub use isps::{Isps, UNLISTED};
 pub use kernel::{Counts, Flow};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/passive.bpf.o"));
@@ -109,7 +107,7 @@ pub struct Watch {
     known: HashMap<RawFlow, Reading>,
     bins: Bins,
     servers: Servers,
-    isps: Isps,
+    isps: AsnTable,
     share: Share,
     steered: bool,
     echoes: bool,
@@ -122,7 +120,7 @@ impl Watch {
     /// # Errors
     /// [`Error::Config`] where `[passive]` is missing or does not fit the rest; [`Error::NoDevice`], [`Error::DeviceDown`];
     /// [`Error::Passive`]: tcx needs Linux 6.6.
-    pub fn attach(experiment: &Experiment, seed: u32, isps: Isps, labels: Labels, now: Timestamp) -> Result<Self> {
+    pub fn attach(experiment: &Experiment, seed: u32, isps: AsnTable, labels: Labels, now: Timestamp) -> Result<Self> {
         let plan = Plan::new(experiment, seed)?;
         let settings = settings(experiment)?;
         let ports = ports(experiment, settings)?;
@@ -189,7 +187,7 @@ impl Watch {
             if !lately.is_nothing() {
                 let flow = Flow::of(&raw);
                 let server = self.servers.name(flow.server_port, reading.cgroup);
-                let isp = self.isps.of(flow.client.ip());
+                let isp = self.isps.isp(flow.client.ip()).unwrap_or(UNKNOWN);
                 let known = Known { flow, id: &reading.id, bucket: reading.bucket, server: &server, isp };
                 self.bins.add(&known, &lately, self.share);
             }

@@ -16,8 +16,8 @@ use std::{
 
 use jiff::Timestamp;
 use pathlab_canary::{
-    Experiment, Ingest, Key, KeyFrom, Mode,
-    passive::{Field, Isps, Order, Passive, Port, Watch},
+    AsnTable, Experiment, Ingest, Key, KeyFrom, Mode,
+    passive::{Field, Order, Passive, Port, Watch},
 };
 use pathlab_guard::{in_netns, privilege::root_or_skip};
 use pathlab_record::{Arm, SessionBin};
@@ -312,7 +312,7 @@ fn measured(mode: Mode, numbered: bool) -> Experiment {
 fn watch(network: &Network, experiment: &Experiment) -> Watch {
     let labels = [("isp".to_owned(), "NTT".into()), ("window".to_owned(), "2026-11-21".into())].into();
     in_netns(Some(&network.server), || {
-        Ok(Watch::attach(experiment, SEED, Isps::default(), labels, Timestamp::now()).unwrap())
+        Ok(Watch::attach(experiment, SEED, AsnTable::default(), labels, Timestamp::now()).unwrap())
     })
     .unwrap()
 }

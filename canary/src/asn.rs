@@ -1,26 +1,45 @@
-//! Which ISP an address belongs to, from an offline table: for sessions that no label places.
+//! Which ISP an address belongs to, from an offline table: for sessions that no label places, and for clients whose packets are watched.
 //!
 //! Lines of tab-separated columns, either `PREFIX ASN NAME` or, as iptoasn.com publishes them, `FIRST LAST ASN COUNTRY NAME`. Of nested
 //! prefixes the longest counts. `#` begins a comment; the AS number 0 is nobody's.
 
-use std::net::IpAddr;
+use std::{fs, net::IpAddr, path::Path};
 
 use pathlab_record::{Prefix, PrefixError};
+
+use crate::Error;
+
+/// The label of what no row holds.
+pub const UNKNOWN: &str = "unknown";
 
 /// Addresses as numbers: IPv4 in 32 bits, IPv6 in 128.
 type Range = (u128, u128);
 
 /// A table of address ranges, each with its ISP.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AsnTable {
+pub struct AsnTable {
     names: Vec<String>,
     /// Disjoint and ascending, for IPv4 and IPv6: first, last, place in the names.
     ranges: [Vec<(u128, u128, usize)>; 2],
 }
 
 impl AsnTable {
+    /// Reads a whole table; blank lines are nothing.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it cannot be read, [`Error::Columns`] with the line that is wrong.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Input { path: path.to_owned(), source })?;
+        let mut table = AsnTableBuilder::default();
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let at = || format!("{}:{}", path.display(), at + 1);
+            table.line(line.as_bytes()).map_err(|why| Error::Columns { at: at(), why })?;
+        }
+        Ok(table.build())
+    }
+
     /// The ISP of an address: its name in the table, or `AS` and the number where it has none.
-    pub(crate) fn isp(&self, address: IpAddr) -> Option<&str> {
+    pub fn isp(&self, address: IpAddr) -> Option<&str> {
         let (family, number) = number(address.to_canonical());
         let ranges = &self.ranges[family];
         let (_, last, name) = *ranges[..ranges.partition_point(|(first, ..)| *first <= number)].last()?;
@@ -30,7 +49,7 @@ impl AsnTable {
 
 /// A table on its way.
 #[derive(Debug, Default)]
-pub(super) struct AsnTableBuilder {
+pub(crate) struct AsnTableBuilder {
     names: std::collections::BTreeMap<String, usize>,
     /// As given: possibly nested.
     ranges: [Vec<(Range, usize)>; 2],
@@ -41,7 +60,7 @@ impl AsnTableBuilder {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn line(&mut self, line: &[u8]) -> Result<(), String> {
+    pub(crate) fn line(&mut self, line: &[u8]) -> Result<(), String> {
         let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?;
         if text.starts_with('#') {
             return Ok(());
@@ -78,7 +97,7 @@ impl AsnTableBuilder {
     }
 
     /// The table: of nested ranges the shorter one counts, of equal ones the last line.
-    pub(super) fn build(self) -> AsnTable {
+    pub(crate) fn build(self) -> AsnTable {
         let mut names: Vec<_> = self.names.into_iter().map(|(name, place)| (place, name)).collect();
         names.sort_unstable();
         let names = names.into_iter().map(|(_, name)| name).collect();
@@ -143,6 +162,16 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_line_of_a_file_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "# ours\n\n10.0.0.0/8\t64500\n10.0.0.0/33\t64501\n").unwrap();
+        let error = AsnTable::read(file.path()).unwrap_err().to_string();
+        assert!(error.contains(":4") && error.contains("33"), "{error}");
+        fs::write(file.path(), "# ours\n\n10.0.0.0/8\t64500\n").unwrap();
+        assert_eq!(AsnTable::read(file.path()).unwrap().isp("10.1.1.1".parse().unwrap()), Some("AS64500"));
+    }
+
+    #[test]
     fn the_longest_prefix_counts_and_names_fall_back_to_numbers() {
         let table = table(
             "# a comment\n10.0.0.0/8\t64500\tOuter\n10.1.0.0/16\tAS64501\tInner\n10.1.2.0/24\t64502\n\
@@ -166,7 +195,7 @@ mod tests {
         ] {
             assert_eq!(table.isp(address.parse().unwrap()), isp, "{address}");
         }
-        assert_eq!(super::AsnTable::default().isp("10.0.0.1".parse().unwrap()), None);
+        assert_eq!(AsnTable::default().isp("10.0.0.1".parse().unwrap()), None);
     }
 
     #[test]
