@@ -64,30 +64,38 @@ impl Registration {
 pub struct Registered {
     /// When the plan that was judged was first registered; null where it was not.
     pub at: Option<Timestamp>,
-    /// Whether that was before the first instant of the first evening; null where there is none of either.
+    /// Whether that was before the first data of an evening; null where there is none of either, and where it was within the first bin, whose
+    /// data may have begun before or after.
     pub before_the_evenings: Option<bool>,
     /// SHA-256 of plans that were registered and not judged.
     pub others: Vec<String>,
 }
 
 impl Registered {
-    /// Of the plan with this hash, data beginning at `first`.
-    pub(crate) fn new(plan: &str, registrations: &[Registration], first: Option<Timestamp>) -> Self {
+    /// Of the plan with this hash, data beginning somewhere within `first`.
+    pub(crate) fn new(plan: &str, registrations: &[Registration], first: Option<(Timestamp, Timestamp)>) -> Self {
         let (same, others): (Vec<_>, Vec<_>) = registrations.iter().partition(|of| of.plan_sha256 == plan);
         let at = same.iter().map(|of| of.registered).min();
         let mut others: Vec<String> = others.iter().map(|of| of.plan_sha256.clone()).collect();
         others.sort_unstable();
         others.dedup();
-        Self { at, before_the_evenings: at.zip(first).map(|(at, first)| at < first), others }
+        let before_the_evenings = at.zip(first).and_then(|(at, (start, end))| match at {
+            at if at < start => Some(true),
+            at if at >= end => Some(false),
+            _ => None,
+        });
+        Self { at, before_the_evenings, others }
     }
 
     /// For a person.
     pub fn text(&self) -> String {
-        let text = match (self.at, self.before_the_evenings) {
+        // To the second: the rest is in the JSON.
+        let at = self.at.map(|at| Timestamp::from_second(at.as_second()).unwrap_or(at));
+        let text = match (at, self.before_the_evenings) {
             (None, _) => "plan not registered".to_owned(),
             (Some(at), Some(true)) => format!("plan registered {at}, before the evenings"),
             (Some(at), Some(false)) => format!("plan registered {at}, when there were data already"),
-            (Some(at), None) => format!("plan registered {at}"),
+            (Some(at), None) => format!("plan registered {at}; bins do not tell whether the data had begun"),
         };
         match self.others.len() {
             0 => text,
@@ -147,12 +155,20 @@ mod tests {
             Registration::new(&other, at("2026-11-19T08:00:00Z")),
         ];
         let sha256 = plan_sha256(&experiment);
-        let first = Some(at("2026-11-21T10:00:00Z"));
+        let first = Some((at("2026-11-21T10:00:00Z"), at("2026-11-21T10:10:00Z")));
         let registered = Registered::new(&sha256, &plans, first);
         assert_eq!((registered.at, registered.before_the_evenings), (Some(plans[1].registered), Some(true)));
         assert_eq!(registered.others, [plan_sha256(&other)]);
         let late = Registered::new(&sha256, &plans[..1], first);
         assert!(late.text().contains("when there were data already"), "{}", late.text());
+        let meanwhile = [Registration::new(&experiment, at("2026-11-21T10:04:00.25Z"))];
+        let meanwhile = Registered::new(&sha256, &meanwhile, first);
+        assert_eq!(meanwhile.before_the_evenings, None, "the bin may hold data of before and after");
+        assert!(
+            meanwhile.text().starts_with("plan registered 2026-11-21T10:04:00Z; bins do not"),
+            "{}",
+            meanwhile.text()
+        );
         assert_eq!(Registered::new(&sha256, &[], first).text(), "plan not registered");
     }
 }

@@ -80,7 +80,8 @@ fn bars(splits: &[Split]) -> String {
                 split.name,
                 span(split.probe_host),
                 span(split.wire),
-                span(split.reflector_host),
+                // One reading of the clock stands for both ends of a stay in the driver.
+                if split.reflector_host == 0 { "unresolved".to_owned() } else { span(split.reflector_host) },
             );
         }
     }

@@ -123,11 +123,12 @@ impl Ingested {
         self.judged_lines
     }
 
-    /// First instant of the data of evenings.
-    pub(crate) fn first_of_evenings(&self) -> Option<Timestamp> {
+    /// First and last instant of the earliest bin of evenings: the data began somewhere within.
+    pub(crate) fn first_of_evenings(&self) -> Option<(Timestamp, Timestamp)> {
         let bins = self.sessions.iter().flat_map(|session| &session.bins);
-        let first = bins.filter(|(window, _)| *window != Window::Aa).map(|(_, bin)| bin.start).min()?;
-        Timestamp::from_microsecond(first).ok()
+        let (start, end) =
+            bins.filter(|(window, _)| *window != Window::Aa).map(|(_, bin)| (bin.start, bin.end)).min()?;
+        Some((Timestamp::from_microsecond(start).ok()?, Timestamp::from_microsecond(end).ok()?))
     }
 
     /// Number of sessions.
