@@ -203,6 +203,12 @@ END",
         in_netns(Some(ns), || Ok([bind(Ipv4Addr::UNSPECIFIED.into(), port).unwrap(), v6_only(port)])).unwrap()
     }
 
+    /// The one of them that is of this family, so that another may hold the other.
+    pub(crate) fn socket(&self, ns: &str, v6: bool, port: u16) -> UdpSocket {
+        in_netns(Some(ns), || Ok(if v6 { v6_only(port) } else { bind(Ipv4Addr::UNSPECIFIED.into(), port).unwrap() }))
+            .unwrap()
+    }
+
     /// The sessions that left over transit A and over transit B since the last call, and the number of packets.
     pub(crate) fn take(&self) -> (Sessions, Sessions, usize) {
         let mut packets = 0;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pathlab_canary::Mode;
 use pathlab_guard::privilege::root_or_skip;
 use pathlab_record::Arm;
 
@@ -23,13 +24,19 @@ fn narrow(network: &Network) {
          nsenter --net=/run/netns/{ns} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
          ip -n {ns} route del local 198.18.0.0/15 table local; ip -n {ns} route add 198.18.0.0/15 dev narrow
          ip -n {ns} -6 route del local 2001:db8:c::/48 table local; ip -n {ns} -6 route add 2001:db8:c::/48 dev narrow
-         ip -n {ns} route add {OWN_V4} via 10.2.0.2; ip -n {ns} -6 route add {OWN_V6} via 2001:db8:2::2"
+         ip -n {ns} route add {OWN_V4} via 10.2.0.2; ip -n {ns} -6 route add {OWN_V6} via 2001:db8:2::2
+         ip -n {ns} route add 10.3.0.0/24 via 10.2.0.2; ip -n {ns} -6 route add 2001:db8:3::/64 via 2001:db8:2::2"
     ));
 }
 
-/// What the server's route to a client says about its MTU, for packets with a mark.
-fn route(network: &Network, client: &SocketAddr, mark: u32) -> String {
-    network.on_server(&format!("ip route get {} mark {mark:#x}", client.ip()))
+/// What the route of a host to a client says about its MTU, for packets with a mark.
+fn route(host: &str, client: &SocketAddr, mark: u32) -> String {
+    sh(&format!("nsenter --net=/run/netns/{host} ip route get {} mark {mark:#x}", client.ip()))
+}
+
+fn untouched(network: &Network, client: &SocketAddr) {
+    let control = route(&network.server, client, 0);
+    assert!(control.contains("dev eth0") && !control.contains("mtu"), "{control}");
 }
 
 #[test]
@@ -40,28 +47,34 @@ fn a_narrow_canary_path_leaves_the_control_route_alone() {
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     narrow(&network);
     let before = network.state();
-    let mut experiment = experiment("50%");
-    experiment.steer.lease = jiff::SignedDuration::from_secs(10);
-    let steering = start(&network, &experiment, &options(&dir));
-    let canary = |v6| {
-        let on_canary = |client: &SocketAddr| assigned(&experiment, share("50%"), client) == Arm::Canary;
-        (DELIVERED..).map(|port| SocketAddr::new(session(v6, 99).ip(), port)).find(on_canary).unwrap()
-    };
-    let sockets = network.sockets(&network.server, PORT);
-    for (socket, client) in sockets.iter().zip([canary(false), canary(true)]) {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        // The first is refused by the narrow link; later ones by the server itself, as it knows.
-        while !route(&network, &client, 0x1_0000).contains("mtu 1300") {
-            drop(socket.send_to(&[0; 1_400], client));
-            assert!(Instant::now() < deadline, "the canary route to {client} has not learnt its MTU");
+    for mode in [Mode::Host, Mode::Router] {
+        let mut experiment = experiment("50%");
+        experiment.steer.mode = mode;
+        experiment.steer.lease = jiff::SignedDuration::from_secs(10);
+        let steering = start(&network, &experiment, &options(&dir));
+        // Clients of its own for each mode: what is learnt outlives an experiment.
+        let canary = |v6| {
+            let address = session(v6, if mode == Mode::Host { 99 } else { 199 }).ip();
+            let on_canary = |client: &SocketAddr| assigned(&experiment, share("50%"), client) == Arm::Canary;
+            (DELIVERED..).map(|port| SocketAddr::new(address, port)).find(on_canary).unwrap()
+        };
+        // The server itself learns it for its canary route; a router passes it on to the host whose packet it was.
+        let (learner, mark) = if mode == Mode::Host { (&network.server, 0x1_0000) } else { (&network.game, 0) };
+        let sockets = network.sockets(network.sender(mode), PORT);
+        for (socket, client) in sockets.iter().zip([canary(false), canary(true)]) {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            // The first is refused by the narrow link; later ones by the sender itself, as it knows.
+            while !route(learner, &client, mark).contains("mtu 1300") {
+                drop(socket.send_to(&[0; 1_400], client));
+                assert!(
+                    Instant::now() < deadline,
+                    "{mode:?}: nobody has learnt the MTU of the canary path to {client}"
+                );
+            }
+            untouched(&network, &client);
         }
-        let control = route(&network, &client, 0);
-        assert!(control.contains("dev eth0") && !control.contains("mtu"), "{control}");
-    }
-    steering.rollback().unwrap();
-    assert_eq!(network.state(), before);
-    for v6 in [false, true] {
-        let control = route(&network, &canary(v6), 0);
-        assert!(control.contains("dev eth0") && !control.contains("mtu"), "{control}");
+        steering.rollback().unwrap();
+        assert_eq!(network.state(), before);
+        [false, true].map(canary).iter().for_each(|client| untouched(&network, client));
     }
 }

@@ -144,8 +144,7 @@ impl Stream {
             let (running, arrived) = (running.clone(), arrived.clone());
             std::thread::spawn(move || receive(&socket, &running, &arrived))
         });
-        let [v4_socket, v6_socket] = network.sockets(network.sender(mode), PORT);
-        let socket = if v6 { v6_socket } else { v4_socket };
+        let socket = network.socket(network.sender(mode), v6, PORT);
         let sender = {
             let running = running.clone();
             std::thread::spawn(move || {

@@ -7,9 +7,10 @@ use pathlab_canary::{
     steer::{Error, Halt, Plan},
 };
 use pathlab_guard::{Family, in_netns, privilege::root_or_skip};
+use pathlab_record::Arm;
 
 use crate::{
-    SEED, experiment,
+    SEED, assigned, experiment,
     network::{Network, PORT, session, sh},
     options,
     process::within,
@@ -253,41 +254,57 @@ fn filters_of_others_that_use_our_bits_are_refused_and_halt_a_running_experiment
         return;
     }
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
-    let experiment = experiment("50%");
-    let chain =
-        |rule: &str| format!("nft \"table ip vpn {{ chain out {{ type filter hook output priority 0; {rule}; }}; }}\"");
-    for (rule, bits) in [
-        ("meta mark & 0x00ff0000 == 0x00080000 drop", 0x00ff_0000),
-        ("meta mark set meta mark & 0xfff7ffff | 0x00080000", 0x0008_0000),
-        ("meta mark set ct mark", u32::MAX),
-    ] {
-        let error = refused_while(&network, &experiment, &chain(rule), "nft delete table ip vpn");
-        let Error::FilterUsesMark { table, chain, bits: found, .. } = &error else { panic!("{error}") };
-        assert_eq!((table.as_str(), chain.as_str(), *found), ("vpn", "out", bits));
-    }
-    // Bits of its own are no reason.
-    network.on_server(&chain("meta mark & 0xff == 0x7 meta mark set meta mark | 0x8"));
-    let mut steering = start(&network, &experiment, &options(&dir));
-    steering.check_others().unwrap();
-    assert_eq!(steering.halted(), None);
-    for (overlap, says) in [
-        (chain("meta mark set 0x1"), "chain out of table vpn"),
-        ("ip rule add fwmark 0x10000/0x10000 lookup main priority 9".to_owned(), "priority 9 uses mark"),
-        ("ip rule add from 192.0.2.9 lookup main priority 10000".to_owned(), "rule with priority 10000 exists"),
-    ] {
-        sh(&format!("nsenter --net=/run/netns/{} sh -ec '{overlap}'", network.server));
+    for (mode, hook) in [(Mode::Host, "output"), (Mode::Router, "prerouting")] {
+        let mut experiment = experiment("50%");
+        experiment.steer.mode = mode;
+        let chain = |rule: &str| {
+            format!("nft \"table inet vpn {{ chain out {{ type filter hook {hook} priority 0; {rule}; }}; }}\"")
+        };
+        for (rule, bits) in [
+            ("meta mark & 0x00ff0000 == 0x00080000 drop", 0x00ff_0000),
+            ("meta mark set meta mark & 0xfff7ffff | 0x00080000", 0x0008_0000),
+            ("meta mark set ct mark", u32::MAX),
+        ] {
+            let error = refused_while(&network, &experiment, &chain(rule), "nft delete table inet vpn");
+            let Error::FilterUsesMark { table, chain, bits: found, .. } = &error else { panic!("{error}") };
+            assert_eq!((table.as_str(), chain.as_str(), *found), ("vpn", "out", bits));
+        }
+        // Bits of its own are no reason.
+        network.on_server(&chain("meta mark & 0xff == 0x7 meta mark set meta mark | 0x8"));
+        let mut steering = start(&network, &experiment, &options(&dir));
         steering.check_others().unwrap();
-        let Some(Halt::Overlap(reason)) = steering.halted() else { panic!("not halted by {overlap}") };
-        assert!(reason.contains(says), "{reason}");
-        assert_eq!(network.send(&network.server, (0..200).map(|i| session(false, i)), |_| Vec::new()), 200);
-        let (a, b, _) = network.take();
-        assert_eq!((a.len(), b.len()), (200, 0));
+        assert_eq!(steering.halted(), None);
+        for (overlap, says) in [
+            (chain("meta mark set 0x1"), "chain out of table vpn"),
+            ("ip rule add fwmark 0x10000/0x10000 lookup main priority 9".to_owned(), "priority 9 uses mark"),
+            ("ip -6 rule add fwmark 0x10000/0x10000 lookup main priority 9".to_owned(), "priority 9 uses mark"),
+            ("ip rule add from 192.0.2.9 lookup main priority 10000".to_owned(), "rule with priority 10000 exists"),
+        ] {
+            sh(&format!("nsenter --net=/run/netns/{} sh -ec '{overlap}'", network.server));
+            steering.check_others().unwrap();
+            let Some(Halt::Overlap(reason)) = steering.halted() else { panic!("not halted by {overlap}") };
+            assert!(reason.contains(says), "{reason}");
+            all_by_control(&network, mode);
+            drop(steering);
+            network.on_server("nft delete table inet vpn");
+            network.on_server(
+                "sh -c 'ip rule del priority 9; ip -6 rule del priority 9; ip rule del from 192.0.2.9; true' 2>/dev/null",
+            );
+            network.on_server(&chain("accept"));
+            steering = start(&network, &experiment, &options(&dir));
+        }
         drop(steering);
-        network.on_server("nft delete table ip vpn");
-        network.on_server("sh -c 'ip rule del priority 9; ip rule del from 192.0.2.9; true' 2>/dev/null");
-        network.on_server(&chain("accept"));
-        steering = start(&network, &experiment, &options(&dir));
+        network.on_server("nft delete table inet vpn");
     }
+}
+
+/// Whoever sends, in either family.
+fn all_by_control(network: &Network, mode: Mode) {
+    network.take();
+    let sessions = (0..100).flat_map(|i| [session(false, i), session(true, i)]);
+    assert_eq!(network.send(network.sender(mode), sessions, |_| Vec::new()), 200);
+    let (a, b, packets) = network.take();
+    assert_eq!((a.len(), b.len(), packets), (200, 0, 200));
 }
 
 #[test]
@@ -297,16 +314,28 @@ fn a_second_steerer_is_refused_and_a_foreign_flush_changes_nothing() {
     }
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let options = options(&dir);
-    let mut steering = start(&network, &experiment("15%"), &options);
-    let mut other = experiment("15%");
-    other.experiment.name = "other".into();
-    let before = network.state();
-    let error = try_start(&network, &other, &options).unwrap_err();
-    assert!(matches!(&error, Error::Running { name } if name == "test"), "{error}");
-    let without_lease = |state: String| state.lines().filter(|line| !line.contains("expires")).collect::<String>();
-    network.on_server("nft flush ruleset");
-    assert_eq!(without_lease(network.state()), without_lease(before));
-    steering.renew().unwrap();
+    for mode in [Mode::Host, Mode::Router] {
+        let mut experiment = experiment("50%");
+        experiment.steer.mode = mode;
+        experiment.steer.lease = jiff::SignedDuration::from_secs(10);
+        let mut steering = start(&network, &experiment, &options);
+        let before = network.state();
+        let mut other = experiment.clone();
+        other.experiment.name = "other".into();
+        let error = try_start(&network, &other, &options).unwrap_err();
+        assert!(matches!(&error, Error::Running { name } if name == "test"), "{error}");
+        assert!(error.to_string().contains("experiment `test` is steering already"), "{error}");
+        let without_lease = |state: String| state.lines().filter(|line| !line.contains("expires")).collect::<String>();
+        network.on_server("nft flush ruleset");
+        assert_eq!(without_lease(network.state()), without_lease(before));
+        // And the packets go where they went.
+        let all: Vec<_> = (0..200).flat_map(|i| [session(false, i), session(true, i)]).collect();
+        network.send(network.sender(mode), all.iter().copied(), |_| Vec::new());
+        let (_, b, packets) = network.take();
+        let on_canary = |session: &&_| assigned(&experiment, share("50%"), session) == Arm::Canary;
+        assert_eq!((b, packets), (all.iter().filter(on_canary).copied().collect(), all.len()));
+        steering.renew().unwrap();
+    }
 }
 
 #[test]
@@ -314,19 +343,23 @@ fn a_canary_device_that_vanishes_ends_in_control_and_a_halt() {
     if !root_or_skip("a_canary_device_that_vanishes_ends_in_control_and_a_halt") {
         return;
     }
-    let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
-    let mut steering = start(&network, &experiment("50%"), &options(&dir));
-    network.on_server("ip link del eth1");
-    let sessions = (0..100).flat_map(|i| [session(false, i), session(true, i)]);
-    assert_eq!(network.send(&network.server, sessions, |_| Vec::new()), 200);
-    steering.check().unwrap();
-    assert_eq!(steering.halted(), Some(&Halt::PathGone));
-    assert_eq!(steering.observe().unwrap().unwrap().lease_left, None);
-    assert!(matches!(steering.renew(), Err(Error::Lapsed)));
-    let (a, b, _) = network.take();
-    assert_eq!((a.len(), b.len()), (200, 0));
-    steering.rollback().unwrap();
-    assert!(!network.state().contains("222"));
+    for mode in [Mode::Host, Mode::Router] {
+        let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
+        let mut experiment = experiment("50%");
+        experiment.steer.mode = mode;
+        let mut steering = start(&network, &experiment, &options(&dir));
+        network.on_server("ip link del eth1");
+        // Before anybody has looked, and after.
+        all_by_control(&network, mode);
+        steering.check().unwrap();
+        assert_eq!(steering.halted(), Some(&Halt::PathGone));
+        assert!(Halt::PathGone.to_string().contains("of the canary path is gone"));
+        assert_eq!(steering.observe().unwrap().unwrap().lease_left, None);
+        assert!(matches!(steering.renew(), Err(Error::Lapsed)));
+        all_by_control(&network, mode);
+        steering.rollback().unwrap();
+        assert!(!network.state().contains("222"));
+    }
 }
 
 #[test]

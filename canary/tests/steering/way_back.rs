@@ -10,7 +10,7 @@ use pathlab_guard::{Leftover, in_netns, privilege::root_or_skip};
 
 use crate::{
     LEASE_MS, experiment,
-    network::Network,
+    network::{Network, session},
     options,
     process::{Steerer, Stream, patience, within},
     share, start,
@@ -163,22 +163,32 @@ fn with_the_guardian_killed_too_what_is_left_is_inert_and_the_next_rollback_remo
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let options = options(&dir);
     let before = network.state();
-    let mut steerer = Steerer::start(&network, Mode::Router, dir.path());
-    let stream = Stream::start(&network, Mode::Router, false);
-    stream.wait(B, 20);
-    assert!(steerer.guardian.kill().unwrap());
-    let event = Instant::now();
-    steerer.signal("KILL");
-    steerer.child.wait().unwrap();
-    stream.wait(A, 10);
-    back_after(event, &stream.finish());
-    let left = Leftover::read(&dir.path().join("undo/canary-test.jsonl")).unwrap();
-    assert!(left.is_orphan() && left.objects.len() == objects(Mode::Router));
-    assert!(network.state().contains("lookup 222 proto 222"));
-    assert!(matches!(status("test", &options), Err(Error::NotRunning { .. })));
-    assert_eq!(rollback("test", &options).unwrap().removed.len(), objects(Mode::Router));
-    assert_eq!(network.state(), before);
-    assert!(!dir.path().join("run/test.sock").exists());
+    for mode in [Mode::Host, Mode::Router] {
+        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let streams = [false, true].map(|v6| Stream::start(&network, mode, v6));
+        streams.iter().for_each(|stream| stream.wait(B, 20));
+        assert!(steerer.guardian.kill().unwrap());
+        let event = Instant::now();
+        steerer.signal("KILL");
+        steerer.child.wait().unwrap();
+        for stream in streams {
+            stream.wait(A, 10);
+            back_after(event, &stream.finish());
+        }
+        let left = Leftover::read(&dir.path().join("undo/canary-test.jsonl")).unwrap();
+        assert!(left.is_orphan() && left.objects.len() == objects(mode));
+        // All of it is there, in both families, and does nothing to anybody.
+        let state = network.state();
+        assert_eq!((state.matches("lookup 222 proto 222").count(), state.contains("pathlab_canary")), (2, false));
+        let all = (0..400).flat_map(|i| [session(false, i), session(true, i)]);
+        let sent = network.send(network.sender(mode), all, |_| Vec::new());
+        let (a, b, packets) = network.take();
+        assert_eq!((a.len(), b.len(), packets), (sent, 0, sent));
+        assert!(matches!(status("test", &options), Err(Error::NotRunning { .. })));
+        assert_eq!(rollback("test", &options).unwrap().removed.len(), objects(mode));
+        assert_eq!(network.state(), before);
+        assert!(!dir.path().join("run/test.sock").exists());
+    }
 }
 
 #[test]
