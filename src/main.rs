@@ -57,6 +57,7 @@ enum Verb {
     Lab(lab::LabArgs),
     Host(host::HostArgs),
     Import(import::ImportArgs),
+    Report(report::command::ReportArgs),
     Evidence(evidence::EvidenceArgs),
     Demo(demo::Demo),
     #[command(hide = true, name = guardian::VERB)]
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(args, global),
         Verb::Host(args) => host::run(args, global),
         Verb::Import(args) => import::run(args, global),
+        Verb::Report(args) => report::command::run(&args, global),
         Verb::Evidence(args) => evidence::run(&args, global),
         Verb::Demo(args) => demo::run(&args, global),
         Verb::Guardian(args) => guardian::run(&args),

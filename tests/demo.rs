@@ -47,7 +47,16 @@ fn promotes_with_a_run_directory_that_replays_and_leaves_nothing() {
     assert!(stderr.is_empty(), "a demo in a pipe is silent but for its screen: {stderr}");
 
     let run = place.path().join("run");
-    let of_demo = ["SHA256SUMS", "canary.toml", "clients.jsonl", "evidence.jsonl", "run.json", "seed", "verdict.json"];
+    let of_demo = [
+        "SHA256SUMS",
+        "canary.toml",
+        "clients.jsonl",
+        "evidence.jsonl",
+        "report.html",
+        "run.json",
+        "seed",
+        "verdict.json",
+    ];
     let runs = ["aa", "evening-1", "evening-2", "quiet-socket", "quiet-xdp"];
     let expected = of_demo
         .map(str::to_owned)

@@ -53,8 +53,7 @@ pub(crate) fn run(args: &Demo, global: &Global) -> Result<Exit> {
     let out = args.out.clone().unwrap_or_else(|| run_directory::default_path("demo", started));
     let story = play::play(args.variant(), args.seed, &out, started, &stop)?;
     if global.json {
-        let document =
-            json!({ "run": out, "head": story.head.to_string(), "verdict": story.verdict, "splits": story.splits });
+        let document = json!({ "run": out, "head": story.head.to_string(), "report": story.report, "verdict": story.verdict, "splits": story.splits });
         output::json("demo", &document)?;
     } else {
         print!("{}", screen::text(&story, &out));

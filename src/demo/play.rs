@@ -26,7 +26,7 @@ use super::split::Split;
 use crate::{
     canary, guardian, host,
     progress::Progress,
-    run_directory,
+    report, run_directory,
     stage::{Stage, clients},
     stop::Interrupt,
 };
@@ -48,6 +48,7 @@ pub(crate) struct Story {
     pub(crate) packets: u64,
     pub(crate) took: Duration,
     pub(crate) head: Head,
+    pub(crate) report: PathBuf,
 }
 
 /// Plays a variant of the demo's scenario and leaves its run directories in `out`. Everything that was put up is down again on return.
@@ -119,7 +120,11 @@ pub(crate) fn play(
     progress.say("taking everything down");
     lab.down()?;
     scrap.keep();
-    Ok(Story { scenario, seed, verdict, splits, loads, packets, took: begun.elapsed(), head })
+    progress.say("writing the report");
+    let page = report::page::gather(&[out.to_owned()], Timestamp::now())?;
+    let report = out.join("report.html");
+    report::command::write(&page, &report)?;
+    Ok(Story { scenario, seed, verdict, splits, loads, packets, took: begun.elapsed(), head, report })
 }
 
 /// The windows with what their sessions are labelled: `aa`, then one date an evening.

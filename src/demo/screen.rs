@@ -43,6 +43,7 @@ pub(crate) fn text(story: &Story, out: &Path) -> String {
     let _ = write!(text, "{}", report::verdict::reasons(verdict));
     let _ = writeln!(text, "\n{}", report::verdict::decision(verdict));
     let _ = writeln!(text, "\n{}  sealed {}", out.display(), story.head);
+    let _ = writeln!(text, "report: {}", story.report.display());
     let _ = writeln!(text, "replay: pathlab canary replay {}", out.display());
     text
 }

@@ -1,9 +1,11 @@
-//! What the verbs found, as text for a terminal. The JSON beside it is the crates' own types, serialised.
+//! What the verbs found, as text for a terminal. The JSON beside it is the crates' own types, serialised. `page` is all of it for those who were not there.
 
 pub(crate) mod acceptance;
+pub(crate) mod command;
 pub(crate) mod doctor;
 pub(crate) mod host;
 pub(crate) mod lab;
+pub(crate) mod page;
 pub(crate) mod probe;
 mod quantity;
 mod table;

@@ -1,0 +1,69 @@
+//! `pathlab report`: runs as one page for those who were not there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use jiff::Timestamp;
+use pathlab_record::{Digest, Head, RecordedRun};
+
+use super::page;
+use crate::{Global, exit::Exit, output};
+
+/// The page's name where none is given.
+const PAGE: &str = "report.html";
+
+/// Put runs on one page: verdict, evenings, percentiles, wire or host, evidence; one HTML file that needs nothing else
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// Run directories (with those in them), and JSON documents of `host audit`
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// The page [default: report.html in the first run directory]; in a sealed run directory, its chain records it
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Writes the page and tells what is on it.
+pub(crate) fn run(args: &ReportArgs, global: &Global) -> Result<Exit> {
+    let report = page::gather(&args.runs, Timestamp::now())?;
+    let home = args.runs.iter().find(|run| run.is_dir()).map_or_else(|| PathBuf::from("."), PathBuf::clone);
+    let out = args.out.clone().unwrap_or_else(|| home.join(PAGE));
+    let written = write(&report, &out)?;
+    if global.json {
+        output::document(&report)?;
+        return Ok(Exit::Done);
+    }
+    print!("{}", page::text(&report));
+    println!("\n{}  sha256 {}", out.display(), written.sha256);
+    if let Some(head) = written.head {
+        println!("recorded in the run's chain: {head}");
+    }
+    Ok(Exit::Done)
+}
+
+/// A page that was written.
+pub(crate) struct Written {
+    pub(crate) sha256: Digest,
+    /// The new head of the run in which it lies.
+    pub(crate) head: Option<Head>,
+}
+
+/// The page of these runs; in a sealed run directory it becomes a later record of the chain.
+pub(crate) fn write(report: &page::Report, out: &Path) -> Result<Written> {
+    let html = page::html(report);
+    let sha256 = Digest::of(html.as_bytes());
+    let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = out.file_name().and_then(|name| name.to_str());
+    let sealed = RecordedRun::open(folder).ok().filter(RecordedRun::is_sealed);
+    if let (Some(run), Some(name)) = (sealed, name) {
+        let actor = format!("pathlab {} report", env!("CARGO_PKG_VERSION"));
+        let head = run.append(name, html.as_bytes(), report.made, &actor, "report")?;
+        return Ok(Written { sha256, head: Some(head) });
+    }
+    fs::write(out, html).with_context(|| format!("{}: cannot be written", out.display()))?;
+    Ok(Written { sha256, head: None })
+}

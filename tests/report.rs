@@ -1,0 +1,182 @@
+//! `pathlab report` end to end: a fortnight of six ISPs on one small page, labels that mean harm, and a chain that goes on.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use pathlab_guard::privilege::skip;
+use pathlab_record::{Arm, Run, RunDirectory, SessionBin, SparseHistogram, verify};
+use serde_json::{Value, json};
+
+const BIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// Markup, an attribute's end, control and direction characters.
+const HOSTILE: &str = "</title></style><script>document.title='executed'</script><img src=x onerror=\"alert(1)\">'\"&\u{1b}[2J\u{202e}\u{0}";
+
+fn run(place: &Path, name: &str, bins: impl Iterator<Item = SessionBin>) -> PathBuf {
+    let path = place.join(name);
+    let started: Timestamp = "2026-11-08T09:00:00Z".parse().unwrap();
+    let mut about = Run::new("probe", started);
+    about.host.insert("name".to_owned(), json!(HOSTILE));
+    let mut directory = RunDirectory::create(&path, &about).unwrap();
+    bins.for_each(|bin| directory.session(&bin).unwrap());
+    directory.note(started, Some(HOSTILE), "ramp 20%").unwrap();
+    directory.seal(started).unwrap();
+    path
+}
+
+fn bin(isp: &str, family: u8, arm: Arm, session: usize, start: Timestamp, rtt_ms: f64, lost: u64) -> SessionBin {
+    let mut rtt = SparseHistogram::new();
+    (0..20).for_each(|packet| rtt.record(((rtt_ms + f64::from(packet) * 0.4) * 1e6) as u64));
+    SessionBin {
+        session: format!("{isp}-{family}-{session}"),
+        arm_assigned: Some(arm),
+        labels: [("isp".to_owned(), json!(isp)), ("family".to_owned(), json!(family))].into(),
+        start,
+        end: start + BIN,
+        zone: "Asia/Tokyo".to_owned(),
+        sent: 20 + lost,
+        received: 20,
+        lost,
+        rtt: Some(rtt),
+        source: "probe".to_owned(),
+        ..SessionBin::default()
+    }
+}
+
+/// 19:00 to 24:00 in Tokyo on 14 evenings; worst at 21:30, on the control arm of the first ISPs, and nothing measured on the sixth evening.
+fn fortnight() -> impl Iterator<Item = SessionBin> {
+    let first: Timestamp = "2026-11-08T10:00:00Z".parse().unwrap();
+    let isps = ["NTT", "KDDI", "SoftBank", "Jupiter", "OPTAGE", "BIGLOBE"];
+    (0..14).filter(|night| *night != 5).flat_map(move |night| {
+        (0..30).flat_map(move |slot| {
+            let start = first + SignedDuration::from_hours(24 * night) + BIN * slot;
+            let evening = 1.0 - (f64::from(slot) - 15.0).abs() / 15.0;
+            isps.into_iter().enumerate().flat_map(move |(number, isp)| {
+                [4, 6].into_iter().flat_map(move |family| {
+                    [Arm::Control, Arm::Canary].into_iter().map(move |arm| {
+                        let hit = if arm == Arm::Control { 60.0 / (1.0 + number as f64) } else { 4.0 };
+                        let rtt = 8.0 + number as f64 + evening.powi(2) * hit + (night % 3) as f64;
+                        let lost = if arm == Arm::Control && evening > 0.7 && number < 2 { 1 } else { 0 };
+                        bin(isp, family, arm, 0, start, rtt, lost)
+                    })
+                })
+            })
+        })
+    })
+}
+
+fn report(runs: &[&Path], more: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_pathlab"))
+        .arg("report")
+        .args(runs)
+        .args(more)
+        .output()
+        .expect("pathlab was built");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_fortnight_of_six_isps_is_a_small_page_that_needs_nothing_else() {
+    let place = tempfile::tempdir().unwrap();
+    let run = run(place.path(), "fortnight", fortnight());
+    let text = report(&[&run], &[]);
+    let html = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(html.len() < 1_000_000, "{} bytes", html.len());
+    for outside in ["http://", "https://", "<script", "<img", "<link", "<iframe", "@import", "url(http"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    assert_eq!(html.matches("<figcaption>").count(), 24 + 12, "a heatmap for each arm, percentiles for each place");
+    // The evening that nobody measured has a row of its own, without data.
+    assert_eq!(html.matches(">2026-11-13</text>").count(), 24);
+    assert_eq!(html.matches("class=\"empty\"").count(), 24 + 1, "dots in every heatmap, and in the legend");
+    assert!(
+        text.contains("no verdict among the runs") && text.contains("NTT IPv4") && text.contains("21:30"),
+        "{text}"
+    );
+    // Hashes can be taken again from the JSON by other tools.
+    let json = report(&[&run], &["--json", "-o", "/dev/null"]);
+    let program = "import hashlib,json,sys\nd=json.load(sys.stdin)['figures']\nfor f in d.values(): assert hashlib.sha256(json.dumps(f['data'],separators=(',',':'),ensure_ascii=False).encode()).hexdigest()==f['sha256']";
+    let mut python = Command::new("python3").args(["-c", program]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    python.stdin.take().unwrap().write_all(json.as_bytes()).unwrap();
+    assert!(python.wait().unwrap().success());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let cells = json["figures"]["evenings"]["data"]["panels"][0]["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 13 * 30);
+}
+
+#[test]
+fn the_chain_is_sealed_before_the_page_and_a_later_record_hashes_it() {
+    let place = tempfile::tempdir().unwrap();
+    let run = run(place.path(), "run", fortnight().take(48));
+    let sealed = verify(&run).unwrap().sealed;
+    for again in 1..=2 {
+        let text = report(&[&run], &[]);
+        let verified = verify(&run).unwrap();
+        assert_eq!(verified.sealed, sealed);
+        let html = fs::read_to_string(run.join("report.html")).unwrap();
+        assert!(html.contains(&sealed.to_string()), "the page shows the sealed head");
+        assert!(text.contains(&verified.head.to_string()) && verified.head.index == sealed.index + again, "{text}");
+        let sums =
+            Command::new("sha256sum").args(["--strict", "--quiet", "-c", "SHA256SUMS"]).current_dir(&run).output();
+        assert!(sums.unwrap().status.success(), "sha256sum -c takes the new sums");
+    }
+    fs::write(run.join("sessions.jsonl"), "").unwrap();
+    let other = place.path().join("other.html");
+    let text = report(&[&run], &["-o", other.to_str().unwrap()]);
+    assert!(text.contains("NOT AS SEALED: sessions.jsonl is not the file"), "{text}");
+    assert!(fs::read_to_string(other).unwrap().contains("NOT AS SEALED"));
+}
+
+fn hostile(place: &Path) -> PathBuf {
+    let long = "x".repeat(10_000);
+    let start: Timestamp = "2026-11-08T10:00:00Z".parse().unwrap();
+    let isps = [HOSTILE, &long, "NTT"];
+    let bins = isps.iter().flat_map(|isp| [Arm::Control, Arm::Canary].map(|arm| bin(isp, 4, arm, 0, start, 20.0, 1)));
+    run(place, "hostile", bins.collect::<Vec<_>>().into_iter())
+}
+
+#[test]
+fn what_others_wrote_is_shown_and_never_markup() {
+    let place = tempfile::tempdir().unwrap();
+    let run = hostile(place.path());
+    let text = report(&[&run], &[]);
+    assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}') && text.contains('\u{241b}'), "{text}");
+    let html = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(!html.contains("<script") && !html.contains("<img") && html.contains("&lt;script&gt;"));
+    assert!(html.contains("… (10000 characters)") && html.len() < 100_000);
+    assert!(!html.chars().any(|character| character.is_control() && character != '\n'));
+}
+
+#[test]
+fn a_browser_without_network_loads_it_without_a_request_or_an_error() {
+    let name = "a_browser_without_network_loads_it_without_a_request_or_an_error";
+    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| present(name)) else {
+        return skip(name, "needs chromium: apt-get install chromium");
+    };
+    let place = tempfile::tempdir().unwrap();
+    let run = hostile(place.path());
+    report(&[&run], &[]);
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"])
+        .args(["--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND"])
+        .arg(format!("--user-data-dir={}", place.path().join("profile").display()))
+        .arg(format!("file://{}", run.join("report.html").display()))
+        .output()
+        .unwrap();
+    let (dom, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(dom.contains("<h2>Evidence</h2>"), "{said}");
+    assert!(!dom.contains("<title>executed"), "the label ran");
+    assert!(!said.contains("CONSOLE"), "{said}");
+    // The policy in the page's head refuses every request, and a refusal is told on the console.
+    assert!(!said.contains("Refused"), "{said}");
+}
+
+fn present(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
