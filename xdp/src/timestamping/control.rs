@@ -54,6 +54,12 @@ pub struct DeliveryError {
     pub errno: i32,
     /// Who sent the ICMP message; absent where this host's own stack found out.
     pub reporter: Option<IpAddr>,
+    /// Type of the ICMP or ICMPv6 message (`ee_type`), zero where there was none.
+    pub kind: u8,
+    /// Its code (`ee_code`).
+    pub code: u8,
+    /// `ee_info`: of a packet that was too big the MTU that it met, else zero.
+    pub info: u32,
 }
 
 /// Where a datagram was addressed and where it came in.
@@ -163,8 +169,10 @@ fn transmit_report(data: &[u8]) -> Option<TransmitReport> {
 /// The same structure when an ICMP message or the local stack filled it in; the reporter's socket address follows it.
 fn delivery_error(data: &[u8]) -> Option<DeliveryError> {
     let errno = word(data, 0)?.cast_signed();
-    match *data.get(4)? {
-        libc::SO_EE_ORIGIN_LOCAL => Some(DeliveryError { errno, reporter: None }),
+    let [origin, kind, code] = *data.get(4..)?.first_chunk()?;
+    let info = word(data, 8)?;
+    match origin {
+        libc::SO_EE_ORIGIN_LOCAL => Some(DeliveryError { errno, reporter: None, kind, code, info }),
         libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
             let offender = data.get(16..)?;
             let family = i32::from(u16::from_ne_bytes(*offender.first_chunk()?));
@@ -173,7 +181,7 @@ fn delivery_error(data: &[u8]) -> Option<DeliveryError> {
                 libc::AF_INET6 => offender.get(8..)?.first_chunk::<16>().map(|ip| Ipv6Addr::from(*ip).to_canonical()),
                 _ => None,
             };
-            Some(DeliveryError { errno, reporter })
+            Some(DeliveryError { errno, reporter, kind, code, info })
         }
         _ => None,
     }
@@ -297,7 +305,8 @@ mod tests {
     fn real_errors_and_acknowledgements_are_no_transmit_reports() {
         let icmp = extended_error(libc::ECONNREFUSED, libc::SO_EE_ORIGIN_ICMP, 0, 0);
         assert_eq!(Control::parse(&icmp).transmit, None);
-        assert_eq!(Control::parse(&icmp).error, Some(DeliveryError { errno: libc::ECONNREFUSED, reporter: None }));
+        let refused = Control::parse(&icmp).error.expect("an error");
+        assert_eq!((refused.errno, refused.reporter, refused.info), (libc::ECONNREFUSED, None, 0));
         let acknowledged = extended_error(libc::ENOMSG, libc::SO_EE_ORIGIN_TIMESTAMPING, 2, 0);
         assert_eq!(Control::parse(&acknowledged).transmit, None);
     }

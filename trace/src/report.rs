@@ -1,0 +1,334 @@
+//! The result as one serialisable model: hops, destination and verdict of each flow, by the stretch of time in which its path stayed one.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use pathlab_stats::{Confidence, Rate, wilson};
+use serde::Serialize;
+
+use crate::{
+    Change, Direction, Flow, Plan, Traced, Verdict,
+    blame::{Count, blame},
+    tracer::{Answer, Probe, What},
+    verdict::{Seen, judge},
+};
+
+/// A trace of several flows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// `pathlab.trace/1`.
+    pub schema: &'static str,
+    /// The destination.
+    pub target: SocketAddr,
+    /// Rounds that were asked for.
+    pub rounds: u32,
+    /// Nanoseconds from one round to the next.
+    pub interval_ns: u64,
+    /// Octets of UDP payload of a probe.
+    pub size: usize,
+    /// In order of their places.
+    pub flows: Vec<FlowReport>,
+}
+
+/// One flow.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FlowReport {
+    /// This host's address and port.
+    pub source: SocketAddr,
+    /// What is said of it.
+    pub verdict: Verdict,
+    /// Hops before the destination.
+    pub hops: Vec<Hop>,
+    /// The destination.
+    pub destination: Destination,
+    /// Changes of the path, in order.
+    pub changes: Vec<PathChange>,
+    /// Rounds that the counts are from: all, or the longest stretch without a change.
+    pub probes: u64,
+    /// Who said that a packet was too big, and the MTU of the link behind it.
+    pub too_big: Option<TooBig>,
+    /// Errors that quoted too little to be told whose they are.
+    pub unmatched: u64,
+}
+
+/// A hop.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Hop {
+    /// From 1.
+    pub hop: u8,
+    /// Addresses that answered, the most frequent first.
+    pub addresses: Vec<IpAddr>,
+    /// Who they belong to, by the user's table.
+    pub network: Option<String>,
+    /// Probes without an answer.
+    pub loss: Share,
+    /// Its router answers less often than it is asked: what lies behind it answers better.
+    pub seldom: bool,
+    /// Round trips.
+    pub rtt: Option<Rtt>,
+}
+
+/// The destination.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Destination {
+    /// Hops to it, itself included.
+    pub distance: Option<u8>,
+    /// `reflector`, `port_unreachable`, or absent.
+    pub answers: Option<&'static str>,
+    /// Who it belongs to, by the user's table.
+    pub network: Option<String>,
+    /// Packets without an answer.
+    pub loss: Share,
+    /// Packets lost on the way there, by a stateful reflector's count.
+    pub lost_forward: Option<u64>,
+    /// Packets lost on the way back, likewise.
+    pub lost_return: Option<u64>,
+    /// Round trips.
+    pub rtt: Option<Rtt>,
+}
+
+/// A share of packets with its interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// Packets sent.
+    pub sent: u64,
+    /// Of those lost.
+    pub lost: u64,
+    /// Lost over sent; absent where none was sent.
+    pub share: Option<f64>,
+    /// Wilson's 95 % interval.
+    pub low: f64,
+    /// Its other limit.
+    pub high: f64,
+}
+
+/// Round trips in nanoseconds, from this process to the kernel's receive stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "their names say it")]
+pub struct Rtt {
+    pub last_ns: u64,
+    pub min_ns: u64,
+    pub median_ns: u64,
+    pub p95_ns: u64,
+    pub max_ns: u64,
+    pub mean_ns: u64,
+    pub deviation_ns: u64,
+}
+
+/// A change of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PathChange {
+    /// Nanoseconds since the start.
+    pub at_ns: u64,
+    /// At which hop; absent where the length changed.
+    pub hop: Option<u8>,
+    /// Who answered before.
+    pub before: Option<IpAddr>,
+    /// Who answers since.
+    pub after: Option<IpAddr>,
+}
+
+/// A link that does not take the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TooBig {
+    /// Who said so.
+    pub from: IpAddr,
+    /// The MTU that it told, zero if none.
+    pub mtu: u32,
+}
+
+/// With more changes than this a path is none.
+const MOST_CHANGES: usize = 8;
+
+impl Report {
+    /// What a trace of `flows` by `plan` has seen.
+    pub fn new(flows: &[Flow], plan: &Plan, traced: &[Traced]) -> Self {
+        Self {
+            schema: "pathlab.trace/1",
+            target: flows[0].target,
+            rounds: plan.rounds,
+            interval_ns: nanos(plan.interval),
+            size: plan.size,
+            flows: flows.iter().zip(traced).map(|(flow, traced)| of_flow(flow, traced)).collect(),
+        }
+    }
+
+    /// Names the networks of hops and destination.
+    pub fn label(&mut self, network: impl Fn(IpAddr) -> Option<String>) {
+        let target = self.target.ip();
+        for flow in &mut self.flows {
+            flow.destination.network = network(target);
+            for hop in &mut flow.hops {
+                hop.network = hop.addresses.first().and_then(|address| network(*address));
+            }
+        }
+    }
+}
+
+fn of_flow(flow: &Flow, traced: &Traced) -> FlowReport {
+    let (probes, unstable) = steady(traced);
+    let hops_asked = traced.distance.map_or_else(|| highest(probes), |distance| distance - 1);
+    let far = |probe: &&Probe| traced.distance.map_or(probe.ttl > hops_asked, |distance| probe.ttl >= distance);
+    let arrived = |answer: &Answer| matches!(answer.what, What::Reflected(_) | What::Closed);
+    let destination = count(probes.iter().filter(far), arrived);
+    let reflects =
+        probes.iter().any(|probe| probe.answer.is_some_and(|answer| matches!(answer.what, What::Reflected(_))));
+    let closed = probes.iter().any(|probe| probe.answer.is_some_and(|answer| answer.what == What::Closed));
+
+    let at_hop = |hop: u8| probes.iter().filter(move |probe| probe.ttl == hop);
+    let mut path: Vec<Count> = (1..=hops_asked).map(|hop| count(at_hop(hop), |_| true)).collect();
+    path.push(destination);
+    let addresses: Vec<Vec<IpAddr>> = (1..=hops_asked).map(|hop| answering(at_hop(hop))).collect();
+    let mut named: Vec<Option<IpAddr>> = addresses.iter().map(|addresses| addresses.first().copied()).collect();
+    named.push((destination.answered > 0).then_some(flow.target.ip()));
+
+    let legs = legs(probes, far, counts_by_itself(traced));
+    let direction = match legs {
+        None | Some((0, 0)) => Direction::Unknown,
+        // A tenth is what a chance loss elsewhere may be.
+        Some((there, back)) if back * 10 <= there => Direction::Forward,
+        Some((there, back)) if there * 10 <= back => Direction::Return,
+        Some(_) => Direction::Both,
+    };
+    let blame = blame(&path, reflects);
+    let seldom = |hop: usize| {
+        let behind = path[hop + 1..].iter().map(|count| share(*count).high).fold(1.0, f64::min);
+        path[hop].answered > 0 && share(path[hop]).low > behind
+    };
+    let telling: Vec<bool> = (0..path.len()).map(|hop| path[hop].answered > 0 && !seldom(hop)).collect();
+    let seen = Seen { addresses: &named, telling: &telling, blame: &blame, destination, direction, unstable };
+    let hops = (1..=hops_asked).zip(addresses).map(|(hop, addresses)| {
+        let place = usize::from(hop) - 1;
+        let loss = share(path[place]);
+        Hop { hop, addresses, network: None, loss, seldom: seldom(place), rtt: rtt(at_hop(hop)) }
+    });
+    FlowReport {
+        source: flow.source,
+        verdict: judge(&seen),
+        hops: hops.collect(),
+        destination: Destination {
+            distance: traced.distance,
+            answers: if reflects { Some("reflector") } else { closed.then_some("port_unreachable") },
+            network: None,
+            loss: share(destination),
+            lost_forward: legs.map(|(there, _)| there),
+            lost_return: legs.map(|(_, back)| back),
+            rtt: rtt(probes.iter().filter(far).filter(|probe| probe.answer.as_ref().is_some_and(arrived))),
+        },
+        changes: traced.changes.iter().map(change).collect(),
+        probes: probes.len() as u64,
+        too_big: traced.too_big.map(|(from, mtu)| TooBig { from, mtu }),
+        unmatched: traced.unmatched,
+    }
+}
+
+/// The longest run of probes without a change of the path, and whether there were too many for that.
+fn steady(traced: &Traced) -> (&[Probe], bool) {
+    let probes = &traced.probes[..];
+    if traced.changes.is_empty() {
+        return (probes, false);
+    }
+    // A change is seen hop by hop: within a round it is one.
+    let round = usize::from(traced.distance.unwrap_or(1)) + 1;
+    let mut cuts: Vec<usize> = Vec::new();
+    for change in &traced.changes {
+        let at = change.number as usize;
+        if cuts.last().is_none_or(|last| at > last + 2 * round) {
+            cuts.push(at);
+        }
+    }
+    if cuts.len() > MOST_CHANGES {
+        return (probes, true);
+    }
+    let begins = std::iter::once(0).chain(cuts.iter().map(|cut| cut + 2 * round));
+    let ends = cuts.iter().map(|cut| cut.saturating_sub(round)).chain([probes.len()]);
+    let stretch = begins.zip(ends).filter(|(begin, end)| begin < end).max_by_key(|(begin, end)| end - begin);
+    stretch.map_or((&[], true), |(begin, end)| (&probes[begin..end], false))
+}
+
+fn highest(probes: &[Probe]) -> u8 {
+    let routers = probes.iter().filter(|probe| probe.answer.is_some_and(|answer| answer.what == What::Router));
+    routers.map(|probe| probe.ttl).max().unwrap_or(0)
+}
+
+fn count<'a>(probes: impl Iterator<Item = &'a Probe>, counts: impl Fn(&Answer) -> bool) -> Count {
+    probes.filter(|probe| probe.sent.is_some()).fold(Count::default(), |count, probe| Count {
+        sent: count.sent + 1,
+        answered: count.answered + u64::from(probe.answer.as_ref().is_some_and(&counts)),
+    })
+}
+
+fn answering<'a>(probes: impl Iterator<Item = &'a Probe>) -> Vec<IpAddr> {
+    let mut often: BTreeMap<IpAddr, u64> = BTreeMap::new();
+    probes.filter_map(|probe| probe.answer).for_each(|answer| *often.entry(answer.from).or_default() += 1);
+    let mut addresses: Vec<_> = often.into_iter().collect();
+    addresses.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    addresses.into_iter().map(|(address, _)| address).collect()
+}
+
+/// Packets lost on the way there and back between the first and the last reply, by the reflector's own numbers; `None` where it does not count.
+fn legs(probes: &[Probe], far: impl Fn(&&Probe) -> bool, counts: bool) -> Option<(u64, u64)> {
+    let sent: Vec<Option<u32>> = probes.iter().filter(far).filter(|probe| probe.sent.is_some()).map(theirs).collect();
+    if !counts {
+        return None;
+    }
+    let (first, last) = (sent.iter().position(Option::is_some)?, sent.iter().rposition(Option::is_some)?);
+    let answered = sent.iter().flatten().count() as u64 - 1;
+    let numbers = || sent.iter().flatten();
+    let arrived = u64::from(numbers().max()? - numbers().min()?);
+    // Another count has begun in between where it does not fit.
+    let there = ((last - first) as u64).checked_sub(arrived)?;
+    Some((there, arrived.checked_sub(answered)?))
+}
+
+/// A stateless reflector gives our own numbers back, which the probes of routers make gaps in.
+fn counts_by_itself(traced: &Traced) -> bool {
+    traced
+        .probes
+        .iter()
+        .enumerate()
+        .any(|(number, probe)| theirs(probe).is_some_and(|theirs| theirs as usize != number))
+}
+
+fn theirs(probe: &Probe) -> Option<u32> {
+    match probe.answer?.what {
+        What::Reflected(number) => Some(number),
+        _ => None,
+    }
+}
+
+fn share(Count { sent, answered }: Count) -> Share {
+    let lost = sent - answered;
+    let share = (sent > 0).then(|| lost as f64 / sent as f64);
+    let interval = wilson(Rate { rate: share.unwrap_or(0.0), trials: sent as f64 }, Confidence::P95);
+    Share { sent, lost, share, low: interval.low, high: interval.high }
+}
+
+fn rtt<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<Rtt> {
+    let in_order: Vec<u64> = probes.filter_map(|probe| Some(nanos(probe.answer?.rtt))).collect();
+    let mut sorted = in_order.clone();
+    sorted.sort_unstable();
+    let at = |share: f64| sorted.get(((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied();
+    let mean = sorted.iter().sum::<u64>() as f64 / sorted.len() as f64;
+    let variance = sorted.iter().map(|rtt| (*rtt as f64 - mean).powi(2)).sum::<f64>() / sorted.len() as f64;
+    Some(Rtt {
+        last_ns: *in_order.last()?,
+        min_ns: *sorted.first()?,
+        median_ns: at(0.5)?,
+        p95_ns: at(0.95)?,
+        max_ns: *sorted.last()?,
+        mean_ns: mean as u64,
+        deviation_ns: variance.sqrt() as u64,
+    })
+}
+
+fn change(change: &Change) -> PathChange {
+    PathChange { at_ns: nanos(change.at), hop: change.hop, before: change.before, after: change.after }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,328 @@
+//! A trace as a function: which probe is due when, and what each arrival says of it. Reads no clock, moves no packet.
+
+use std::{net::IpAddr, time::Duration};
+
+use pathlab_reflector::wire::ReflectedPacket;
+
+use crate::{Arrival, Flow, icmp::Kind, probe};
+
+/// How a trace goes about it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Rounds: in each, every hop and the destination of every flow get one probe.
+    pub rounds: u32,
+    /// From one round to the next, its probes spread over it.
+    pub interval: Duration,
+    /// Hops beyond this are not asked, 1 to 63.
+    pub max_hops: u8,
+    /// Octets of payload.
+    pub size: usize,
+    /// How long an answer may take; what comes later is lost.
+    pub patience: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            rounds: 100,
+            interval: Duration::from_secs(1),
+            max_hops: 30,
+            size: probe::LEAST_SIZE,
+            patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// TTL of probes that are meant for the destination.
+const FAR: u8 = 64;
+/// While the destination has not answered, so many hops beyond the last one that has are asked.
+const AHEAD: u8 = 4;
+
+/// A probe that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Place of its flow.
+    pub flow: usize,
+    /// Its number within the flow.
+    pub number: u32,
+    /// TTL or Hop Limit.
+    pub ttl: u8,
+}
+
+/// What became of one probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// TTL or Hop Limit that it was sent with.
+    pub ttl: u8,
+    /// When, since the network was opened; absent where this host did not send it.
+    pub sent: Option<Duration>,
+    /// The first answer.
+    pub answer: Option<Answer>,
+}
+
+/// The first answer to a probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// Who answered.
+    pub from: IpAddr,
+    /// Round trip.
+    pub rtt: Duration,
+    /// What it was.
+    pub what: What,
+}
+
+/// Kinds of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A router, of a probe whose TTL had run out.
+    Router,
+    /// Our kind of reflector, with its own number of this reply.
+    Reflected(u32),
+    /// The destination, on whose port nobody listens.
+    Closed,
+    /// A router that does not pass it on: the code, or none for a packet that is too big.
+    Refused(Option<u8>),
+}
+
+/// An address or a length of the path that changed, as seen by one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When the first probe of the new path was sent.
+    pub at: Duration,
+    /// That probe's number.
+    pub number: u32,
+    /// At which hop; absent where the path's length changed.
+    pub hop: Option<u8>,
+    /// Who answered before.
+    pub before: Option<IpAddr>,
+    /// Who answers now.
+    pub after: Option<IpAddr>,
+}
+
+/// Everything that was seen of one flow.
+#[derive(Clone, Debug)]
+pub struct Traced {
+    /// By number.
+    pub probes: Vec<Probe>,
+    /// Hops to the destination, itself included; absent where it never answered.
+    pub distance: Option<u8>,
+    /// Changes of the path in order of time.
+    pub changes: Vec<Change>,
+    /// Of a packet that was too big: who said so, and the MTU that it told.
+    pub too_big: Option<(IpAddr, u32)>,
+    /// Errors that quote too little to be told whose they are.
+    pub unmatched: u64,
+}
+
+/// The run of all flows.
+#[derive(Debug)]
+pub struct Tracer {
+    plan: Plan,
+    flows: Vec<Flow>,
+    states: Vec<State>,
+    round: u32,
+    /// Probes of this round still to be sent, each with its time, the next one last.
+    todo: Vec<(Duration, usize, u8)>,
+}
+
+#[derive(Debug)]
+struct State {
+    traced: Traced,
+    /// Who answered last, by TTL.
+    at_hop: [Option<IpAddr>; 256],
+    highest: u8,
+}
+
+impl Tracer {
+    /// Nothing sent yet.
+    pub fn new(plan: Plan, flows: Vec<Flow>) -> Self {
+        let empty = Traced { probes: Vec::new(), distance: None, changes: Vec::new(), too_big: None, unmatched: 0 };
+        let states = flows.iter().map(|_| State { traced: empty.clone(), at_hop: [None; 256], highest: 0 }).collect();
+        let mut tracer = Self { plan, flows, states, round: 0, todo: Vec::new() };
+        tracer.begin_round();
+        tracer
+    }
+
+    /// When the next probe is due; `None` when all are sent.
+    pub fn due(&self) -> Option<Duration> {
+        self.todo.last().map(|(at, ..)| *at)
+    }
+
+    /// Takes the next probe.
+    pub fn next(&mut self) -> Option<Due> {
+        let (_, flow, ttl) = self.todo.pop()?;
+        let probes = &mut self.states[flow].traced.probes;
+        let number = probes.len() as u32;
+        probes.push(Probe { ttl, sent: None, answer: None });
+        if self.todo.is_empty() {
+            self.begin_round();
+        }
+        Some(Due { flow, number, ttl })
+    }
+
+    /// Notes whether and when a probe left.
+    pub fn sent(&mut self, due: &Due, at: Duration, sent: bool) {
+        self.states[due.flow].traced.probes[due.number as usize].sent = sent.then_some(at);
+    }
+
+    /// Whether probes are without an answer.
+    pub fn waits(&self) -> bool {
+        self.states
+            .iter()
+            .flat_map(|state| &state.traced.probes)
+            .any(|probe| probe.sent.is_some() && probe.answer.is_none())
+    }
+
+    /// Notes what came.
+    pub fn arrived(&mut self, at: Duration, arrival: &Arrival) {
+        match arrival {
+            Arrival::Datagram { flow, payload } => {
+                let Ok((reply, _)) = ReflectedPacket::parse(payload) else { return };
+                let target = self.flows[*flow].target.ip();
+                let what = What::Reflected(reply.sequence.get());
+                self.states[*flow].answered(
+                    &self.plan,
+                    at,
+                    reply.sender_sequence.get(),
+                    target,
+                    what,
+                    Some(reply.sender_ttl),
+                );
+            }
+            Arrival::Icmp { from, error } => {
+                let Some(flow) = self.flows.iter().position(|flow| *flow == error.flow) else { return };
+                let state = &mut self.states[flow];
+                let Some(number) = error.number.or_else(|| state.by_checksum(error.checksum)) else {
+                    state.traced.unmatched += 1;
+                    return;
+                };
+                state.refused(
+                    &self.plan,
+                    at,
+                    number,
+                    (*from, self.flows[flow].target.ip()),
+                    error.kind,
+                    Some(error.hops_left),
+                );
+            }
+            Arrival::Queued { flow, from, kind, payload } => {
+                let state = &mut self.states[*flow];
+                let Some(number) = probe::number(payload) else {
+                    state.traced.unmatched += 1;
+                    return;
+                };
+                state.refused(&self.plan, at, number, (*from, self.flows[*flow].target.ip()), *kind, None);
+            }
+        }
+    }
+
+    /// What was seen, by flow.
+    pub fn finish(self) -> Vec<Traced> {
+        self.states.into_iter().map(|state| state.traced).collect()
+    }
+
+    fn begin_round(&mut self) {
+        if self.round == self.plan.rounds {
+            return;
+        }
+        let begin = self.plan.interval * self.round;
+        // The destination first: its answer tells how long the path is. Flows take turns.
+        let asked: Vec<Vec<u8>> = self.states.iter().map(|state| state.asks(&self.plan)).collect();
+        let longest = asked.iter().map(Vec::len).max().unwrap_or(0);
+        let turns = (0..longest)
+            .flat_map(|turn| asked.iter().enumerate().filter_map(move |(flow, ttls)| Some((flow, *ttls.get(turn)?))));
+        let turns: Vec<_> = turns.collect();
+        let share = self.plan.interval / (turns.len() as u32).max(1);
+        self.todo =
+            turns.iter().enumerate().map(|(turn, (flow, ttl))| (begin + share * turn as u32, *flow, *ttl)).collect();
+        self.todo.reverse();
+        self.round += 1;
+    }
+}
+
+impl State {
+    fn asks(&self, plan: &Plan) -> Vec<u8> {
+        let last = match self.traced.distance {
+            Some(distance) => distance - 1,
+            None => self.highest.saturating_add(AHEAD),
+        };
+        std::iter::once(FAR).chain(1..=last.min(plan.max_hops)).collect()
+    }
+
+    /// The last probe whose checksum this is.
+    fn by_checksum(&self, checksum: u16) -> Option<u32> {
+        (0..self.traced.probes.len() as u32).rev().find(|number| probe::checksum(*number) == checksum)
+    }
+
+    fn refused(
+        &mut self,
+        plan: &Plan,
+        at: Duration,
+        number: u32,
+        (from, target): (IpAddr, IpAddr),
+        kind: Kind,
+        left: Option<u8>,
+    ) {
+        let what = match kind {
+            Kind::TimeExceeded => What::Router,
+            Kind::PortUnreachable if from == target => What::Closed,
+            Kind::PortUnreachable => What::Refused(Some(3)),
+            Kind::PacketTooBig { mtu } => {
+                self.traced.too_big.get_or_insert((from, mtu));
+                What::Refused(None)
+            }
+            Kind::Unreachable { code } => What::Refused(Some(code)),
+        };
+        self.answered(plan, at, number, from, what, left);
+    }
+
+    /// `left` is the TTL with which the probe arrived.
+    fn answered(&mut self, plan: &Plan, at: Duration, number: u32, from: IpAddr, what: What, left: Option<u8>) {
+        let Some(probe) = self.traced.probes.get_mut(number as usize) else { return };
+        let (Some(sent), None) = (probe.sent, probe.answer) else { return };
+        let rtt = at.saturating_sub(sent);
+        if rtt > plan.patience {
+            return;
+        }
+        probe.answer = Some(Answer { from, rtt, what });
+        let ttl = probe.ttl;
+        match what {
+            What::Reflected(_) | What::Closed => {
+                // What is left of the TTL tells the distance, unless something on the way has set it.
+                let taken = left.filter(|left| (1..=ttl).contains(left)).map(|left| ttl - left + 1);
+                let known = self.traced.distance;
+                let distance = match taken {
+                    Some(taken) => Some(taken),
+                    None if ttl == FAR => known,
+                    None => Some(known.map_or(ttl, |known| known.min(ttl))),
+                };
+                let distance = distance.filter(|distance| *distance <= plan.max_hops.saturating_add(1));
+                if let (Some(known), Some(distance)) = (known, distance)
+                    && known != distance
+                    && taken.is_some()
+                {
+                    self.change(number, sent, None, (None, None));
+                }
+                self.traced.distance = distance.or(known);
+            }
+            What::Router => {
+                self.highest = self.highest.max(ttl);
+                let before = self.at_hop[usize::from(ttl)].replace(from);
+                if before.is_some_and(|before| before != from) {
+                    self.change(number, sent, Some(ttl), (before, Some(from)));
+                }
+            }
+            What::Refused(_) => {}
+        }
+    }
+
+    fn change(
+        &mut self,
+        number: u32,
+        at: Duration,
+        hop: Option<u8>,
+        (before, after): (Option<IpAddr>, Option<IpAddr>),
+    ) {
+        self.traced.changes.push(Change { at, number, hop, before, after });
+    }
+}
