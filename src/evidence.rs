@@ -1,9 +1,17 @@
-//! `pathlab evidence`: is a run directory what its chain says?
+//! `pathlab evidence`: is a run directory what its chain says, and who vouches for it?
+//!
+//! Signatures are those of `ssh-keygen -Y`, over `SHA256SUMS`, which holds the head of the chain: with keys that people have, checked by a program
+//! that they have.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use pathlab_record::Head;
 use serde_json::json;
 
 use crate::{
@@ -12,7 +20,13 @@ use crate::{
     output,
 };
 
-/// Check a run directory against its evidence chain
+/// What is signed, and what `ssh-keygen -Y sign` makes of it.
+const SUMS: &str = "SHA256SUMS";
+const SIGNATURE: &str = "SHA256SUMS.sig";
+/// The namespace of the signature: one that was made for something else does not pass.
+const NAMESPACE: &str = "pathlab";
+
+/// Check run directories against their evidence chains, and sign them
 #[derive(Args)]
 pub(crate) struct EvidenceArgs {
     #[command(subcommand)]
@@ -26,29 +40,132 @@ enum Action {
         /// Run directories
         #[arg(required = true)]
         runs: Vec<PathBuf>,
+        /// A head that was printed and kept elsewhere, as `record 8 sha256 3f5a...`: it has to be in the chain of every run given
+        #[arg(long, value_name = "HEAD")]
+        head: Option<Head>,
+        /// Check the signature too: whom to believe, a file as ssh-keygen(1) calls it under ALLOWED SIGNERS
+        #[arg(long, value_name = "FILE", requires = "identity")]
+        signers: Option<PathBuf>,
+        /// Who has to have signed, as the file of signers names them
+        #[arg(long, value_name = "NAME", requires = "signers")]
+        identity: Option<String>,
+    },
+    /// Sign a run directory with an SSH key (ssh-keygen -Y sign); a report made later asks for a new signature
+    Sign {
+        /// Run directories
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// The private key, or the public one of a key that ssh-agent holds
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
     },
 }
 
-/// Exits with 0 when everything is as it was sealed.
+/// Exits with 0 when everything is as it was sealed, with 1 when anything is not; every run is looked at.
 pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
-    let Action::Verify { runs } = &args.action;
+    let (Action::Verify { runs, .. } | Action::Sign { runs, .. }) = &args.action;
     if let Some(run) = runs.iter().find(|run| !run.is_dir()) {
         return Err(Misuse(format!("{}: no such run directory", run.display())).into());
     }
-    let mut verified = Vec::new();
-    for run in runs {
-        let found = pathlab_record::verify(run)?;
-        if global.json {
-            verified.push(json!({ "run": run, "head": found.head.to_string(), "unlisted": found.unlisted }));
-            continue;
+    match &args.action {
+        Action::Verify { runs, head, signers, identity } => {
+            let signers = signers.as_deref().zip(identity.as_deref());
+            verify(runs, head.as_ref(), signers, global)
         }
-        println!("{}: unchanged, {} records, head {}", run.display(), found.records.len(), found.head);
-        for name in &found.unlisted {
-            println!("  {name} is not part of the evidence");
+        Action::Sign { runs, key } => {
+            for run in runs {
+                pathlab_record::verify(run)?;
+                sign(run, key)?;
+            }
+            if global.json {
+                output::json("evidence", &json!({ "signed": runs }))?;
+            } else {
+                runs.iter().for_each(|run| println!("{}: signed, {SIGNATURE}", run.display()));
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn verify(runs: &[PathBuf], head: Option<&Head>, signers: Option<(&Path, &str)>, global: &Global) -> Result<Exit> {
+    let mut documents = Vec::new();
+    let mut whole = true;
+    for run in runs {
+        match look(run, head, signers) {
+            Ok((document, text)) => {
+                documents.push(document);
+                if !global.json {
+                    print!("{text}");
+                }
+            }
+            Err(error) if runs.len() == 1 && !global.json => return Err(error),
+            // Of several, every one is looked at.
+            Err(error) => {
+                whole = false;
+                eprintln!("pathlab: {error:#}");
+                documents.push(json!({ "run": run, "fault": format!("{error:#}") }));
+            }
         }
     }
     if global.json {
-        output::json("evidence", &json!({ "verified": verified }))?;
+        output::json("evidence", &json!({ "verified": documents }))?;
     }
-    Ok(Exit::Done)
+    Ok(if whole { Exit::Done } else { Exit::Failed })
+}
+
+/// One run that is as it was sealed, as JSON and as text.
+fn look(run: &Path, head: Option<&Head>, signers: Option<(&Path, &str)>) -> Result<(serde_json::Value, String)> {
+    let found = pathlab_record::verify(run)?;
+    if let Some(head) = head.filter(|head| !found.holds(head)) {
+        bail!("{}: {head} is not in its chain: the whole directory was written anew since", run.display());
+    }
+    let signature = match (run.join(SIGNATURE).is_file(), signers) {
+        (true, Some((file, identity))) => {
+            check(run, file, identity)?;
+            format!("signed by {identity}")
+        }
+        (false, Some(_)) => bail!("{}: not signed: there is no {SIGNATURE}", run.display()),
+        (true, None) => "signed, by whom was not asked (--signers)".to_owned(),
+        (false, None) => "not signed".to_owned(),
+    };
+    let unlisted: Vec<_> = found.unlisted.iter().filter(|name| *name != SIGNATURE).collect();
+    let mut text =
+        format!("{}: unchanged, {} records, head {}, {signature}\n", run.display(), found.records.len(), found.head);
+    for name in &unlisted {
+        text += &format!("  {name} is not part of the evidence\n");
+    }
+    let document = json!({ "run": run, "head": found.head.to_string(), "unlisted": unlisted, "signature": signature });
+    Ok((document, text))
+}
+
+fn sign(run: &Path, key: &Path) -> Result<()> {
+    // ssh-keygen asks before it writes over a signature.
+    match std::fs::remove_file(run.join(SIGNATURE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| run.join(SIGNATURE).display().to_string());
+        }
+        _ => {}
+    }
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-Y", "sign", "-n", NAMESPACE, "-f"]).arg(key).arg(run.join(SUMS));
+    called(keygen.stdin(Stdio::inherit()), &format!("{}: not signed", run.display()))
+}
+
+fn check(run: &Path, signers: &Path, identity: &str) -> Result<()> {
+    let sums = File::open(run.join(SUMS)).with_context(|| run.join(SUMS).display().to_string())?;
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-Y", "verify", "-n", NAMESPACE, "-I", identity, "-f"]).arg(signers);
+    keygen.arg("-s").arg(run.join(SIGNATURE)).stdin(sums);
+    called(&mut keygen, &format!("{}: the signature is not {identity}'s over these files", run.display()))
+}
+
+fn called(keygen: &mut Command, otherwise: &str) -> Result<()> {
+    let output =
+        keygen.output().context("ssh-keygen of OpenSSH 8.1 or newer is needed: apt-get install openssh-client")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    bail!("{otherwise}: {}", said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; "))
 }

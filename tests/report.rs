@@ -177,6 +177,55 @@ fn a_browser_without_network_loads_it_without_a_request_or_an_error() {
     assert!(!said.contains("Refused"), "{said}");
 }
 
+#[test]
+fn several_runs_are_checked_and_a_signature_vouches_for_its_files_alone() {
+    let name = "several_runs_are_checked_and_a_signature_vouches_for_its_files_alone";
+    let place = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| run(place.path(), name, fortnight().take(12)));
+    let evidence = |args: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_pathlab")).arg("evidence").args(args).current_dir(place.path()).output();
+        let output = output.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let head = verify(&first).unwrap().head.to_string();
+    assert_eq!(evidence(&["verify", "first", "--head", &head]).0, Some(0));
+    let (code, said) = evidence(&["verify", "second", "--head", &head.replace("record 3", "record 2")]);
+    assert!(code == Some(1) && said.contains("the whole directory was written anew"), "{said}");
+    fs::write(second.join("sessions.jsonl"), "").unwrap();
+    let (code, said) = evidence(&["verify", "second", "first"]);
+    assert!(
+        code == Some(1) && said.contains("sessions.jsonl is not the file") && said.contains("first: unchanged"),
+        "{said}"
+    );
+    let (code, said) = evidence(&["verify", "second", "first", "--json"]);
+    assert!(code == Some(1) && said.contains("\"fault\": \"second:"), "{said}");
+
+    if Command::new("ssh-keygen").arg("-?").output().is_err() {
+        return skip(name, "needs ssh-keygen: apt-get install openssh-client");
+    }
+    for key in ["ours", "theirs"] {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", key]).current_dir(place.path());
+        assert!(keygen.status().unwrap().success());
+    }
+    let public = fs::read_to_string(place.path().join("ours.pub")).unwrap();
+    fs::write(place.path().join("signers"), format!("noc@example.net {public}")).unwrap();
+    let check = ["verify", "first", "--signers", "signers", "--identity", "noc@example.net"];
+    assert!(evidence(&check).1.contains("not signed"));
+    assert_eq!(evidence(&["sign", "first", "--key", "ours"]), (Some(0), "first: signed, SHA256SUMS.sig\n".to_owned()));
+    let (code, said) = evidence(&check);
+    assert!(code == Some(0) && said.contains("signed by noc@example.net") && !said.contains("not part of"), "{said}");
+    // A report made later changes SHA256SUMS, and somebody else's key is not believed.
+    report(&[&first], &[]);
+    let (code, said) = evidence(&check);
+    assert!(code == Some(1) && said.contains("is not noc@example.net's"), "{said}");
+    assert_eq!(evidence(&["sign", "first", "--key", "theirs"]).0, Some(0));
+    assert_eq!(evidence(&check).0, Some(1));
+    assert_eq!(evidence(&["sign", "second", "--key", "ours"]).0, Some(1), "what was tampered with is not signed");
+}
+
 fn present(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }

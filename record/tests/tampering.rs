@@ -193,3 +193,114 @@ fn arbitrary_damage_is_found() {
     });
     outcome.unwrap();
 }
+
+/// What may be done to a file of the directory.
+#[derive(Clone, Debug)]
+enum Deed {
+    Change { at: Index, mask: u8 },
+    Delete { from: Index, bytes: usize },
+    Truncate { to: Index },
+    Reorder { low: Index, high: Index },
+    Remove,
+}
+
+fn deeds() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        3 => (any::<Index>(), 1..=255_u8).prop_map(|(at, mask)| Deed::Change { at, mask }),
+        2 => (any::<Index>(), 1..400_usize).prop_map(|(from, bytes)| Deed::Delete { from, bytes }),
+        2 => any::<Index>().prop_map(|to| Deed::Truncate { to }),
+        2 => (any::<Index>(), any::<Index>()).prop_map(|(low, high)| Deed::Reorder { low, high }),
+        1 => Just(Deed::Remove),
+    ]
+}
+
+impl Deed {
+    /// The file afterwards, and the lines that were touched; `None` where the file is gone.
+    fn done_to(&self, content: &[u8]) -> Option<(Vec<u8>, Vec<u64>)> {
+        let line_of = |at: usize| content[..at].iter().filter(|byte| **byte == b'\n').count() as u64;
+        let place = |index: &Index| index.index(content.len().max(1));
+        let mut after = content.to_vec();
+        let touched = match self {
+            _ if content.is_empty() => Vec::new(),
+            Self::Change { at, mask } => {
+                let at = place(at);
+                after[at] ^= mask;
+                // A line feed that goes or comes joins or parts two records.
+                vec![line_of(at), line_of(at) + 1]
+            }
+            Self::Delete { from, bytes } => {
+                let from = place(from);
+                let to = (from + bytes).min(content.len());
+                after.drain(from..to);
+                (line_of(from)..=line_of(to) + 1).collect()
+            }
+            Self::Truncate { to } => {
+                let to = place(to);
+                after.truncate(to);
+                (line_of(to)..=line_of(content.len())).collect()
+            }
+            Self::Reorder { low, high } => {
+                let mut lines: Vec<&[u8]> = content.split_inclusive(|byte| *byte == b'\n').collect();
+                let (low, high) = (low.index(lines.len()), high.index(lines.len()));
+                lines.swap(low, high);
+                after = lines.concat();
+                vec![low as u64, high as u64]
+            }
+            Self::Remove => return None,
+        };
+        Some((after, touched))
+    }
+}
+
+#[test]
+fn a_thousand_random_changes_deletions_reorderings_and_truncations_are_found_and_located() {
+    const TRIALS: u32 = 1_000;
+    let sealed = Sealed::new();
+    let counted = std::cell::Cell::new(0);
+    let config = ProptestConfig {
+        cases: TRIALS,
+        max_global_rejects: 100_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let outcome = TestRunner::new(config).run(&(any::<Index>(), deeds()), |(file, deed)| {
+        let (name, content) = &sealed.files[file.index(sealed.files.len())];
+        let target = sealed.path.join(name);
+        let (fault, touched) = match deed.done_to(content) {
+            // Nothing was done: a line changed places with itself, or the file is empty.
+            Some((after, _)) if after == *content => return Err(TestCaseError::reject("nothing was done")),
+            Some((after, touched)) => (sealed.with(name, &after).map(Err), touched),
+            None => {
+                fs::remove_file(&target).unwrap();
+                let told = verify(&sealed.path).map(drop);
+                fs::write(&target, content).unwrap();
+                (told.err().map(Ok), (0..=sealed.head.index).collect())
+            }
+        };
+        let located = match (name.as_str(), &fault) {
+            ("SHA256SUMS", Some(Ok(error))) => matches!(error, Error::Unsealed { .. }),
+            ("SHA256SUMS", Some(Err(fault))) => matches!(fault, Fault::Sums(_)),
+            (_, None) => false,
+            (_, Some(told)) => {
+                let fault = match told {
+                    Err(fault) => fault,
+                    Ok(Error::Evidence { fault, .. }) => fault,
+                    Ok(_) => return Err(TestCaseError::fail("no fault")),
+                };
+                match fault {
+                    Fault::File { name: named, .. } | Fault::Missing { name: named, .. } => named == name,
+                    _ if name != "evidence.jsonl" => false,
+                    Fault::Changed(record) | Fault::Removed(record) | Fault::Moved(record) => touched.contains(record),
+                    Fault::MissingTail { first, .. } => touched.contains(first),
+                    Fault::Inserted { after } => touched.contains(&after.unwrap_or(0)),
+                    _ => false,
+                }
+            }
+        };
+        prop_assert!(located, "{} {:?}: {:?}, touched {:?}", name, deed, fault, touched);
+        counted.set(counted.get() + 1);
+        Ok(())
+    });
+    outcome.unwrap();
+    assert!(counted.get() >= TRIALS, "{} trials", counted.get());
+}
