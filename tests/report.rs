@@ -177,6 +177,57 @@ fn a_browser_without_network_loads_it_without_a_request_or_an_error() {
     assert!(!said.contains("Refused"), "{said}");
 }
 
+const CASE: &str = r#"
+name = "JP evenings | <b>"
+who = "players on NTT and KDDI"
+when = "19:00 to 24:00 JST"
+requests = ["utilisation of edge and IX ports, 19:00 to 24:00 JST"]
+targets = { rtt_p95 = "40ms", loss = "0.5%" }
+
+[[stated]]
+bone = "change"
+against = "no deployment in 72 hours"
+by = "studio"
+"#;
+
+#[test]
+fn a_case_has_one_page_of_what_was_measured_and_says_what_was_not() {
+    let place = tempfile::tempdir().unwrap();
+    let run = run(place.path(), "fortnight", fortnight());
+    let case = place.path().join("case.toml");
+    fs::write(&case, CASE).unwrap();
+    report(&[&run], &["--case", case.to_str().unwrap()]);
+    let page = fs::read_to_string(run.join("escalation.md")).unwrap();
+    for line in [
+        "# JP evenings \\| &lt;b&gt;",
+        "| What | not stated |",
+        "| Change and configuration | – | no deployment in 72 hours (stated by studio) |",
+        "| Host, kernel, NIC | not measured | not measured |",
+        "| DDoS and security | not measured | not measured |",
+        "| 1 | utilisation of edge and IX ports, 19:00 to 24:00 JST |",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    let row =
+        |start: &str| page.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}\n{page}"));
+    assert!(row("| p95 of the round trip | 40.0 ms | NTT IPv4, control |").ends_with("| missed |"));
+    assert!(row("| p95 of the round trip | 40.0 ms | NTT IPv4, canary |").ends_with("| met |"));
+    assert!(row("| loss | 0.50 % | OPTAGE IPv6, control |").ends_with("| 0 % | met |"));
+    assert!(row("| NTT IPv4, control |").contains("21:30 Asia/Tokyo"));
+    let sealed = verify(&run).unwrap();
+    assert!(page.contains(&sealed.sealed.to_string()));
+    let html = fs::read_to_string(run.join("escalation.html")).unwrap();
+    assert!(html.contains("JP evenings | &lt;b&gt;") && !html.contains("<b>"));
+    // The three pages are records of the chain, after the seal.
+    assert_eq!(sealed.head.index, sealed.sealed.index + 3);
+    // What is wrong with a case file is said by line.
+    fs::write(&case, "name = \"x\"\nwhom = \"y\"\n").unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_pathlab")).arg("report").arg(&run).arg("--case").arg(&case).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("line 2: unknown field `whom`"), "{said}");
+}
+
 #[test]
 fn several_runs_are_checked_and_a_signature_vouches_for_its_files_alone() {
     let name = "several_runs_are_checked_and_a_signature_vouches_for_its_files_alone";

@@ -25,20 +25,36 @@ pub(crate) struct ReportArgs {
     /// The page [default: report.html in the first run directory]; in a sealed run directory, its chain records it
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// A case file (docs/formats.md): also write one page for the provider beside the report, escalation.md and escalation.html
+    #[arg(long, value_name = "FILE")]
+    case: Option<PathBuf>,
 }
 
 /// Writes the page and tells what is on it.
 pub(crate) fn run(args: &ReportArgs, global: &Global) -> Result<Exit> {
+    let case = args.case.as_deref().map(page::Case::read).transpose()?;
     let report = page::gather(&args.runs, Timestamp::now())?;
     let home = args.runs.iter().find(|run| run.is_dir()).map_or_else(|| PathBuf::from("."), PathBuf::clone);
     let out = args.out.clone().unwrap_or_else(|| home.join(PAGE));
-    let written = write(&report, &out)?;
+    let mut written = write(&report, &out)?;
+    let mut beside = Vec::new();
+    if let Some(case) = &case {
+        let one = page::Escalation::new(case, &report, &written.sha256.to_string());
+        for (name, content) in [("escalation.md", one.markdown()), ("escalation.html", one.html())] {
+            let path = out.with_file_name(name);
+            written.head = put(&path, content.as_bytes(), report.made)?;
+            beside.push(path);
+        }
+    }
     if global.json {
         output::document(&report)?;
         return Ok(Exit::Done);
     }
     print!("{}", page::text(&report));
     println!("\n{}  sha256 {}", out.display(), written.sha256);
+    for path in beside {
+        println!("{}", path.display());
+    }
     if let Some(head) = written.head {
         println!("recorded in the run's chain: {head}");
     }
@@ -52,18 +68,22 @@ pub(crate) struct Written {
     pub(crate) head: Option<Head>,
 }
 
-/// The page of these runs; in a sealed run directory it becomes a later record of the chain.
+/// The page of these runs.
 pub(crate) fn write(report: &page::Report, out: &Path) -> Result<Written> {
     let html = page::html(report);
-    let sha256 = Digest::of(html.as_bytes());
-    let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = out.file_name().and_then(|name| name.to_str());
+    let head = put(out, html.as_bytes(), report.made)?;
+    Ok(Written { sha256: Digest::of(html.as_bytes()), head })
+}
+
+/// Writes a file; in a sealed run directory it becomes a later record of the chain, whose new head is told.
+fn put(path: &Path, content: &[u8], made: Timestamp) -> Result<Option<Head>> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str());
     let sealed = RecordedRun::open(folder).ok().filter(RecordedRun::is_sealed);
     if let (Some(run), Some(name)) = (sealed, name) {
         let actor = format!("pathlab {} report", env!("CARGO_PKG_VERSION"));
-        let head = run.append(name, html.as_bytes(), report.made, &actor, "report")?;
-        return Ok(Written { sha256, head: Some(head) });
+        return Ok(Some(run.append(name, content, made, &actor, "report")?));
     }
-    fs::write(out, html).with_context(|| format!("{}: cannot be written", out.display()))?;
-    Ok(Written { sha256, head: None })
+    fs::write(path, content).with_context(|| format!("{}: cannot be written", path.display()))?;
+    Ok(None)
 }

@@ -6,7 +6,7 @@
 use std::fmt::{self, Display, Write};
 
 /// Characters of a text that are shown.
-const LONGEST: usize = 240;
+const LONGEST: usize = 600;
 
 /// A document, or a part of one, as it grows.
 #[derive(Default)]
@@ -150,7 +150,7 @@ mod tests {
         let mut markup = Markup::default();
         markup.text("x".repeat(10_000));
         let text = markup.into_string();
-        assert!(text.len() < 300 && text.ends_with("… (10000 characters)"), "{text}");
+        assert!(text.len() < 700 && text.ends_with("… (10000 characters)"), "{text}");
     }
 
     proptest! {

@@ -1,5 +1,7 @@
 //! One report of runs that stand in different directories: gathered into one model, of which text, JSON and HTML are renderings.
 
+mod case;
+mod escalation;
 mod files;
 mod gather;
 mod html;
@@ -11,4 +13,4 @@ mod sessions;
 mod svg;
 mod text;
 
-pub(crate) use self::{gather::gather, html::html, model::Report, text::text};
+pub(crate) use self::{case::Case, escalation::Escalation, gather::gather, html::html, model::Report, text::text};
