@@ -32,7 +32,7 @@ impl Escalation {
     pub(crate) fn new(case: &Case, report: &Report, page_sha256: &str) -> Self {
         let lead = report.verdicts.first().map_or_else(
             || "No verdict: no experiment is among the runs.".to_owned(),
-            |verdict| format!("{} {}", verdict.sentence, verdict.would_change.first().cloned().unwrap_or_default()),
+            |verdict| format!("{}; {}", verdict.sentence, verdict.would_change.first().cloned().unwrap_or_default()),
         );
         let sections = vec![
             stated(case),
