@@ -11,6 +11,7 @@ mod host;
 mod import;
 mod lab;
 mod live;
+mod manual;
 mod output;
 mod probe;
 mod progress;
@@ -60,6 +61,8 @@ enum Verb {
     Report(report::command::ReportArgs),
     Evidence(evidence::EvidenceArgs),
     Demo(demo::Demo),
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
     #[command(hide = true, name = guardian::VERB)]
     Guardian(guardian::GuardianArgs),
 }
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Verb::Report(args) => report::command::run(&args, global),
         Verb::Evidence(args) => evidence::run(&args, global),
         Verb::Demo(args) => demo::run(&args, global),
+        Verb::Manual(args) => manual::run(&args),
         Verb::Guardian(args) => guardian::run(&args),
     };
     match outcome {
