@@ -1,6 +1,10 @@
-//! The guide does what it says: every command of its console blocks runs, in order, in one directory.
+//! The guides do what they say: every command of their console blocks runs, in order, in one directory.
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/isolation.rs"]
@@ -63,4 +67,87 @@ fn the_guide_knows_every_scenario() {
     for name in pathlab_netlab::scenario::Scenario::shipped().filter(|name| !["demo", "baseline"].contains(name)) {
         assert!(GUIDE.contains(&format!("`{name}`")), "{name}");
     }
+}
+
+/// The lines with a `$` of a guide's console blocks, as a shell takes them.
+fn lines(guide: &str) -> Vec<&str> {
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in guide.lines() {
+        match line.strip_prefix("```") {
+            Some(mark) => inside = mark == "console",
+            None if inside => lines.extend(line.strip_prefix("$ ")),
+            None => {}
+        }
+    }
+    lines
+}
+
+/// Runs a guide by the shell, in a directory of its own and in namespaces of its own; what is left to the background ends with them.
+fn follow(name: &str, guide: &str, least: usize, seen: impl Fn(&str, &Path, &Output)) {
+    if !isolation::isolated(name) {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let programs = Path::new(env!("CARGO_BIN_EXE_pathlab")).parent().expect("it lies in a directory");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let shell = |line: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", line]).current_dir(place.path()).env("PATH", &path);
+        shell
+    };
+    let lines = lines(guide);
+    assert!(lines.len() >= least, "{lines:?}");
+    let mut background = Vec::new();
+    for line in lines {
+        if let Some(line) = line.strip_suffix(" &") {
+            let ready = place.path().join("ready");
+            let mut child = shell(&format!("exec {line} >ready 2>&1"));
+            background.push(child.spawn().expect("sh"));
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while fs::read_to_string(&ready).is_ok_and(|text| text.is_empty()) || !ready.exists() {
+                assert!(std::time::Instant::now() < deadline, "{line} says nothing");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            continue;
+        }
+        let output = shell(line).output().expect("sh");
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        assert!(output.status.success(), "{line}: {}\n{}", output.status, String::from_utf8_lossy(&said));
+        seen(line, place.path(), &output);
+    }
+    for mut child in background {
+        child.kill().expect("it serves");
+        child.wait().expect("it was a child");
+    }
+}
+
+#[test]
+fn wire_or_host_is_told_as_the_guide_says() {
+    let guide = include_str!("../docs/wire-or-host.md");
+    follow("wire_or_host_is_told_as_the_guide_says", guide, 7, |line, place, _| {
+        if line.starts_with("pathlab report") {
+            let page = fs::read_to_string(place.join("runs/evening/report.html")).expect("written");
+            assert!(page.contains("NTT") && page.contains("Host: audit.json") && page.contains("reflector host"));
+        }
+    });
+}
+
+#[test]
+fn an_experiment_is_judged_shown_and_proven_as_the_guide_says() {
+    let guide = include_str!("../docs/is-the-other-transit-better.md");
+    follow("an_experiment_is_judged_shown_and_proven_as_the_guide_says", guide, 15, |line, _, output| {
+        let said = String::from_utf8_lossy(&output.stdout);
+        if line.contains("--signers") {
+            assert!(said.contains("signed by noc@example.net"), "{said}");
+        }
+        if line.starts_with("cat ") {
+            assert!(said.contains("| What | rubber-banding |") && said.contains("Network and peering"), "{said}");
+        }
+    });
+}
+
+#[test]
+fn operations_are_as_their_page_says() {
+    follow("operations_are_as_their_page_says", include_str!("../docs/operations.md"), 4, |_, _, _| {});
 }

@@ -27,6 +27,7 @@ fn it_installs_into_an_empty_root_runs_there_and_is_removed_whole() {
         Command::new(tree.join("scripts/deb"))
             .env("BINARY", env!("CARGO_BIN_EXE_pathlab"))
             .env("OUT", place.path())
+            .env("COMPRESS", "none")
             .current_dir(tree),
     );
     let package = fs::read_dir(place.path()).unwrap().next().unwrap().unwrap().path();
