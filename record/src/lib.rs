@@ -69,6 +69,6 @@ pub use prefix::{Prefix, PrefixError};
 pub use pseudonym::Salt;
 pub use recorded::{RecordedRun, read_sessions};
 pub use run::{KeepSamples, Run, Schema};
-pub use sample::{Arm, Labels, Outcome, Sample};
+pub use sample::{Arm, Labels, OneWayDelay, Outcome, Sample};
 pub use session::{SessionBin, SessionKey, Window};
 pub use stamp::{ClockId, Plane, Planes, Stamp, Stamps};

@@ -37,6 +37,20 @@ pub enum Outcome {
     Late,
 }
 
+/// Delays one way of one round trip, each as the nanoseconds between which it lies. Where the two ends' Error Estimates take no part, all that
+/// is known is that neither is below zero nor beyond what the wire took both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneWayDelay {
+    /// Probe to reflector: at least, at most.
+    pub forward: [u64; 2],
+    /// Reflector to probe.
+    #[serde(rename = "return")]
+    pub back: [u64; 2],
+    /// Whether both Error Estimates took part, which hold both clocks to UTC.
+    pub synchronised: bool,
+}
+
 /// One line of `samples.jsonl`: a slot, or a further reply to one ([`Outcome::Duplicate`]).
 ///
 /// An unknown field is an error, never ignored.
@@ -60,6 +74,9 @@ pub struct Sample {
     /// The split of the round trip, where a reply came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<Ledger>,
+    /// The delays one way, where both ends of both are known and no clock was set meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_way: Option<OneWayDelay>,
 }
 
 #[cfg(test)]
@@ -75,6 +92,15 @@ mod tests {
         assert_eq!(sample.seq, 41);
         assert_eq!(sample.ledger, Ledger::split(&sample.stamps));
         assert_eq!(serde_json::to_string(&sample).unwrap(), LINE);
+    }
+
+    #[test]
+    fn delays_one_way_are_intervals() {
+        let line = LINE
+            .replace(r#""u":180}}"#, r#""u":180},"one_way":{"forward":[0,900],"return":[7,800],"synchronised":true}}"#);
+        let sample: Sample = serde_json::from_str(&line).unwrap();
+        assert_eq!(sample.one_way, Some(OneWayDelay { forward: [0, 900], back: [7, 800], synchronised: true }));
+        assert_eq!(serde_json::to_string(&sample).unwrap(), line);
     }
 
     #[test]

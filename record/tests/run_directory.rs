@@ -32,6 +32,7 @@ fn sample(session: &str, seq: u32) -> Sample {
         outcome: Outcome::Received,
         stamps,
         ledger: Ledger::split(&stamps),
+        one_way: None,
     }
 }
 

@@ -244,6 +244,9 @@ impl Port {
             let departing = &mut self.departing;
             let now = monotonic_now();
             desk.here = Place::here(None);
+            if let Some(card) = &desk.nic_clock {
+                desk.session.set_assurance(card.assurance());
+            }
             let received = receiver
                 .receive(|datagram| desk.answer(&datagram, address.port(), now, sender, departing))
                 .map_err(failed("recvmmsg"))?;

@@ -17,7 +17,7 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
 
 /// TLVs of the types that are known and some that are not, of lengths near the right ones; and random octets.
 fn any_extensions() -> impl Strategy<Value = Vec<u8>> {
-    let length = prop_oneof![Just(4_u8), Just(12), Just(16), Just(92), 0..20_u8];
+    let length = prop_oneof![Just(4_u8), Just(12), Just(16), Just(100), 0..20_u8];
     let tlv =
         (any::<u8>(), prop_oneof![0..10_u8, Just(250)], length, any::<u8>()).prop_map(|(flags, kind, length, fill)| {
             let mut bytes = vec![flags, kind, 0, length];

@@ -103,6 +103,13 @@ fn spoilt(report: &ProbeReport) -> String {
             counts.reflector_nic_void,
         );
     }
+    if counts.reflector_nic_unconfirmed > 0 {
+        let _ = writeln!(
+            text,
+            "no later reply confirmed the stamps of the reflector's card for {} packets: left out",
+            counts.reflector_nic_unconfirmed,
+        );
+    }
     text
 }
 

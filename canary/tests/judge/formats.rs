@@ -134,6 +134,7 @@ fn samples_jsonl(packets: &[Packet]) -> String {
             outcome: if rtt.is_some() { Outcome::Received } else { Outcome::Lost },
             stamps: Stamps { a0: at(sent), a1: at(sent + 100), a4, ..Stamps::default() },
             ledger: None,
+            one_way: None,
         };
         writeln!(text, "{}", serde_json::to_string(&sample).unwrap()).unwrap();
     }

@@ -1,11 +1,11 @@
 //! What a reflector tells of the inside of its host: the stamps of a reply beyond the two of the base packet, and those of an earlier one.
 
-use pathlab_record::{ClockId, Planes, Stamp};
+use pathlab_record::{ClockId, Plane, Planes, Stamp};
 
 use super::packet::Answers;
 use crate::{
     clock::from_wire,
-    wire::{ErrorEstimate, WireTime, timestamp_method},
+    wire::{CardWord, ErrorEstimate, WireTime, timestamp_method},
 };
 
 /// The stamps of the reflector's host for one packet, some of which come with a later reply.
@@ -15,6 +15,10 @@ pub struct Inside {
     pub b2: Planes,
     /// When the reply left, by plane.
     pub b3: Planes,
+    /// The plane of B2 in the base packet, where it is told.
+    pub received_on: Option<Plane>,
+    /// How far its card was confirmed by then, where it says so.
+    pub card: Option<CardWord>,
 }
 
 /// When an earlier reply left.
@@ -46,12 +50,14 @@ pub(super) fn inside(answers: &Answers, b2: Option<Stamp>, b3: Option<Stamp>) ->
             nic: stages.received_nic.stamp().filter(told),
         };
         let b3 = Planes { app: stages.sent_app.stamp().or(b3), ..Planes::default() };
-        return Some(Inside { b2, b3 });
+        let [received_on, _] = stages.planes();
+        return Some(Inside { b2, b3, received_on, card: Some(stages.card_word()) });
     }
     let hardware = answers.timestamps.is_some_and(|said| said.method_in == timestamp_method::HW_ASSIST);
     let told = answers.timestamps.is_some() || answers.follow_up.is_some();
     let b2 = if hardware { Planes { nic: b2, ..Planes::default() } } else { Planes { app: b2, ..Planes::default() } };
-    told.then(|| Inside { b2, b3: Planes { app: b3, ..Planes::default() } })
+    let received_on = hardware.then_some(Plane::Nic);
+    told.then(|| Inside { b2, b3: Planes { app: b3, ..Planes::default() }, received_on, card: None })
 }
 
 /// What they say of an earlier reply. Of Follow-Up Telemetry that is the card's stamp where it says so, else the kernel's: RFC 8972 §4.7
@@ -80,6 +86,12 @@ impl Inside {
     /// Whether the reflector's card has a say.
     pub(super) fn by_card(&self) -> bool {
         self.b2.nic.is_some() || self.b3.nic.is_some()
+    }
+
+    /// Without what the reflector's card said.
+    pub(super) fn without_card(mut self) -> Self {
+        (self.b2.nic, self.b3.nic) = (None, None);
+        self
     }
 
     /// Adds what a later reply told. A time that is no later than B3 in the reply itself says nothing new.

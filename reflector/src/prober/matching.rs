@@ -121,6 +121,7 @@ impl Matching {
             departure,
             sent: now,
             echo,
+            stamped: now,
             inside: None,
             wants: Wants::default(),
             state: State::Waiting,
@@ -185,6 +186,7 @@ impl Matching {
                     // The card's stamps of it are not waited for.
                     let reply = Reply { a4_nic: None, ..reply };
                     let passage = Passage { departure, reply, epochs: Epochs::default() };
+                    let inside = inside.map(Inside::without_card);
                     self.again.push(Again { session, sent: flight.sent, read: now, passage, inside });
                 }
                 return true;
@@ -203,8 +205,14 @@ impl Matching {
             Outcome::Received
         };
         let doubts = entry.word(reply.in_doubt);
-        if inside.is_some() {
-            entry.learn(session, index, follow_up, sink);
+        let sent = entry.window[index].sent;
+        if let Some(word) = inside.and_then(|inside| inside.card) {
+            entry.card_word(session, word, sent, sink);
+        }
+        if inside.is_some()
+            && let Some(earlier) = entry.learn(session, index, now, follow_up, sink)
+        {
+            self.doubtful.push_back((now, session, earlier));
         }
         let flight = &mut entry.window[index];
         flight.state =
@@ -217,7 +225,11 @@ impl Matching {
             word: inside.is_some_and(|inside| inside.by_card()),
         };
         flight.inside = inside.map(Box::new);
+        flight.stamped = now;
         let wants = flight.wants;
+        if wants.word {
+            entry.unsure(reply.seq);
+        }
         entry.heed_doubt(index);
         if wants.word {
             self.doubtful.push_back((now, session, reply.seq));
@@ -313,7 +325,7 @@ impl Matching {
             self.doubtful.pop_front();
             let entry = &mut self.sessions[session];
             if let Some(index) = entry.index(seq) {
-                entry.window[index].wants.word = false;
+                entry.give_up_word(index);
                 entry.settle_complete(session, index, sink);
             }
         }
@@ -348,8 +360,8 @@ impl Matching {
     }
 }
 
-/// The same where replies are frequent.
-const WORD: Duration = Duration::from_millis(500);
+/// How long the word of a reflector on its card's clock takes beyond its next replies: it compares clocks four times a second.
+const WORD: Duration = Duration::from_secs(1);
 
 /// A transmit stamp of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -368,10 +380,9 @@ impl Patience {
         (self.timeout * 2).max(self.confirm).max(self.timeout + self.word())
     }
 
-    /// How long the stamps of the reflector's card wait for its word that they are void: it knows a quarter of a second later, and says so in
-    /// its next reply.
+    /// How long the stamps of the reflector's card wait for its word: it knows a quarter of a second later, and says so in the reply after that.
     fn word(&self) -> Duration {
-        if self.follow_up.is_zero() { Duration::ZERO } else { self.follow_up.max(WORD) }
+        if self.follow_up.is_zero() { Duration::ZERO } else { self.follow_up * 2 + WORD }
     }
 
     fn timeout(&self) -> Interval {

@@ -36,6 +36,7 @@
 //! It does not say where in the path a delay arose, beyond probe host, wire and reflector host; and a base packet does not tell
 //! at which place of its host the reflector took its stamps, so that its socket's queue may count as wire.
 
+mod alone;
 mod background;
 mod clocks;
 mod engine;

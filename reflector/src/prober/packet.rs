@@ -262,14 +262,14 @@ mod tests {
         for (protection, base) in [(Protection::Extensions, 44), (Protection::Authenticated, 112)] {
             let keys = keys(protection);
             let shape = Shape { questions: questions.clone(), size: 300, keys: keys.clone() };
-            assert_eq!((shape.base_len(), shape.least()), (base, base + 96 + 16 + 8 + 20));
+            assert_eq!((shape.base_len(), shape.least()), (base, base + 104 + 16 + 8 + 20));
             let bytes = Template::new(&shape).fill(SEND).to_vec();
             assert_eq!(bytes.len(), 300);
             let key = key(keys.as_ref(), 42).expect("a key");
             assert_eq!(Integrity::of(&bytes[base..], &[0, 0, 0, 9], Some(key), true), Integrity::Verified);
             let found: Vec<_> = Tlv::all(&bytes[base..]).map(|tlv| (tlv.flags, tlv.kind.expect("a type"))).collect();
             assert_eq!(found, [250, 5, 4, 8, 1].map(|kind| (0x80, kind)));
-            assert_eq!(bytes[base + 96 + 4..][..4], [0, 0, 0, 10], "S_TxC");
+            assert_eq!(bytes[base + 104 + 4..][..4], [0, 0, 0, 10], "S_TxC");
             if base == 112 {
                 assert!(key.verifies(&[&bytes[..96]], bytes[96..112].try_into().expect("16 octets")));
             }
@@ -278,11 +278,11 @@ mod tests {
 
     #[test]
     fn flags_of_a_reply_are_heeded() {
-        let stages = [&[0, 250, 0, 92][..], ReflectorStages::empty().as_bytes()].concat();
+        let stages = [&[0, 250, 0, 100][..], ReflectorStages::empty().as_bytes()].concat();
         let information = [0, 3, 0, 4, 5, 2, 5, 2];
         let read = |flags: [u8; 2]| {
             let mut bytes = [&stages[..], &information].concat();
-            (bytes[0], bytes[96]) = (flags[0], flags[1]);
+            (bytes[0], bytes[104]) = (flags[0], flags[1]);
             let answers = Answers::read(&bytes);
             (answers.stages.is_some(), answers.timestamps.is_some())
         };

@@ -332,8 +332,9 @@ impl<O: Output> Sink for Recorder<O> {
         if let Some(telling) = &mut self.telling {
             telling.progress.settled(&settled);
         }
+        let clocks = TwoClocks::of(&settled.stamps, settled.synchronised, settled.epochs);
         if let (Outcome::Received, Some(host)) = (settled.outcome, self.sessions[session].host)
-            && let Some(clocks) = TwoClocks::of(&settled.stamps, settled.synchronised, settled.epochs)
+            && let Some(clocks) = clocks
         {
             self.one_way[host].1.push(clocks);
         }
@@ -388,6 +389,7 @@ impl<O: Output> Sink for Recorder<O> {
             outcome: settled.outcome,
             stamps: settled.stamps,
             ledger: settled.ledger,
+            one_way: clocks.and_then(|clocks| clocks.alone()),
         });
     }
 }

@@ -255,6 +255,8 @@ const HEAD_START: Interval = Interval::from_nanos(5_000_000);
 
 /// How long stamps of the card wait for the comparison of its clock that confirms them: that comes four times a second.
 const CONFIRM: Duration = Duration::from_secs(2);
+/// The longest that a sample waits for the next reply of its session, whatever the timeout.
+const LONGEST_FOLLOW_UP: Duration = Duration::from_secs(10);
 
 impl ProbeOptions {
     fn patience(&self) -> Patience {
@@ -270,7 +272,7 @@ impl ProbeOptions {
     /// How long to wait for the reply that tells when the one before left: that comes an interval later, give or take its own delay.
     fn follow_up_wait(&self) -> Duration {
         let asks = self.shape.questions.iter().any(|asked| matches!(asked, Question::Stages | Question::FollowUp));
-        if asks { (self.interval + FOLLOW_UP_WAIT).min(self.timeout) } else { Duration::ZERO }
+        if asks { (self.interval + FOLLOW_UP_WAIT).min(self.timeout.max(LONGEST_FOLLOW_UP)) } else { Duration::ZERO }
     }
 
     fn check(&self, sessions: &[SessionSpec]) -> Result<(), ProbeError> {

@@ -4,14 +4,15 @@
 //! there is a key, and Direct Measurement (5) where sessions are remembered. Extra Padding (1) goes back as it came. All others go back
 //! with flag U, Location (2) and Access Report (6) among them: this host tells nobody its addresses, and has no access network.
 
-use pathlab_record::{ClockId, Plane, Planes, Stamp, Time};
+use pathlab_record::{ClockId, Monotonic, Plane, Planes, Stamp, Time};
+use pathlab_xdp::clock::Assurance;
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 use super::{Arrival, table::Memory};
 use crate::{
     keys::{HMAC_LEN, Key},
     wire::{
-        ClassOfService, DirectMeasurement, ErrorEstimate, FollowUpTelemetry, NtpTimestamp, REFLECTOR_STAGES,
+        CardWord, ClassOfService, DirectMeasurement, ErrorEstimate, FollowUpTelemetry, NtpTimestamp, REFLECTOR_STAGES,
         ReflectorStages, TimestampInformation, Tlv, sync_source, timestamp_method, tlv_flag, tlv_type,
     },
 };
@@ -24,6 +25,10 @@ pub(super) struct Context<'a> {
     /// Bit N: replies may have DSCP N because a sender asks for it.
     pub(super) allowed_dscp: u64,
     pub(super) error_estimate: ErrorEstimate,
+    /// How far the card's clock is confirmed, as it stood before the arrival was told.
+    pub(super) assurance: Assurance,
+    /// When the request was read.
+    pub(super) now: Time<Monotonic>,
     /// Absent in stateless mode.
     pub(super) memory: Option<&'a Memory>,
 }
@@ -181,6 +186,9 @@ fn stages(context: &Context<'_>) -> ReflectorStages {
     stages.received_xdp = arrival.xdp.into();
     stages.received_kernel = arrival.kernel.into();
     stages.received_app = arrival.app.into();
+    stages.set_planes(context.arrival.plane(), Plane::App);
+    let Assurance { fit, confirmed, .. } = context.assurance;
+    stages.set_card_word(CardWord { fit: fit as u16, confirmed: confirmed.map(|at| context.now - at) });
     if let Some(departed) = context.memory.and_then(|memory| memory.told) {
         stages.departed = departed.sender_sequence.into();
         stages.departed_kernel = departed.stamps.kernel.into();

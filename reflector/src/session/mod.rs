@@ -17,6 +17,7 @@ use std::{
 };
 
 use pathlab_record::{Monotonic, Plane, Prefix, Reading, Realtime, Stamp, Time};
+use pathlab_xdp::clock::Assurance;
 use zerocopy::{FromBytes, IntoBytes};
 
 pub use arrival::Arrival;
@@ -120,6 +121,7 @@ pub struct SessionReflector {
     allowed_dscp: u64,
     ptp_shaped: bool,
     error_estimate: ErrorEstimate,
+    assurance: Assurance,
 }
 
 impl SessionReflector {
@@ -133,12 +135,19 @@ impl SessionReflector {
             allowed_dscp: rules.allowed_dscp,
             ptp_shaped: rules.ptp_shaped,
             error_estimate,
+            assurance: Assurance::default(),
         }
     }
 
     /// The Error Estimate of replies from now on.
     pub fn set_error_estimate(&mut self, error_estimate: ErrorEstimate) {
         self.error_estimate = error_estimate;
+    }
+
+    /// How far the card's clock is confirmed, for those who ask for the stages of this host. To be said before the arrivals of a batch are
+    /// told in UTC: a stamp that was told by an earlier fit must not go out under the name of a later one.
+    pub fn set_assurance(&mut self, assurance: Assurance) {
+        self.assurance = assurance;
     }
 
     /// Judges one datagram and writes the reply, all but what [`finish`](Self::finish) adds, to the head of `reply`. What follows the
@@ -247,6 +256,8 @@ impl SessionReflector {
             traffic_class: request.traffic_class.unwrap_or(0),
             allowed_dscp: self.allowed_dscp,
             error_estimate: self.error_estimate,
+            assurance: self.assurance,
+            now,
             memory: memory.as_ref(),
         };
         let dscp = extensions::dscp(tail, integrity, &context);

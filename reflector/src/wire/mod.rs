@@ -22,7 +22,7 @@ pub use extension::{
     ClassOfService, DirectMeasurement, FollowUpTelemetry, TimestampInformation, sync_source, timestamp_method,
 };
 pub use frame::{MalformedFrame, UdpFrame};
-pub use stages::{REFLECTOR_STAGES, ReflectorStages, WireStamp};
+pub use stages::{CardWord, REFLECTOR_STAGES, ReflectorStages, WireStamp};
 pub use stamp::{BASE_LEN, MalformedPacket, ReflectedPacket, STAMP_PORT, SenderPacket};
 pub use time::{ErrorEstimate, NtpTimestamp, PtpTimestamp, WireTime};
 pub use tlv::{TLV_HEADER_LEN, Tlv, tlv_flag, tlv_type};

@@ -4,7 +4,7 @@
 //! A sender sends it with its identifier and zeroes. A reflector that does not know it sends it back with flag U, as any other, and
 //! nobody is harmed; so does ours where the identifier is another's.
 
-use pathlab_record::{ClockId, Stamp};
+use pathlab_record::{ClockId, Interval, Plane, Stamp};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     byteorder::network_endian::{I64, U16, U32},
@@ -16,14 +16,15 @@ use super::ErrorEstimate;
 pub const REFLECTOR_STAGES: u8 = 250;
 
 /// What it begins with, because others may use the type for something else. The last octet is its version.
-const IDENTIFIER: [u8; 4] = *b"PLS\x01";
+const IDENTIFIER: [u8; 4] = *b"PLS\x02";
 
-/// Its value, 92 octets.
+/// Its value, 100 octets.
 ///
 /// ```text
-///   0 identifier "PLS", version 1     4 Session-Sender Sequence Number of the reply that the last two stamps are of
+///   0 identifier "PLS", version 2     4 Session-Sender Sequence Number of the reply that the last two stamps are of
 ///   8 B2 nic    20 B2 xdp    32 B2 kernel    44 B2 app    56 B3 app        of this very reply
 ///  68 B3 kernel    80 B3 nic                                               of an earlier reply, mostly the previous one
+///  92 plane of T2    93 plane of T3    94 the card's fit    96 how long ago the card was confirmed
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -46,7 +47,27 @@ pub struct ReflectorStages {
     pub departed_kernel: WireStamp,
     /// The card put it on the wire.
     pub departed_nic: WireStamp,
+    received_plane: u8,
+    sent_plane: u8,
+    fit: U16,
+    confirmed: U32,
 }
+
+/// How far the stamps of a reflector's card are confirmed, at the time of a reply. What it has stamped under a fit is true if a later word
+/// of the same fit confirms the card beyond that instant; a word of another fit makes void what was not confirmed by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardWord {
+    /// Which fit of the card's clock, from anywhere: another one begins where a clock has stepped.
+    pub fit: u16,
+    /// How long before the request was read the last good cross-stamp was; `None` before the first of the fit.
+    pub confirmed: Option<Interval>,
+}
+
+/// No cross-stamp of this fit, or none within an hour.
+const NEVER: u32 = u32::MAX;
+
+/// Planes by number; 0 is not told.
+const PLANES: [Plane; 5] = [Plane::App, Plane::Sched, Plane::Kernel, Plane::Xdp, Plane::Nic];
 
 impl ReflectorStages {
     /// What a sender sends, and what a reflector begins with.
@@ -62,7 +83,37 @@ impl ReflectorStages {
             sent_app: none,
             departed_kernel: none,
             departed_nic: none,
+            received_plane: 0,
+            sent_plane: 0,
+            fit: U16::ZERO,
+            confirmed: NEVER.into(),
         }
+    }
+
+    /// Names the planes of Receive Timestamp and Timestamp of the base packet.
+    pub fn set_planes(&mut self, received: Plane, sent: Plane) {
+        let number = |plane| PLANES.iter().position(|known| *known == plane).map_or(0, |place| place as u8 + 1);
+        (self.received_plane, self.sent_plane) = (number(received), number(sent));
+    }
+
+    /// The planes of Receive Timestamp and Timestamp of the base packet; `None` where not told, or of a number that we do not know.
+    pub fn planes(&self) -> [Option<Plane>; 2] {
+        [self.received_plane, self.sent_plane].map(|number| PLANES.get(usize::from(number).checked_sub(1)?).copied())
+    }
+
+    /// Says how far the card is confirmed, in whole microseconds, rounded up.
+    pub fn set_card_word(&mut self, word: CardWord) {
+        let micros =
+            |ago: Interval| u32::try_from(ago.as_nanos().max(0).unsigned_abs().div_ceil(1000)).unwrap_or(NEVER);
+        self.fit = word.fit.into();
+        self.confirmed = word.confirmed.map_or(NEVER, micros).into();
+    }
+
+    /// How far the card is confirmed.
+    pub fn card_word(&self) -> CardWord {
+        let confirmed = Some(self.confirmed.get()).filter(|micros| *micros != NEVER);
+        let interval = |micros| Interval::from_nanos(i64::from(micros) * 1000);
+        CardWord { fit: self.fit.get(), confirmed: confirmed.map(interval) }
     }
 
     /// Whether it is ours, and of the version that we know.
@@ -132,13 +183,24 @@ mod tests {
         let mut stages = ReflectorStages::empty();
         stages.received_xdp = Stamp::new(0x0102_0304_0506_0708, ClockId::Tai, 0).into();
         stages.departed_nic = Stamp::new(-1, ClockId::Phc(3), 1000).into();
+        stages.set_planes(Plane::Nic, Plane::App);
+        let word = CardWord { fit: 0x1234, confirmed: Some(Interval::from_nanos(249_000_001)) };
+        stages.set_card_word(word);
         let bytes = stages.as_bytes();
-        assert_eq!((bytes.len(), &bytes[..4]), (92, &b"PLS\x01"[..]));
+        assert_eq!((bytes.len(), &bytes[..4]), (100, &b"PLS\x02"[..]));
+        assert_eq!(bytes[92..], [5, 1, 0x12, 0x34, 0, 3, 0xcc, 0xa9], "249,001 µs: rounded up");
         assert_eq!(bytes[20..32], [1, 2, 3, 4, 5, 6, 7, 8, 0, 2, 0, 0]);
         // 1000 ns are 4294.97 units of 2⁻³² s: 135 · 2⁵
-        assert_eq!(bytes[80..], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x80, 3, 5, 135]);
-        assert!(stages.is_ours() && !ReflectorStages::read_from_bytes(&[0; 92]).expect("92 octets").is_ours());
+        assert_eq!(bytes[80..92], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x80, 3, 5, 135]);
+        assert!(stages.is_ours() && !ReflectorStages::read_from_bytes(&[0; 100]).expect("100 octets").is_ours());
         assert_eq!(WireStamp::from(Stamp::new(1, ClockId::Phc(0x8000), 0)).stamp(), None);
+        assert_eq!(stages.planes(), [Some(Plane::Nic), Some(Plane::App)]);
+        assert_eq!(stages.card_word(), CardWord { confirmed: Some(Interval::from_nanos(249_001_000)), ..word });
+        let empty = ReflectorStages::empty();
+        assert_eq!((empty.planes(), empty.card_word()), ([None; 2], CardWord { fit: 0, confirmed: None }));
+        (stages.received_plane, stages.sent_plane) = (6, 255);
+        stages.set_card_word(CardWord { confirmed: Some(Interval::from_nanos(i64::MAX)), ..word });
+        assert_eq!((stages.planes(), stages.card_word().confirmed), ([None; 2], None));
     }
 
     proptest! {

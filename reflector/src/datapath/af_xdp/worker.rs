@@ -142,6 +142,9 @@ impl Worker {
         self.complete();
         let received = self.socket.receive(&mut self.received, BATCH)?;
         let (app, now) = (realtime_now(), monotonic_now());
+        if let Some(card) = &self.desk.nic_clock {
+            self.desk.session.set_assurance(card.assurance());
+        }
         for Received { mut frame, record } in self.received.drain(..) {
             match self.desk.judge(frame.packet_mut(), record, app, now) {
                 Some(ready) => {

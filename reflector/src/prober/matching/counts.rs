@@ -48,6 +48,9 @@ pub struct Counts {
     /// Answered, and the stamps of the reflector's card were left out, because it said that one of its clocks had stepped.
     #[serde(default)]
     pub reflector_nic_void: u64,
+    /// Answered, and the stamps of the reflector's card were left out, because no later reply of it came in time to confirm them.
+    #[serde(default)]
+    pub reflector_nic_unconfirmed: u64,
 }
 
 impl Counts {
@@ -77,5 +80,6 @@ impl Counts {
         self.nic_void += other.nic_void;
         self.nic_unconfirmed += other.nic_unconfirmed;
         self.reflector_nic_void += other.reflector_nic_void;
+        self.reflector_nic_unconfirmed += other.reflector_nic_unconfirmed;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use pathlab_record::{ClockId, Monotonic, Outcome, Planes, Stamp, Time};
+use pathlab_record::{ClockId, Interval, Monotonic, Outcome, Plane, Planes, Stamp, Time};
 use pathlab_xdp::clock::Vouch;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     },
     Counts, Patience, Settled, Sink,
 };
+use crate::wire::CardWord;
 
 #[derive(Debug, Default)]
 pub(super) struct Session {
@@ -34,6 +35,8 @@ pub(super) struct Session {
     /// How often the reflector has begun to doubt its clocks, and whether it does so now.
     doubts: u32,
     doubting: bool,
+    /// Answered packets that wait for the reflector to confirm its card, roughly in order of their replies.
+    unsure: VecDeque<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub(super) struct Flight {
     pub(super) departure: Departure,
     pub(super) sent: Time<Monotonic>,
     pub(super) echo: u64,
+    /// All of its stamps by the reflector's card had been taken by then.
+    pub(super) stamped: Time<Monotonic>,
     /// What the reflector told of its host, until the packet is settled.
     pub(super) inside: Option<Box<Inside>>,
     /// Answered, and still waiting for these.
@@ -59,8 +64,18 @@ pub(super) struct Wants {
     pub(super) look: bool,
     /// The comparison of clocks that confirms the card's stamps.
     pub(super) vouch: bool,
-    /// A word of the reflector that one of its clocks has stepped: its card's stamps have gone out before it could know.
+    /// A word of the reflector on its card's clock, whose stamps have gone out before it could know: that it was confirmed later, or, from
+    /// those that do not tell, that it has stepped.
     pub(super) word: bool,
+}
+
+/// Why the stamps of the reflector's card are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// One of its clocks has stepped.
+    Void,
+    /// Nobody has confirmed them.
+    Unconfirmed,
 }
 
 #[derive(Clone, Debug)]
@@ -90,7 +105,7 @@ impl Session {
         self.doubts += u32::from(doubts && !self.doubting);
         self.doubting = doubts;
         for index in (0..self.window.len()).filter(|_| doubts) {
-            self.without_far_card(index);
+            self.by_doubt(index);
         }
         self.doubts
     }
@@ -98,20 +113,64 @@ impl Session {
     /// The same for a packet whose own reply says so, or the one that tells of its departure.
     pub(super) fn heed_doubt(&mut self, index: usize) {
         if self.doubting {
-            self.without_far_card(index);
+            self.by_doubt(index);
+        }
+    }
+
+    /// Where the reflector says how far its card is confirmed, that is the better word.
+    fn by_doubt(&mut self, index: usize) {
+        if self.window[index].fit().is_none() {
+            self.without_far_card(index, Why::Void);
         }
     }
 
     /// Leaves out what the reflector's card said of the packet at `index`.
-    fn without_far_card(&mut self, index: usize) {
+    pub(super) fn without_far_card(&mut self, index: usize, why: Why) {
         let flight = &mut self.window[index];
         let Some(inside) = flight.inside.as_mut().filter(|inside| inside.by_card()) else { return };
-        (inside.b2.nic, inside.b3.nic) = (None, None);
-        if let State::Answered(answer) = &mut flight.state {
-            // B2 of the base packet was the card's as well
+        **inside = inside.without_card();
+        let of_card = inside.received_on.is_none_or(|plane| plane == Plane::Nic);
+        if let State::Answered(answer) = &mut flight.state
+            && of_card
+        {
             answer.reply.b2 = None;
         }
-        self.counts.reflector_nic_void += 1;
+        match why {
+            Why::Void => self.counts.reflector_nic_void += 1,
+            Why::Unconfirmed => self.counts.reflector_nic_unconfirmed += 1,
+        }
+    }
+
+    /// The packet `seq` waits until the reflector has confirmed its card beyond the instant by which all of its stamps had been taken.
+    pub(super) fn unsure(&mut self, seq: u32) {
+        self.unsure.push_back(seq);
+    }
+
+    /// Takes the word on the reflector's card from the reply to a packet that was `sent` then.
+    pub(super) fn card_word(&mut self, session: usize, word: CardWord, sent: Time<Monotonic>, sink: &mut impl Sink) {
+        // The request was read after it was sent: this is never too late, whatever the two hosts' clocks show.
+        let confirmed = word.confirmed.map(|ago| sent + Interval::from_nanos(-ago.as_nanos()));
+        while let Some(&seq) = self.unsure.front() {
+            let waiting = self.index(seq).filter(|index| self.window[*index].wants.word);
+            if let Some(index) = waiting {
+                let flight = &self.window[index];
+                if flight.fit() != Some(word.fit) {
+                    self.without_far_card(index, Why::Void);
+                } else if confirmed.is_none_or(|confirmed| confirmed < flight.stamped) {
+                    return;
+                }
+                self.window[index].wants.word = false;
+                self.settle_complete(session, index, sink);
+            }
+            self.unsure.pop_front();
+        }
+    }
+
+    /// The wait for the reflector's word on the packet at `index` is over. Of one that would have said so no news is no good news.
+    pub(super) fn give_up_word(&mut self, index: usize) {
+        if std::mem::take(&mut self.window[index].wants.word) && self.window[index].fit().is_some() {
+            self.without_far_card(index, Why::Unconfirmed);
+        }
     }
 
     /// Where `seq` stands in the window.
@@ -126,7 +185,16 @@ impl Session {
 
     /// Takes what the reply to the packet at `index` tells of an earlier one. A reflector that has told nothing by its second reply is
     /// not waited for.
-    pub(super) fn learn(&mut self, session: usize, index: usize, follow_up: Option<FollowUp>, sink: &mut impl Sink) {
+    ///
+    /// The number of the earlier packet, where that now waits for the reflector's word on its card.
+    pub(super) fn learn(
+        &mut self,
+        session: usize,
+        index: usize,
+        now: Time<Monotonic>,
+        follow_up: Option<FollowUp>,
+        sink: &mut impl Sink,
+    ) -> Option<u32> {
         self.told += 1;
         if let Some(FollowUp { reply, stamps }) = follow_up {
             self.follows = Some(true);
@@ -134,9 +202,7 @@ impl Session {
                 Earlier::Ours(seq) => self.index(seq),
                 Earlier::Theirs(theirs) => self.answered_by(theirs, index),
             };
-            if let Some(earlier) = earlier {
-                self.departed(session, earlier, &stamps, sink);
-            }
+            return self.departed(session, earlier?, now, &stamps, sink);
         } else if self.told > 1 && self.follows.is_none() {
             self.follows = Some(false);
             for waiting in 0..self.window.len() {
@@ -145,6 +211,7 @@ impl Session {
                 }
             }
         }
+        None
     }
 
     /// The packet whose reply the reflector gave the number `theirs`, near the one at `index`.
@@ -157,15 +224,33 @@ impl Session {
     }
 
     /// The reply to the packet at `index` left the reflector's host then.
-    fn departed(&mut self, session: usize, index: usize, stamps: &Planes, sink: &mut impl Sink) {
+    fn departed(
+        &mut self,
+        session: usize,
+        index: usize,
+        now: Time<Monotonic>,
+        stamps: &Planes,
+        sink: &mut impl Sink,
+    ) -> Option<u32> {
+        let seq = self.seq(index);
         let flight = &mut self.window[index];
-        let Some(inside) = &mut flight.inside else { return };
+        let inside = flight.inside.as_mut()?;
+        let before = inside.b3.nic;
         inside.add(stamps);
+        let unsure = inside.b3.nic != before && inside.card.is_some();
+        if unsure {
+            // Told in UTC since then, perhaps by another fit: to be confirmed again.
+            flight.stamped = now;
+            if !std::mem::replace(&mut flight.wants.word, true) {
+                self.unsure.push_back(seq);
+            }
+        }
         if std::mem::take(&mut flight.wants.follow_up) {
             self.counts.followed_up += 1;
         }
         self.heed_doubt(index);
         self.settle_complete(session, index, sink);
+        unsure.then_some(seq)
     }
 
     /// Settles the packet at `index` if it has been answered and waits for nothing more.
@@ -177,6 +262,9 @@ impl Session {
 
     /// Settles the packet at `index` if it has been answered and not settled yet.
     fn settle_answered(&mut self, session: usize, index: usize, sink: &mut impl Sink) {
+        if matches!(self.window[index].state, State::Answered(_)) {
+            self.give_up_word(index);
+        }
         let flight = &mut self.window[index];
         let State::Answered(answer) = flight.state else { return };
         let inside = flight.inside.take();
@@ -284,6 +372,11 @@ impl Flight {
             State::Settled { passage, .. } => passage.as_ref(),
             _ => None,
         }
+    }
+
+    /// The fit of the reflector's card by which it was stamped, where that is told.
+    fn fit(&self) -> Option<u16> {
+        Some(self.inside.as_ref()?.card?.fit)
     }
 
     pub(super) fn reflector_seq(&self) -> Option<u32> {

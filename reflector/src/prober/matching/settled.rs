@@ -47,7 +47,7 @@ pub struct Settled {
 impl Settled {
     pub(super) fn with_reply(seq: u32, outcome: Outcome, passage: &Passage, inside: Option<&Inside>) -> Self {
         let mut stamps = passage.stamps();
-        if let Some(Inside { b2, b3 }) = inside {
+        if let Some(Inside { b2, b3, .. }) = inside {
             (stamps.b2, stamps.b3) = (*b2, *b3);
         }
         Self {

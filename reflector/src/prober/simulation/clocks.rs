@@ -11,14 +11,25 @@ use crate::prober::packet::Question;
 
 /// Seconds of a run.
 const LENGTH: i64 = 12;
-const INTERVAL: i64 = 10 * MS;
 
 /// Which clocks are set during a run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Set {
     system: [usize; 2],
     card: [usize; 2],
     cards: bool,
+    /// Between two packets.
+    interval: i64,
+    /// The first instant of a step.
+    from: i64,
+    /// The thread that compares the reflector's clocks gets no processor after this.
+    starved: i64,
+}
+
+impl Default for Set {
+    fn default() -> Self {
+        Self { system: [0; 2], card: [0; 2], cards: false, interval: 10 * MS, from: 0, starved: i64::MAX }
+    }
 }
 
 struct Run {
@@ -35,14 +46,16 @@ fn run(seed: u64, set: Set) -> Run {
         let step = |dice: &mut ChaCha8Rng| {
             // 1 µs to a second, every decade as often
             let by = 10_f64.powf(dice.random_range(3.0..9.0)) as i64;
-            (dice.random_range(0..LENGTH * 1000 * MS), if dice.random() { by } else { -by })
+            (dice.random_range(set.from..LENGTH * 1000 * MS), if dice.random() { by } else { -by })
         };
         let steps = (0..steps).map(|_| step(&mut dice)).collect();
         Clock { offset: dice.random_range(-5_000 * MS..5_000 * MS), ppm: dice.random_range(-1.0..=1.0) * ppm, steps }
     };
     let hosts = [0, 1].map(|host| {
         let system = clock(set.system[host], 0.0);
-        let card = set.cards.then(|| Card::new(clock(set.card[host], 100.0), seed * 2 + host as u64));
+        let card = set
+            .cards
+            .then(|| Card::new(clock(set.card[host], 100.0), seed * 2 + host as u64, [i64::MAX, set.starved][host]));
         Host { system, card }
     });
     let specs = specs(1);
@@ -50,16 +63,16 @@ fn run(seed: u64, set: Set) -> Run {
         timeout: Duration::from_millis(200),
         stamp: Duration::from_millis(20),
         nic: set.cards,
-        follow_up: Duration::from_millis(110),
+        follow_up: Duration::from_nanos((set.interval + 100 * MS) as u64),
         confirm: Duration::from_secs(2),
     };
     let schedule = Schedule::new(
         Time::from_nanos(BEGIN + MS),
-        Duration::from_nanos(INTERVAL as u64),
+        Duration::from_nanos(set.interval as u64),
         1,
         Duration::from_millis(30),
     )
-    .until_count(((LENGTH * 1000 * MS - BEGIN) / INTERVAL) as u64);
+    .until_count(((LENGTH * 1000 * MS - BEGIN) / set.interval) as u64);
     let terms = Terms {
         patience,
         shape: Shape { questions: vec![Question::Stages], ..Shape::default() },
@@ -163,7 +176,7 @@ fn without_steps_the_cards_of_both_hosts_bound_the_wire_and_it_is_true() {
 
 #[test]
 fn whatever_is_set_at_the_probe_the_wire_is_true() {
-    let (sum, counts) = runs(1000..1000 + SEEDS, Set { cards: true, system: [2, 0], card: [2, 0] });
+    let (sum, counts) = runs(1000..1000 + SEEDS, Set { cards: true, system: [2, 0], card: [2, 0], ..Set::default() });
     assert!(sum.wrong * 1000 <= sum.told, "{sum:?}");
     assert!(counts.nic_void > 0 && counts.clock_steps > 0, "{counts:?}");
     assert!(sum.by_cards * 2 > sum.samples, "{sum:?}");
@@ -171,7 +184,7 @@ fn whatever_is_set_at_the_probe_the_wire_is_true() {
 
 #[test]
 fn whatever_is_set_at_either_host_the_wire_is_true() {
-    let (sum, counts) = runs(3000..3000 + SEEDS, Set { cards: true, system: [1, 1], card: [1, 1] });
+    let (sum, counts) = runs(3000..3000 + SEEDS, Set { cards: true, system: [1, 1], card: [1, 1], ..Set::default() });
     assert!(sum.wrong * 1000 <= sum.told, "{sum:?}");
     assert!(counts.nic_void > 0 && counts.reflector_nic_void > 0, "{counts:?}");
     assert!(sum.by_cards * 2 > sum.samples, "{sum:?}");
@@ -184,4 +197,35 @@ fn without_cards_only_packets_that_were_away_during_a_step_are_spoilt() {
     assert!((1..SEEDS * 5 * 8).contains(&counts.clock_steps), "{counts:?}");
     assert_eq!(sum.samples, counts.received - counts.clock_steps);
     assert_eq!(sum.told, sum.samples);
+}
+
+/// Nobody is left to take back what the reflector's card stamped in the last half second: it is left out.
+#[test]
+fn a_step_in_the_last_half_second_spoils_nothing() {
+    let from = LENGTH * 1000 * MS - 500 * MS;
+    let (sum, counts) = runs(4000..4000 + SEEDS, Set { cards: true, card: [0, 1], from, ..Set::default() });
+    assert_eq!((sum.wrong, &sum.first), (0, &None));
+    assert!(counts.reflector_nic_unconfirmed > 0, "{counts:?}");
+    assert!(sum.by_cards * 100 > sum.samples * 90, "{sum:?}");
+}
+
+/// A reflector whose thread of clocks starves has nothing to confirm its card with, and never learns of the step.
+#[test]
+fn a_reflector_that_does_not_look_is_not_believed() {
+    let (starved, from) = (6_000 * MS, 6_100 * MS);
+    let (sum, counts) = runs(5000..5000 + SEEDS, Set { cards: true, card: [0, 1], starved, from, ..Set::default() });
+    assert_eq!((sum.wrong, &sum.first), (0, &None));
+    // Beyond that its stamps are not told in UTC at all.
+    assert!(counts.reflector_nic_unconfirmed * 10 > counts.received, "{counts:?}");
+    assert!(sum.by_cards > 0, "{sum:?}");
+}
+
+/// The Error Estimate falls back for two seconds alone, which no packet may meet.
+#[test]
+fn packets_that_are_two_seconds_apart_hear_of_a_step() {
+    for interval in [1_900 * MS, 2_000 * MS, 2_100 * MS] {
+        let (sum, counts) = runs(6000..6000 + 4 * SEEDS, Set { cards: true, card: [0, 1], interval, ..Set::default() });
+        assert_eq!((sum.wrong, &sum.first), (0, &None));
+        assert!(counts.reflector_nic_void > 0 && sum.by_cards > 0, "{counts:?} {sum:?}");
+    }
 }

@@ -57,7 +57,7 @@ impl Host {
     fn follow(&self, now: i64) {
         let Some(card) = &self.card else { return };
         let mut tracker = card.tracker();
-        while tracker.due <= now {
+        while tracker.due <= now.min(card.until) {
             let at = tracker.due;
             loop {
                 let half_width = (card.half_width as f64 * tracker.dice.random_range(1.0..1.4)) as i64;
@@ -82,6 +82,8 @@ impl Host {
 pub(super) struct Card {
     pub(super) clock: Clock,
     half_width: i64,
+    /// Nobody compares it after this.
+    until: i64,
     tracker: Mutex<Tracker>,
 }
 
@@ -92,12 +94,13 @@ struct Tracker {
 }
 
 impl Card {
-    pub(super) fn new(clock: Clock, seed: u64) -> Arc<Self> {
+    pub(super) fn new(clock: Clock, seed: u64, until: i64) -> Arc<Self> {
         let mut dice = ChaCha8Rng::seed_from_u64(seed);
         let half_width = dice.random_range(50..2000);
         Arc::new(Self {
             clock,
             half_width,
+            until,
             tracker: Tracker { track: Track::new(Wander::default()), due: 0, dice }.into(),
         })
     }
@@ -233,6 +236,7 @@ impl TwoHosts {
     fn reflect(&mut self, seq: usize, payload: &[u8]) {
         let far = &self.hosts[1];
         let Truth { b2, b3, a4, read, .. } = self.truth[seq];
+        self.session.set_assurance(far.card.as_ref().map(|card| card.assurance()).unwrap_or_default());
         let nic = far.nic(b2[0]).and_then(|nic| nic_stamp(nic, far.nic_clock()));
         let outer = Planes { kernel: Some(far.realtime(b2[1]).into()), nic, ..Planes::default() };
         let request = Request {

@@ -17,7 +17,8 @@ fn a_reply_waits_for_what_the_next_tells_of_it_and_then_goes_without() {
     let stamp = |nanos: i64| Some(pathlab_record::Stamp::from(begun.realtime + Interval::from_nanos(nanos)));
     let planes = pathlab_record::Planes::default();
     let b3 = pathlab_record::Planes { app: stamp(10), ..planes };
-    let inside = prober::Inside { b2: pathlab_record::Planes { app: stamp(5), ..planes }, b3 };
+    let inside =
+        prober::Inside { b2: pathlab_record::Planes { app: stamp(5), ..planes }, b3, ..prober::Inside::default() };
     let tells = |seq| prober::FollowUp {
         reply: prober::Earlier::Ours(seq),
         stamps: pathlab_record::Planes { kernel: stamp(12), ..planes },

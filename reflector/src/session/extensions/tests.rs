@@ -21,7 +21,17 @@ fn answered(extensions: &[u8], planes: Planes, synchronised: bool, memory: Optio
     let mut bytes = extensions.to_vec();
     let arrival = Arrival::new(Time::from_nanos(ARRIVED), planes);
     let error_estimate = ErrorEstimate::from_nanos(1000, synchronised);
-    let context = Context { arrival: &arrival, traffic_class: 0xb9, allowed_dscp: 1 << 10, error_estimate, memory };
+    let now = Time::from_nanos(900_000_000);
+    let assurance = Assurance { fit: 0x5_0007, steps: 1, confirmed: Some(Time::from_nanos(650_000_000)) };
+    let context = Context {
+        arrival: &arrival,
+        traffic_class: 0xb9,
+        allowed_dscp: 1 << 10,
+        error_estimate,
+        assurance,
+        now,
+        memory,
+    };
     reflect(&mut bytes, Integrity::Unprotected, &context);
     bytes
 }
@@ -119,7 +129,7 @@ fn follow_up_telemetry_tells_when_the_previous_reply_left() {
 #[test]
 fn the_stages_of_this_host_are_told_as_they_are_known() {
     let planes = Planes { nic: Stamp::new(5, ClockId::Phc(2), 7), kernel: stamp(-20), ..Planes::default() };
-    let mut asked = vec![0x80, REFLECTOR_STAGES, 0, 92];
+    let mut asked = vec![0x80, REFLECTOR_STAGES, 0, 100];
     asked.extend(ReflectorStages::empty().as_bytes());
     let mut known = memory();
     let stamps = Planes { kernel: stamp(-80), ..Planes::default() };
@@ -127,8 +137,11 @@ fn the_stages_of_this_host_are_told_as_they_are_known() {
     let told = |memory: Option<&Memory>| {
         let mut bytes = answered(&asked, planes, false, memory);
         finish(&mut bytes, Time::<Realtime>::from_nanos(ARRIVED + 30).into(), None);
-        assert_eq!(bytes[..4], [0, REFLECTOR_STAGES, 0, 92]);
-        let stages = ReflectorStages::read_from_bytes(&bytes[4..]).expect("92 octets");
+        assert_eq!(bytes[..4], [0, REFLECTOR_STAGES, 0, 100]);
+        let stages = ReflectorStages::read_from_bytes(&bytes[4..]).expect("100 octets");
+        assert_eq!(stages.planes(), [Some(Plane::Kernel), Some(Plane::App)]);
+        let word = CardWord { fit: 7, confirmed: Some(pathlab_record::Interval::from_nanos(250_000_000)) };
+        assert_eq!(stages.card_word(), word);
         let departed = (stages.departed.get(), stages.departed_kernel.stamp(), stages.departed_nic.stamp());
         let nic = stages.received_nic.stamp().map(|nic| (nic.nanos(), nic.clock(), nic.uncertainty() >= 7));
         assert_eq!(nic, Some((5, ClockId::Phc(2), true)), "on the card's own clock");
@@ -208,7 +221,16 @@ mod integrity {
         }
         let arrival = Arrival::from(Time::from_nanos(ARRIVED));
         let error_estimate = ErrorEstimate::from_nanos(1, true);
-        let context = Context { arrival: &arrival, traffic_class: 0, allowed_dscp: 0, error_estimate, memory: None };
+        let (assurance, now) = (Assurance::default(), Time::from_nanos(1));
+        let context = Context {
+            arrival: &arrival,
+            traffic_class: 0,
+            allowed_dscp: 0,
+            error_estimate,
+            assurance,
+            now,
+            memory: None,
+        };
         reflect(&mut bytes, Integrity::Failed, &context);
         assert_eq!(bytes, wanted);
     }
@@ -218,7 +240,16 @@ mod integrity {
         let mut bytes = [vec![0x80, 3, 0, 4, 0, 0, 0, 0], hmac(b"whatever came")].concat();
         let arrival = Arrival::from(Time::from_nanos(ARRIVED));
         let error_estimate = ErrorEstimate::from_nanos(1, true);
-        let context = Context { arrival: &arrival, traffic_class: 0, allowed_dscp: 0, error_estimate, memory: None };
+        let (assurance, now) = (Assurance::default(), Time::from_nanos(1));
+        let context = Context {
+            arrival: &arrival,
+            traffic_class: 0,
+            allowed_dscp: 0,
+            error_estimate,
+            assurance,
+            now,
+            memory: None,
+        };
         reflect(&mut bytes, Integrity::Verified, &context);
         finish(&mut bytes, Time::<Realtime>::from_nanos(ARRIVED).into(), Some((&[0, 0, 0, 77], &key())));
         assert_eq!(Integrity::of(&bytes, &[0, 0, 0, 77], Some(&key()), true), Integrity::Verified);
