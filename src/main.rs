@@ -22,6 +22,7 @@ mod run_directory;
 mod stage;
 mod stop;
 mod timestamps;
+mod trace;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -54,6 +55,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     Reflect(Box<reflect::Reflect>),
     Probe(Box<probe::Probe>),
+    Trace(trace::Trace),
     Canary(canary::CanaryArgs),
     Lab(lab::LabArgs),
     Host(host::HostArgs),
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args, global),
         Verb::Reflect(args) => reflect::run(*args, global),
         Verb::Probe(args) => probe::run(*args, global),
+        Verb::Trace(args) => trace::run(&args, global),
         Verb::Canary(args) => canary::run(args, global),
         Verb::Lab(args) => lab::run(args, global),
         Verb::Host(args) => host::run(args, global),

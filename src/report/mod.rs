@@ -9,6 +9,7 @@ pub(crate) mod page;
 pub(crate) mod probe;
 mod quantity;
 mod table;
+pub(crate) mod trace;
 pub(crate) mod verdict;
 
 pub(crate) use quantity::{percent, span};

@@ -66,7 +66,7 @@ const LEVELS: usize = LOSSES.len();
 /// Probability beforehand that a link drops the level.
 const DROP: f64 = 0.002;
 /// Probability beforehand that a router answers less often than it is asked.
-const SELDOM: f64 = 0.03;
+const SELDOM: f64 = 0.01;
 
 /// Weighs the counts of the hops in order, the destination's last; `reflector` says that the destination answers whatever reaches it.
 pub fn blame(path: &[Count], reflector: bool) -> Blame {

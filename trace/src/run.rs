@@ -15,7 +15,7 @@ pub fn trace(network: &mut dyn Network, plan: &Plan, stop: &dyn Fn() -> bool) ->
             network.wait(due, &mut |at, arrival: Arrival| tracer.arrived(at, &arrival))?;
             continue;
         }
-        let Some(probe) = tracer.next() else { break };
+        let Some(probe) = tracer.take_due() else { break };
         let at = network.now();
         let wall = network.opened() + pathlab_record::Interval::from_nanos(at.as_nanos() as i64);
         let payload = probe::payload(&flows[probe.flow], probe.number, wall, plan.size);

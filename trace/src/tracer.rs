@@ -149,7 +149,7 @@ impl Tracer {
     }
 
     /// Takes the next probe.
-    pub fn next(&mut self) -> Option<Due> {
+    pub fn take_due(&mut self) -> Option<Due> {
         let (_, flow, ttl) = self.todo.pop()?;
         let probes = &mut self.states[flow].traced.probes;
         let number = probes.len() as u32;

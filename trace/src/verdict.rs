@@ -10,7 +10,7 @@ use crate::blame::{Blame, Count};
 pub const LEAST: u64 = 20;
 
 /// How sure a verdict has to be, that there is loss and where.
-const SURE: f64 = 0.98;
+const SURE: f64 = 0.95;
 
 /// A hop by its place and the address that most of its answers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -47,7 +47,7 @@ fn case(seed: u64) -> Case {
             (router.answers, router.quotes) = (answers, quotes);
         }
     }
-    if seed % 5 == 0 {
+    if seed.is_multiple_of(5) {
         return Case { network, truth: Vec::new(), harmed: BTreeSet::new(), mute, seed };
     }
     let link = random.random_range(1..=distance);

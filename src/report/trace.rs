@@ -1,0 +1,161 @@
+//! A trace for reading: what is to be said of the flows first, then a table for each.
+
+use std::fmt::Write;
+
+use pathlab_trace::{Direction, End, FlowReport, Report, Rtt, Share, Verdict};
+
+use super::{Table, percent, span};
+
+/// Sentences, then tables.
+pub(crate) fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let mut said: Vec<(Verdict, Vec<usize>)> = Vec::new();
+    for (place, flow) in report.flows.iter().enumerate() {
+        match said.iter_mut().find(|(verdict, _)| same(verdict, &flow.verdict)) {
+            Some((_, places)) => places.push(place),
+            None => said.push((flow.verdict.clone(), vec![place])),
+        }
+    }
+    // What is wrong comes first.
+    said.sort_by_key(|(verdict, _)| match verdict {
+        Verdict::Culprit { .. } => 0,
+        Verdict::BlackHole { .. } => 1,
+        Verdict::Insufficient { .. } => 2,
+        Verdict::None => 3,
+    });
+    for (verdict, places) in &said {
+        let flows: Vec<&FlowReport> = places.iter().map(|place| &report.flows[*place]).collect();
+        let _ = writeln!(text, "{}", sentence(verdict, &flows, places, report.flows.len()));
+    }
+    for (place, flow) in report.flows.iter().enumerate() {
+        let _ = write!(text, "\n{}", table(place, flow, report));
+    }
+    text
+}
+
+/// Whether one sentence says it for both.
+fn same(a: &Verdict, b: &Verdict) -> bool {
+    match (a, b) {
+        (Verdict::Culprit { from, to, direction, .. }, Verdict::Culprit { from: f, to: t, direction: d, .. }) => {
+            (from, to, direction) == (f, t, d)
+        }
+        _ => a == b,
+    }
+}
+
+fn sentence(verdict: &Verdict, flows: &[&FlowReport], places: &[usize], of: usize) -> String {
+    let numbers: Vec<String> = places.iter().map(|place| (place + 1).to_string()).collect();
+    let who = match places.len() {
+        all if all == of && of > 1 => format!("all {of} flows"),
+        1 => format!("flow {}", numbers[0]),
+        _ => format!("flows {}", numbers.join(", ")),
+    };
+    let losses: Vec<String> = flows.iter().map(|flow| share(flow.destination.loss)).collect();
+    match verdict {
+        Verdict::Culprit { from, to, direction, .. } => {
+            let way = match direction {
+                Direction::Forward => ", on the way there",
+                Direction::Return => ", on the way back",
+                Direction::Both => ", in both directions",
+                Direction::Unknown => "; in which direction, only a stateful reflector could tell",
+            };
+            let silent =
+                if to.hop - from.hop > 1 { " (what lies between them does not answer, or seldom)" } else { "" };
+            format!(
+                "{who}: packets are lost between {} and {}{silent}{way}: {}",
+                hop(*from),
+                hop(*to),
+                losses.join("; ")
+            )
+        }
+        Verdict::BlackHole { after } => {
+            format!(
+                "{who}: nothing comes back from beyond {}: it is dropped there, or nobody there answers",
+                hop(*after)
+            )
+        }
+        Verdict::Insufficient { why } => format!("{who}: insufficient: {why}"),
+        Verdict::None => format!("{who}: no loss: {}", losses.join("; ")),
+    }
+}
+
+fn hop(end: End) -> String {
+    match (end.hop, end.address) {
+        (0, _) => "this host".into(),
+        (hop, Some(address)) => format!("hop {hop} ({address})"),
+        (hop, None) => format!("hop {hop}"),
+    }
+}
+
+fn share(share: Share) -> String {
+    match share.share {
+        Some(lost) => format!(
+            "{} of {} (95 % interval {} to {})",
+            percent(lost),
+            share.sent,
+            percent(share.low),
+            percent(share.high)
+        ),
+        None => "nothing was sent".into(),
+    }
+}
+
+fn table(place: usize, flow: &FlowReport, report: &Report) -> String {
+    let mut text = format!("flow {}: {} to {}\n", place + 1, flow.source, report.target);
+    let mut table = Table::new(["hop", "", "sent", "loss", "95 % interval", "p50", "p95", ""]);
+    let mut row = |name: String, who: String, loss: Share, rtt: Option<Rtt>, note: String| {
+        let times =
+            [rtt.map(|rtt| rtt.median_ns), rtt.map(|rtt| rtt.p95_ns)].map(|time| time.map_or_else(|| "–".into(), span));
+        let [p50, p95] = times;
+        let lost = loss.share.map_or_else(|| "–".into(), percent);
+        let range = format!("{} to {}", percent(loss.low), percent(loss.high));
+        table.row([name, who, loss.sent.to_string(), lost, range, p50, p95, note]);
+    };
+    for hop in &flow.hops {
+        let addresses: Vec<String> = hop.addresses.iter().take(3).map(ToString::to_string).collect();
+        let who = if addresses.is_empty() { "no answer".into() } else { addresses.join(" ") };
+        let mut notes: Vec<String> = hop.network.iter().map(|name| printable(name)).collect();
+        notes.extend(hop.seldom.then(|| "answers seldom, loses nothing by that".to_owned()));
+        row(hop.hop.to_string(), who, hop.loss, hop.rtt, notes.join("; "));
+    }
+    let end = &flow.destination;
+    let mut notes: Vec<String> = end.network.iter().map(|name| printable(name)).collect();
+    notes.push(match end.answers {
+        Some("reflector") => "reflector".into(),
+        Some(_) => "port unreachable".into(),
+        None => "does not answer".into(),
+    });
+    if let (Some(there), Some(back)) = (end.lost_forward, end.lost_return) {
+        notes.push(format!("{there} lost there, {back} back"));
+    }
+    let name = end.distance.map_or_else(|| "end".into(), |distance| distance.to_string());
+    row(name, report.target.ip().to_string(), end.loss, end.rtt, notes.join("; "));
+    let _ = write!(text, "{table}");
+    for change in flow.changes.iter().take(8) {
+        let address =
+            |address: Option<std::net::IpAddr>| address.map_or_else(|| "?".into(), |address| address.to_string());
+        let what = match change.hop {
+            Some(hop) => format!("hop {hop}: {} gave way to {}", address(change.before), address(change.after)),
+            None => "the path's length changed".into(),
+        };
+        let _ = writeln!(text, "  after {}: {what}", span(change.at_ns));
+    }
+    if flow.changes.len() > 8 {
+        let _ = writeln!(text, "  and {} more changes", flow.changes.len() - 8);
+    }
+    if let Some(too_big) = flow.too_big {
+        let mtu = if too_big.mtu == 0 { "not told".into() } else { too_big.mtu.to_string() };
+        let _ =
+            writeln!(text, "  {} does not pass packets of {} octets of payload: MTU {mtu}", too_big.from, report.size);
+    }
+    if flow.unmatched > 0 {
+        let _ =
+            writeln!(text, "  {} answers quoted too little to be told apart: run it with CAP_NET_RAW", flow.unmatched);
+    }
+    text
+}
+
+/// A name out of a user's file, without what a terminal would obey.
+fn printable(name: &str) -> String {
+    name.chars().filter(|character| !character.is_control()).take(60).collect()
+}

@@ -1,0 +1,130 @@
+//! `pathlab trace`: which link loses the packets of a flow?
+
+use std::{net::IpAddr, path::PathBuf, sync::atomic::Ordering, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use pathlab_canary::AsnTable;
+use pathlab_record::Run;
+use pathlab_trace::{Network, Plan, Report, mtr, probe::LEAST_SIZE, socket::Sockets, trace};
+use serde_json::json;
+use tracing::info;
+
+use crate::{
+    Global, duration,
+    exit::{Exit, Misuse},
+    host, output, probe,
+    progress::Progress,
+    report, run_directory,
+    stop::Interrupt,
+};
+
+/// Find the link that loses packets, along the paths that flows really take
+#[derive(Args)]
+pub(crate) struct Trace {
+    /// Destination, `ADDRESS`, `ADDRESS:PORT` or a name; at its best with `pathlab reflect --stateful` there
+    #[arg(value_name = "TARGET[:PORT]")]
+    target: String,
+    /// Flows side by side, each with a source port of its own that never changes: routers choose among parallel links by it
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    flows: u16,
+    /// Source port of the first flow; the others have the ports after it [default: as the kernel picks]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    source_port: Option<u16>,
+    /// Rounds: in each, every hop and the destination of every flow get one packet
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    count: u32,
+    /// Time from round to round, over which the packets are spread
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    interval: Duration,
+    /// How long an answer may take
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    patience: Duration,
+    /// Hops beyond this are not asked
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..=60))]
+    max_hops: u8,
+    /// Octets of UDP payload of each packet, which is never cut in pieces: a link that does not take it is named
+    #[arg(long, value_name = "BYTES", default_value_t = LEAST_SIZE)]
+    size: usize,
+    /// Table of networks: lines `PREFIX ASN NAME` or `FIRST LAST ASN COUNTRY NAME` between tabs, also of exchange points
+    #[arg(long, value_name = "TSV")]
+    networks: Option<PathBuf>,
+    /// What to print: text, or the JSON of mtr, which has one path and so wants --flows 1
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "json")]
+    format: Format,
+    /// Run directory [default: ./runs/<UTC time>-trace]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Mtr,
+}
+
+/// The artefact of a run.
+const TRACE: &str = "trace.json";
+
+/// Traces, prints what was found, and leaves a run directory.
+pub(crate) fn run(args: &Trace, global: &Global) -> Result<Exit> {
+    if args.format == Format::Mtr && args.flows != 1 {
+        return Err(Misuse("--format mtr: one document of mtr has one path: give --flows 1".into()).into());
+    }
+    if !(LEAST_SIZE..=9_000).contains(&args.size) {
+        return Err(Misuse(format!("--size {}: write {LEAST_SIZE} to 9000", args.size)).into());
+    }
+    if args.source_port.is_some_and(|port| port.checked_add(args.flows - 1).is_none()) {
+        return Err(Misuse(format!("--source-port: no {} ports from there on", args.flows)).into());
+    }
+    let networks = args.networks.as_deref().map(AsnTable::read).transpose().map_err(Misuse::of)?;
+    let target = probe::target(&args.target)?;
+    let plan = Plan {
+        rounds: args.count,
+        interval: args.interval,
+        max_hops: args.max_hops,
+        size: args.size,
+        patience: args.patience,
+    };
+    let stop = Interrupt::on_signals()?;
+    let mut sockets = Sockets::open(target, args.flows, args.source_port)?;
+    if !sockets.sees_short_quotations() {
+        info!("without CAP_NET_RAW, answers of routers that quote only what they must are not understood");
+    }
+    let started = Timestamp::now();
+    let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("trace", started));
+    let about = Run {
+        options: json!({ "target": target, "flows": args.flows, "count": args.count, "size": args.size,
+            "interval": args.interval.as_secs_f64(), "patience": args.patience.as_secs_f64(), "max_hops": args.max_hops,
+            "source_ports": sockets.flows().iter().map(|flow| flow.source.port()).collect::<Vec<_>>(),
+            "networks": args.networks, "raw_icmp": sockets.sees_short_quotations() }),
+        host: host::facts(),
+        clock: host::clock(None),
+        ..Run::new("trace", started)
+    };
+    let (mut directory, scrap) = run_directory::create(&path, &about)?;
+    let progress = Progress::new();
+    progress.say(format!("tracing {} flows to {target}, {} rounds", args.flows, args.count));
+    let traced = trace(&mut sockets, &plan, &|| stop.flag().load(Ordering::Relaxed))
+        .with_context(|| format!("trace {target}"))?;
+    drop(progress);
+    let mut found = Report::new(&sockets.flows(), &plan, &traced);
+    if let Some(networks) = &networks {
+        found.label(|address: IpAddr| networks.isp(address).map(str::to_owned));
+    }
+    let mut document = serde_json::to_vec_pretty(&found)?;
+    document.push(b'\n');
+    directory.artefact(TRACE, &document)?;
+    let head = directory.seal(Timestamp::now())?;
+    scrap.keep();
+    match (global.json, args.format) {
+        (true, _) => output::document(&found)?,
+        (false, Format::Mtr) => output::document(&mtr::document(&found, &found.flows[0]))?,
+        (false, Format::Text) => {
+            print!("{}", report::trace::text(&found));
+            println!("\n{}  sealed {head}", path.display());
+        }
+    }
+    Ok(Exit::Done)
+}

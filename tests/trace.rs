@@ -1,0 +1,291 @@
+//! `pathlab trace` with real packets: a diamond of two parallel branches, of which one loses, in namespaces.
+//!
+//! ```text
+//!   client ── r1 ──┬── a ──┬── r3 ── server        r1 and r3 choose the branch by addresses and ports
+//!                  └── b ──┘
+//! ```
+
+use std::{collections::BTreeSet, io::Read, net::IpAddr, path::Path, process::Command, time::Duration};
+
+use pathlab_netlab::{lab::Lab, scenario::Scenario, sysctl};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "support/isolation.rs"]
+mod isolation;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "support/realtime.rs"]
+mod realtime;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "support/verbs.rs"]
+mod verbs;
+
+use isolation::isolated;
+use verbs::Reflector;
+
+const DIAMOND: &str = include_str!("support/diamond.toml");
+const GUIDE: &str = include_str!("../docs/which-link-is-it.md");
+const TARGETS: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
+/// The losing branch's addresses towards r1.
+const B: [&str; 2] = ["192.0.2.18", "2001:db8:a2::2"];
+const R3: [&str; 2] = ["192.0.2.22", "2001:db8:b2::2"];
+
+struct Diamond {
+    lab: Lab,
+    reflector: Option<Reflector>,
+    place: tempfile::TempDir,
+    runs: u32,
+}
+
+impl Diamond {
+    /// Up, with a stateful reflector on the server; `limited` leaves the routers' limits of ICMP as the kernel has them.
+    fn up(limited: bool) -> Self {
+        let scenario = Scenario::parse("diamond.toml", DIAMOND, None).expect("a sound scenario");
+        let lab = Lab::up(&scenario, "diamond", 1).expect("up");
+        for router in ["r1", "a", "b", "r3"].into_iter().filter(|_| !limited) {
+            let namespace = lab.namespace(router).expect("a node");
+            sysctl::set(namespace, "net.ipv4.icmp_ratelimit", "0").expect("a setting");
+            sysctl::set(namespace, "net.ipv6.icmp.ratelimit", "0").expect("a setting");
+        }
+        let listen = "--listen 203.0.113.10:862 --listen [2001:db8:1::10]:862 --stateful --datapath socket";
+        let reflector = Reflector::start(lab.namespace("server").expect("a node"), listen);
+        let place = tempfile::tempdir().expect("a temporary directory");
+        Self { lab, reflector: Some(reflector), place, runs: 0 }
+    }
+
+    /// Drops a share of what a router forwards to an address.
+    fn lose(&self, router: &str, percent: u32, rule: &str) {
+        let table = format!(
+            "table inet faults {{\nchain forward {{\ntype filter hook forward priority 0\n{rule} numgen random mod 100 < {percent} drop\n}}\n}}\n"
+        );
+        let mut nft = self.lab.command(router, "nft").expect("a node");
+        assert!(nft.arg(table.as_str()).status().expect("nftables").success(), "{table}");
+    }
+
+    fn trace(&mut self, args: &str) -> Value {
+        self.runs += 1;
+        let out = self.place.path().join(self.runs.to_string());
+        let output = run(self.lab.command("client", env!("CARGO_BIN_EXE_pathlab")).expect("a node"), args, &out);
+        let report: Value = serde_json::from_slice(&output).expect("one JSON document");
+        assert_eq!(report["schema"], "pathlab.trace/1");
+        assert!(pathlab_record::verify(&out).is_ok(), "a sealed run directory");
+        report
+    }
+}
+
+impl Drop for Diamond {
+    fn drop(&mut self) {
+        drop(self.reflector.take());
+    }
+}
+
+fn run(mut command: Command, args: &str, out: &Path) -> Vec<u8> {
+    command.args(["trace", "--json", "--out"]).arg(out).args(args.split_whitespace());
+    let output = command.env("PATHLAB_LOG", "warn").output().expect("pathlab was built");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{args}: {}: {said}", output.status);
+    output.stdout
+}
+
+fn flows(report: &Value) -> &[Value] {
+    report["flows"].as_array().expect("flows")
+}
+
+/// Lost of sent at the destination, with the interval of the share.
+fn loss(flow: &Value) -> (u64, f64, f64) {
+    let loss = &flow["destination"]["loss"];
+    (
+        loss["lost"].as_u64().expect("a count"),
+        loss["low"].as_f64().expect("a share"),
+        loss["high"].as_f64().expect("a share"),
+    )
+}
+
+/// One losing branch: the flows through it name its link, those through the other lose nothing. Returns how many flows went by each.
+fn names_the_link(diamond: &mut Diamond, family: usize, ports: u16) -> [usize; 2] {
+    let report = diamond.trace(&format!(
+        "{} --flows 10 --source-port {ports} --count 250 --interval 20ms --patience 500ms",
+        TARGETS[family]
+    ));
+    let mut went = [0, 0];
+    for flow in flows(&report) {
+        assert_eq!(
+            (&flow["destination"]["distance"], &flow["destination"]["answers"]),
+            (&4.into(), &"reflector".into()),
+            "{flow:#}"
+        );
+        let by_b = flow["hops"][1]["addresses"][0] == B[family];
+        went[usize::from(by_b)] += 1;
+        let (lost, low, high) = loss(flow);
+        let verdict = &flow["verdict"];
+        if !by_b {
+            assert_eq!((&verdict["kind"], lost), (&"none".into(), 0), "{flow:#}");
+            continue;
+        }
+        assert_eq!(verdict["kind"], "culprit", "{flow:#}");
+        let named = (&verdict["from"]["address"], &verdict["to"]["address"], &verdict["direction"]);
+        assert_eq!(named, (&B[family].into(), &R3[family].into(), &"forward".into()), "{flow:#}");
+        // The 95 % interval misses three in ten in one flow of twenty: twice as wide, it misses in one of ten thousand.
+        let slack = (high - low) / 2.0;
+        assert!(low - slack < 0.3 && 0.3 < high + slack, "{low} to {high}: {flow:#}");
+    }
+    went
+}
+
+#[test]
+fn the_losing_branch_is_named_and_never_the_healthy_one() {
+    if !isolated("the_losing_branch_is_named_and_never_the_healthy_one") {
+        return;
+    }
+    let mut diamond = Diamond::up(false);
+    diamond.lose("b", 30, "meta l4proto udp udp dport 862");
+    let [v4, v6] = [0, 1].map(|family| names_the_link(&mut diamond, family, 41_000));
+    eprintln!("flows by a and b: IPv4 {v4:?}, IPv6 {v6:?}");
+    // Which flow goes where is the kernel's to choose for each socket: all twenty on one branch is one case of 500,000.
+    assert!((0..2).all(|branch| v4[branch] + v6[branch] > 0), "both branches carry flows: {v4:?} {v6:?}");
+}
+
+#[test]
+#[ignore = "twenty traces of each family, for the soak"]
+fn the_losing_branch_is_named_twenty_times_of_twenty() {
+    if !isolated("the_losing_branch_is_named_twenty_times_of_twenty") {
+        return;
+    }
+    let mut diamond = Diamond::up(false);
+    diamond.lose("b", 30, "meta l4proto udp udp dport 862");
+    let mut went = [0, 0];
+    for seed in 0..20 {
+        for family in [0, 1] {
+            let [a, b] = names_the_link(&mut diamond, family, 41_000 + 100 * seed);
+            eprintln!("ports from {}, family {family}: {a} by a, {b} by b", 41_000 + 100 * seed);
+            went = [went[0] + a, went[1] + b];
+        }
+    }
+    eprintln!("flows by a and b: {went:?}");
+    assert!(went[0] > 20 && went[1] > 20, "{went:?}");
+}
+
+#[test]
+fn routers_that_answer_seldom_are_not_blamed() {
+    if !isolated("routers_that_answer_seldom_are_not_blamed") {
+        return;
+    }
+    let mut diamond = Diamond::up(true);
+    for target in TARGETS {
+        let report = diamond.trace(&format!("{target} --flows 4 --count 60 --interval 50ms --patience 500ms"));
+        for flow in flows(&report) {
+            assert_eq!((&flow["verdict"]["kind"], loss(flow).0), (&"none".into(), 0), "{flow:#}");
+        }
+        let hops = || flows(&report).iter().flat_map(|flow| flow["hops"].as_array().expect("hops"));
+        assert!(hops().any(|hop| hop["loss"]["share"].as_f64().is_some_and(|share| share > 0.5)), "{report:#}");
+    }
+}
+
+#[test]
+fn loss_on_the_way_back_is_told_from_loss_on_the_way_there() {
+    if !isolated("loss_on_the_way_back_is_told_from_loss_on_the_way_there") {
+        return;
+    }
+    let mut diamond = Diamond::up(false);
+    // Everything that r1 forwards towards the client: replies and ICMP errors.
+    diamond.lose("r1", 30, "oifname client");
+    for target in TARGETS {
+        let report = diamond.trace(&format!("{target} --flows 2 --count 250 --interval 20ms --patience 500ms"));
+        for flow in flows(&report) {
+            let verdict = &flow["verdict"];
+            assert_eq!((&verdict["kind"], &verdict["direction"]), (&"culprit".into(), &"return".into()), "{flow:#}");
+            assert_eq!((&verdict["from"]["hop"], &verdict["to"]["hop"]), (&1.into(), &2.into()), "{flow:#}");
+            assert_eq!(flow["destination"]["lost_forward"], 0, "{flow:#}");
+        }
+    }
+}
+
+/// The guide does what it says: every trace of its console blocks runs here.
+#[test]
+fn every_trace_of_the_guide_runs() {
+    if !isolated("every_trace_of_the_guide_runs") {
+        return;
+    }
+    let diamond = Diamond::up(false);
+    diamond.lose("b", 30, "meta l4proto udp udp dport 862");
+    let networks = "192.0.2.0/26\t64500\tTransit A\n203.0.113.0/24\t64501\tGame\n";
+    std::fs::write(diamond.place.path().join("networks.tsv"), networks).expect("a table");
+    let traces: Vec<&str> = GUIDE
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ pathlab "))
+        .filter(|line| line.starts_with("trace"))
+        .collect();
+    assert!(traces.len() >= 4, "{traces:?}");
+    for args in traces {
+        let mut command = diamond.lab.command("client", env!("CARGO_BIN_EXE_pathlab")).expect("a node");
+        let output = command
+            .args(args.split_whitespace())
+            .current_dir(diamond.place.path())
+            .output()
+            .expect("pathlab was built");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{args}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        if args.contains("mtr") {
+            let mtr: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!(mtr["report"]["hubs"].as_array().map(Vec::len), Some(4), "{mtr:#}");
+        } else if !args.contains("json") {
+            eprintln!("$ pathlab {args}\n{said}");
+            let lost = "packets are lost between hop 2 (192.0.2.18) and hop 3 (192.0.2.22), on the way there";
+            assert!(said.contains(lost) && said.contains("no loss") && said.contains("sealed"), "{said}");
+            assert_eq!(args.contains("--networks"), said.contains("Transit A"), "{said}");
+        }
+    }
+}
+
+/// What left the client, read off the wire: each flow has one 5-tuple and one flow label, whatever the TTL.
+#[test]
+fn a_flow_is_one_flow_on_the_wire() {
+    if !isolated("a_flow_is_one_flow_on_the_wire") {
+        return;
+    }
+    let mut diamond = Diamond::up(false);
+    let every_protocol = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
+    let open = || Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol));
+    let mut capture =
+        diamond.lab.namespace("client").expect("a node").run(open).expect("entered").expect("a packet socket");
+    capture.set_recv_buffer_size(8 << 20).expect("a buffer");
+    capture.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    for target in TARGETS {
+        diamond.trace(&format!("{target} --flows 5 --count 25 --interval 40ms --patience 500ms"));
+    }
+    let (mut tuples, mut ttls, mut packets) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let mut frame = [0; 2048];
+    while let Ok(length) = capture.read(&mut frame) {
+        if let Some((tuple, ttl)) = probe(&frame[..length]) {
+            ttls.insert((tuple.2, ttl));
+            tuples.insert(tuple);
+            packets += 1;
+        }
+    }
+    // 25 rounds of three hops and the destination; the first rounds ask for more, until the distance is known.
+    assert!(packets >= 2 * 5 * 25 * 4, "{packets} packets");
+    let sources: BTreeSet<(IpAddr, u16)> = tuples.iter().map(|(source, _, port, ..)| (*source, *port)).collect();
+    assert_eq!((tuples.len(), sources.len()), (10, 10), "one tuple a flow: {tuples:?}");
+    assert!(ttls.len() >= 4 * 10 - 10, "several TTLs a flow: {ttls:?}");
+}
+
+/// Source, destination, ports and flow label of a UDP packet to port 862 in an Ethernet frame, with its TTL.
+#[allow(clippy::type_complexity, reason = "read at one place")]
+fn probe(frame: &[u8]) -> Option<((IpAddr, IpAddr, u16, u16, u32), u8)> {
+    let (kind, packet) = (frame.get(12..14)?, frame.get(14..)?);
+    let (source, target, label, ttl, protocol, udp): (IpAddr, IpAddr, u32, u8, u8, &[u8]) = match kind {
+        [0x08, 0x00] => {
+            let address = |at: usize| Some(IpAddr::from(*packet.get(at..)?.first_chunk::<4>()?));
+            (address(12)?, address(16)?, 0, packet[8], packet[9], packet.get(20..)?)
+        }
+        [0x86, 0xdd] => {
+            let address = |at: usize| Some(IpAddr::from(*packet.get(at..)?.first_chunk::<16>()?));
+            let label = u32::from_be_bytes(*packet.first_chunk::<4>()?) & 0xf_ffff;
+            (address(8)?, address(24)?, label, packet[7], packet[6], packet.get(40..)?)
+        }
+        _ => return None,
+    };
+    let port = |at: usize| Some(u16::from_be_bytes(*udp.get(at..)?.first_chunk::<2>()?));
+    (protocol == 17 && port(2)? == 862).then_some(((source, target, port(0)?, port(2)?, label), ttl))
+}
