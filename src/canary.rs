@@ -7,11 +7,12 @@ mod simulate;
 mod start;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use pathlab_canary::{
@@ -172,7 +173,7 @@ pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
         Action::Promote { verdict, file, out } => {
             promote::promote(&file.read()?, verdict.as_deref(), out, global)?;
         }
-        Action::Status(file) => status(&file.read()?, global)?,
+        Action::Status(file) => return status(&file.read()?, global),
         Action::Ramp { share, file } => {
             let (from, to) = steer::ramp(&file.read()?.experiment.name, share, &options())?;
             answer(global, &json!({ "from": from, "to": to }), format_args!("share {from} -> {to}"))?;
@@ -233,12 +234,13 @@ pub(crate) fn write_down(experiment: &Experiment, path: &Path, started: Timestam
     Ok((plan, head))
 }
 
-fn status(experiment: &Experiment, global: &Global) -> Result<()> {
+fn status(experiment: &Experiment, global: &Global) -> Result<Exit> {
     let name = &experiment.experiment.name;
-    let leftovers: Vec<String> = pathlab_guard::leftovers()
-        .iter()
+    // By experiment: what a steerer left that died with its guardian.
+    let leftovers: BTreeMap<String, Vec<String>> = pathlab_guard::leftovers()
+        .into_iter()
         .filter(|journal| journal.verb == steer::VERB)
-        .map(|journal| journal.id.clone())
+        .map(|journal| (journal.id, journal.objects.iter().map(ToString::to_string).collect()))
         .collect();
     let promoted = steer::promotion(name, &options())?;
     let status = match steer::status(name, &options()) {
@@ -246,22 +248,31 @@ fn status(experiment: &Experiment, global: &Global) -> Result<()> {
             let objects: Vec<String> =
                 promoted.iter().flat_map(|journal| &journal.objects).map(ToString::to_string).collect();
             let text = objects.join("\n  ");
-            return answer(
+            answer(
                 global,
                 &json!({ "promoted": objects, "leftovers": leftovers }),
                 format_args!("{name}: promoted, every client by the canary path\n  {text}"),
-            );
+            )?;
+            return Ok(Exit::Done);
         }
         Err(steer::Error::NotRunning { .. }) if !leftovers.is_empty() => {
-            bail!(
-                "{name} is not running; a steerer that died left something of: {} (inert: `pathlab canary rollback` removes it)",
-                leftovers.join(", ")
-            )
+            let text: String = leftovers
+                .iter()
+                .map(|(of, objects)| {
+                    format!(
+                        "\n{of}: left by a steerer that died, inert, gone with `canary rollback`:\n  {}",
+                        objects.join("\n  ")
+                    )
+                })
+                .collect();
+            answer(global, &json!({ "leftovers": leftovers }), format_args!("{name}: not running{text}"))?;
+            return Ok(Exit::Failed);
         }
         outcome => outcome?,
     };
     if global.json {
-        return output::json("canary", &json!({ "status": status, "leftovers": leftovers }));
+        output::json("canary", &json!({ "status": status, "leftovers": leftovers }))?;
+        return Ok(Exit::Done);
     }
     let seen = &status.observed;
     let share = seen.share.map_or_else(|| "no share".to_owned(), |share| share.to_string());
@@ -283,7 +294,7 @@ fn status(experiment: &Experiment, global: &Global) -> Result<()> {
         }
     }
     println!("canary sessions in the last minute: {}", seen.canary_sessions);
-    Ok(())
+    Ok(Exit::Done)
 }
 
 fn rollback(experiment: &Experiment, global: &Global) -> Result<()> {

@@ -312,6 +312,39 @@ fn what_serves_ends_cleanly_on_ctrl_c_and_on_sigterm() {
     }
 }
 
+#[test]
+fn what_a_dead_steerer_and_its_dead_guardian_left_is_listed_and_rolled_back() {
+    if !isolated("what_a_dead_steerer_and_its_dead_guardian_left_is_listed_and_rolled_back") {
+        return;
+    }
+    let place = place();
+    gateway();
+    let before = host();
+    let router = include_str!("canary.toml").replace("mode = \"host\"", "mode = \"router\"");
+    fs::write(place.path().join("router.toml"), router).unwrap();
+    // Route, rule and control socket; in host mode a sysctl.
+    for (config, objects) in [("good.toml", 4), ("router.toml", 3)] {
+        let run = |args: &str| pathlab(place.path(), &format!("canary {args} -c {config}")).output().unwrap();
+        let steerer = Serving::start(place.path(), &format!("canary start -c {config}"));
+        let status = document(&run("status --json"), 0);
+        assert!(status["leftovers"].as_object().unwrap().is_empty(), "{status}");
+        sh(&format!("kill -KILL {}", status["status"]["guardian"]));
+        drop(steerer.signalled("KILL"));
+        let left = run("status");
+        let text = String::from_utf8_lossy(&left.stdout);
+        assert_eq!(left.status.code(), Some(1), "{text}");
+        assert!(text.starts_with("e2e: not running\ne2e: left by a steerer that died, inert"), "{text}");
+        assert!(text.contains("203.0.113.2 dev d0 table 222") && text.contains("fwmark 0x10000/0xff0000"), "{text}");
+        let listed = document(&run("status --json"), 1);
+        assert_eq!(listed["leftovers"]["e2e"].as_array().map(Vec::len), Some(objects), "{listed}");
+        assert_ne!(host(), before);
+        let removed = run("rollback");
+        let text = String::from_utf8_lossy(&removed.stdout);
+        assert_eq!((removed.status.code(), text.matches("  removed ").count()), (Some(0), objects), "{text}");
+        assert_eq!(host(), before);
+    }
+}
+
 /// Every thread of a reflector that serves, on every datapath: no capability in any set and no way to gain one; and it still answers, is
 /// read, and takes its program back.
 #[test]
@@ -396,6 +429,9 @@ fn what_changes_the_steering_is_written_down_and_a_promotion_has_its_own_way_bac
     assert!(run("canary rollback -c hidden.toml").status.success());
     assert!(steerer.wait().unwrap().success());
     assert_eq!(host(), before);
+    let plan: Value = serde_json::from_str(&written("log/plan/plan.json")).unwrap();
+    assert_eq!((&plan["schema"], &plan["experiment"]["experiment"]["name"]), (&"pathlab.plan/1".into(), &"e2e".into()));
+    assert!(run("evidence verify log/plan").status.success());
     let chain: Vec<Value> =
         written("log/evidence.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let by_operator: Vec<_> = chain
@@ -412,6 +448,9 @@ fn what_changes_the_steering_is_written_down_and_a_promotion_has_its_own_way_bac
         ]
     );
     assert!(chain.iter().any(|record| record["action"].as_str().unwrap().ends_with(" 0x1badcafe`")));
+    // Registered before anything was steered.
+    let at = |is: fn(&str) -> bool| chain.iter().position(|record| is(record["action"].as_str().unwrap())).unwrap();
+    assert!(at(|action| action.starts_with("the plan is registered: ")) < at(|action| action.starts_with("start: ")));
     assert!(run("evidence verify log").status.success());
 
     let promoted = run("canary promote -c good.toml --out promoted");

@@ -62,7 +62,9 @@ fn promotes_with_a_run_directory_that_replays_and_leaves_nothing() {
         .map(str::to_owned)
         .into_iter()
         .chain(runs.iter().flat_map(|name| PROBE_RUN.map(|file| format!("{name}/{file}"))))
-        .chain(["SHA256SUMS", "evidence.jsonl", "plan.json", "run.json"].map(|file| format!("plan/{file}")))
+        .chain(["plan", "steering/plan"].iter().flat_map(|name| {
+            ["SHA256SUMS", "evidence.jsonl", "plan.json", "run.json"].map(|file| format!("{name}/{file}"))
+        }))
         .chain(["SHA256SUMS", "evidence.jsonl", "run.json"].map(|file| format!("steering/{file}")));
     let mut expected: Vec<_> = expected.map(|name| run.join(name).display().to_string()).collect();
     expected.sort();

@@ -1,4 +1,4 @@
-//! `pathlab canary start`: holds the steering until it is told to stop, and writes down every change of it.
+//! `pathlab canary start`: registers the plan, holds the steering until it is told to stop, and writes down every change of it.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use pathlab_xdp::pacing::Claim;
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use super::{answer, options, seed};
+use super::{answer, options, seed, write_down};
 use crate::{Global, exit::Misuse, host, readiness, run_directory};
 
 /// SIGINT and SIGTERM end the steering, whoever sends them.
@@ -52,6 +52,12 @@ pub(super) fn start(experiment: &Experiment, out: Option<PathBuf>, global: &Glob
         let stop = signalled();
         let (directory, scrap) = run_directory::create(&path, &about)?;
         let mut audit = Audit(directory);
+        // Before a packet is steered, so that no data of the experiment can be older; one that `canary register` sealed earlier counts too.
+        let registered = path.join("plan");
+        let (registration, sealed) = write_down(experiment, &registered, started)?;
+        let plan_sha256 = registration.plan_sha256;
+        let noted = format!("the plan is registered: {sealed}");
+        audit.0.note(Timestamp::now(), Some("canary register"), &noted)?;
         let controller = Controller::start(experiment, seed, &options()).map_err(|error| match error {
             error @ (steer::Error::Config { .. } | steer::Error::AboveCap { .. } | steer::Error::NoDevice { .. }) => {
                 Misuse::of(error)
@@ -61,6 +67,7 @@ pub(super) fn start(experiment: &Experiment, out: Option<PathBuf>, global: &Glob
         scrap.keep();
         let name = &experiment.experiment.name;
         info!("{name}: {} of the sessions leave by the canary path", experiment.experiment.share);
+        info!("plan {plan_sha256} registered: give {} to `canary judge` beside the data", registered.display());
         readiness::announce();
         let ended = controller
             .run(
@@ -81,14 +88,14 @@ pub(super) fn start(experiment: &Experiment, out: Option<PathBuf>, global: &Glob
         let removed: Vec<String> = undone.removed.iter().map(ToString::to_string).collect();
         let document = json!({
             "name": name, "by_command": ended.by_command, "gate_s": gate.as_secs_f64(), "removed": removed,
-            "run": path, "head": head.to_string(),
+            "run": path, "head": head.to_string(), "plan": registered, "plan_sha256": plan_sha256,
         });
-        let path = path.display();
+        let (path, registered) = (path.display(), registered.display());
         answer(
             global,
             &document,
             format_args!(
-                "{name}: every session on control after {gate:?}, the host is as it was\n{path}  sealed {head}"
+                "{name}: every session on control after {gate:?}, the host is as it was\n{registered}  plan {plan_sha256}, for the judge\n{path}  sealed {head}"
             ),
         )
     })
