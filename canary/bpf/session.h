@@ -91,8 +91,9 @@ static INLINE bool read_datagram(const struct __sk_buff *skb, struct datagram *t
 	be16 ports[2];
 	u32 transport;
 
+	/* With the ports in one go, as each call of a helper counts: no datagram is shorter. */
 	if (skb->protocol == cpu_to_be16(0x0800)) {
-		u8 head[20];
+		u8 head[24];
 
 		if (bpf_skb_load_bytes_relative(skb, 0, head, sizeof(head), BPF_HDR_START_NET))
 			return false;
@@ -100,6 +101,7 @@ static INLINE bool read_datagram(const struct __sk_buff *skb, struct datagram *t
 		if (head[9] != PROTOCOL_UDP || head[6] & 0x1f || head[7])
 			return false;
 		transport = (head[0] & 0x0f) * 4;
+		__builtin_memcpy(ports, head + 20, sizeof(ports));
 		to->is_ipv6 = false;
 		__builtin_memset(&to->source, 0, 32);
 		to->source.bytes[10] = to->source.bytes[11] = 0xff;
@@ -107,20 +109,23 @@ static INLINE bool read_datagram(const struct __sk_buff *skb, struct datagram *t
 		__builtin_memcpy(to->source.bytes + 12, head + 12, 4);
 		__builtin_memcpy(to->destination.bytes + 12, head + 16, 4);
 	} else if (skb->protocol == cpu_to_be16(0x86dd)) {
-		u8 head[40];
+		u8 head[44];
 
 		if (bpf_skb_load_bytes_relative(skb, 0, head, sizeof(head), BPF_HDR_START_NET))
 			return false;
 		if (head[6] != PROTOCOL_UDP)
 			return false;
-		transport = sizeof(head);
+		transport = 40;
+		__builtin_memcpy(ports, head + 40, sizeof(ports));
 		to->is_ipv6 = true;
 		__builtin_memcpy(&to->source, head + 8, 16);
 		__builtin_memcpy(&to->destination, head + 24, 16);
 	} else {
 		return false;
 	}
-	if (bpf_skb_load_bytes_relative(skb, transport, ports, sizeof(ports), BPF_HDR_START_NET))
+	/* Behind options of IPv4. */
+	if (transport != (to->is_ipv6 ? 40 : 20) &&
+	    bpf_skb_load_bytes_relative(skb, transport, ports, sizeof(ports), BPF_HDR_START_NET))
 		return false;
 	to->source_port = be16_to_cpu(ports[0]);
 	to->destination_port = be16_to_cpu(ports[1]);

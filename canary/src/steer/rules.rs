@@ -4,6 +4,10 @@
 //! that the path MTU they report is learnt for the canary route. Without it the kernel would note it on the control
 //! route of that client, where it outlives a rollback. (Needs `fwmark_reflect`, see [`Plan::sysctls`].) The arm is
 //! worked out from the quoted packet, so it does not matter how the error came.
+//!
+//! What a packet is asked once is not asked again in the chains that it is led to: each look at its family or protocol is a
+//! call in the kernel, 10 to 20 ns a packet. The price is that nft lists a field as `@nh,128,32`, `ip daddr` being its word
+//! in a rule that looks at the family itself.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -11,9 +15,9 @@ use pathlab_guard::Family;
 
 use super::{
     nfnetlink::{BaseChain, Expression, Header, Meta, Register, Verdict},
-    plan::Plan,
+    plan::{Path, Plan},
     prefix,
-    ruleset::{BUCKET_ARM, CANARY, CANARY_GATE, CONTROL, HELD, OVER, STEERED, TOO_FAST, with_family},
+    ruleset::{BUCKET_ARM, CANARY, CANARY_GATE, CONTROL, COUNTED, HELD, OVER, SENT, STEERED, TOO_FAST, with_family},
 };
 use crate::{KeyFrom, Mode, Share};
 
@@ -58,14 +62,13 @@ enum View {
 /// All chains, those that others lead to first.
 pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
     let chain = |name: &str, rules| Chain { name: name.to_owned(), base: None, rules };
-    let mut chains = vec![
-        chain(CONTROL, vec![count(CONTROL)]),
-        chain(CANARY, vec![gate(), count(HELD)]),
-        chain(STEERED, steered(plan)),
-    ];
+    let mut chains = vec![chain(CONTROL, vec![count(CONTROL)]), chain(CANARY, vec![gate(), count(HELD)])];
     let families = || plan.paths.iter().map(|path| path.family);
+    chains.extend(families().map(|family| chain(&with_family(COUNTED, family), counted(plan, family))));
+    chains.extend(families().map(|family| chain(&with_family(STEERED, family), steered(plan, family))));
     chains.extend(families().map(|family| assignment(plan, View::Own(family))));
-    let entries = families().map(|family| udp_entry(plan, family)).collect();
+    chains.push(chain(SENT, by_family(plan)));
+    let entries = vec![udp_entry(plan)];
     let base = |name: &str, kind, hook, rules| Chain {
         base: Some(BaseChain { kind, hook, priority: PRIORITY }),
         ..chain(name, rules)
@@ -84,19 +87,28 @@ pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
     chains
 }
 
-/// Packets of one family that take part.
-fn udp_entry(plan: &Plan, family: Family) -> Rule {
-    let view = View::Own(family);
-    let mut expressions = is_udp(family);
-    let mut text = format!("meta nfproto {} ", proto_name(family));
+/// Packets that take part.
+fn udp_entry(plan: &Plan) -> Rule {
+    let mut expressions = is_l4(UDP).to_vec();
+    let mut text = "meta l4proto udp".to_owned();
     if let Some(port) = plan.server_port {
         // The server's replies carry its port as their source.
-        expressions.extend(bytes_are(view.udp(), &port.to_be_bytes()));
-        write!(text, "udp sport {port} ").expect("a String takes all");
-    } else {
-        text.push_str("meta l4proto udp ");
+        expressions.extend(bytes_are(0, &port.to_be_bytes()));
+        text = format!("udp sport {port}");
     }
-    lead_to(view, text, expressions)
+    lead_to(SENT, text, expressions)
+}
+
+/// The way to the assignment of each family; where both are steered the last needs no question.
+fn by_family(plan: &Plan) -> Vec<Rule> {
+    let rule = |(place, path): (usize, &Path)| {
+        let chain = View::Own(path.family).chain();
+        if place == 1 {
+            return Rule { text: format!("goto {chain}"), expressions: vec![goto(&chain)] };
+        }
+        lead_to(&chain, format!("meta nfproto {}", proto_name(path.family)), is_family(path.family))
+    };
+    plan.paths.iter().enumerate().map(rule).collect()
 }
 
 /// ICMP errors of one family that tell a path MTU and quote a packet that takes part.
@@ -104,29 +116,32 @@ fn error_entry(plan: &Plan, family: Family) -> Rule {
     let view = View::Quoted(family);
     // Destination unreachable, fragmentation needed: type 3 and code 4. Packet too big: type 2.
     let (icmp, kind, mut text): (u8, &[u8], _) = match family {
-        Family::V4 => (1, &[3, 4], "icmp type destination-unreachable icmp code frag-needed ".to_owned()),
-        Family::V6 => (58, &[2], "icmpv6 type packet-too-big ".to_owned()),
+        Family::V4 => (1, &[3, 4], "icmp type destination-unreachable icmp code frag-needed".to_owned()),
+        Family::V6 => (58, &[2], "icmpv6 type packet-too-big".to_owned()),
     };
     let mut expressions = is_protocol(family, icmp);
     expressions.extend(bytes_are(0, kind));
     if family == Family::V4 {
         // Version 4 and a header without options, so that UDP begins where it is looked for.
         expressions.extend(bytes_are(ICMP_HEADER, &[0x45]));
-        text += "@th,64,8 0x45 ";
+        text += " @th,64,8 0x45";
     }
     expressions.extend(bytes_are(ICMP_HEADER + protocol_offset(family), &[UDP]));
-    write!(text, "@th,{},8 {UDP:#x} ", (ICMP_HEADER + protocol_offset(family)) * 8).expect("a String takes all");
+    write!(text, " @th,{},8 {UDP:#x}", (ICMP_HEADER + protocol_offset(family)) * 8).expect("a String takes all");
     if let Some(port) = plan.server_port {
         expressions.extend(bytes_are(view.udp(), &port.to_be_bytes()));
-        write!(text, "@th,{},16 {port:#x} ", view.udp() * 8).expect("a String takes all");
+        write!(text, " @th,{},16 {port:#x}", view.udp() * 8).expect("a String takes all");
     }
-    lead_to(view, text, expressions)
+    lead_to(&view.chain(), text, expressions)
 }
 
-fn lead_to(view: View, text: String, mut expressions: Vec<Expression>) -> Rule {
-    let chain = view.chain();
-    expressions.push(Expression::Verdict(Verdict::Goto(chain.clone())));
-    Rule { text: format!("{text}goto {chain}"), expressions }
+fn lead_to(chain: &str, text: String, mut expressions: Vec<Expression>) -> Rule {
+    expressions.push(goto(chain));
+    Rule { text: format!("{text} goto {chain}"), expressions }
+}
+
+fn goto(chain: &str) -> Expression {
+    Expression::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
 /// The chain that finds the arm of a packet, unless its client does not take part.
@@ -176,12 +191,10 @@ fn load_key(plan: &Plan, view: View) -> (Vec<Expression>, String, u32) {
     match plan.key.from {
         KeyFrom::ClientAddrPort => {
             let (expressions, length) = load_client(view);
-            (expressions, view.client_text(), length)
+            (expressions.into(), view.client_text(), length)
         }
         KeyFrom::ClientAddr => {
-            let mut expressions = view.is_family();
-            expressions.push(view.load_destination(KEY));
-            (expressions, view.destination_text(), address_length(view.family()))
+            (vec![view.load_destination(KEY)], view.destination_bytes(), address_length(view.family()))
         }
         KeyFrom::Payload => {
             // `plan` has checked both.
@@ -194,13 +207,11 @@ fn load_key(plan: &Plan, view: View) -> (Vec<Expression>, String, u32) {
 }
 
 /// The client's address and port into [`KEY`], the port in the register after the address.
-fn load_client(view: View) -> (Vec<Expression>, u32) {
+fn load_client(view: View) -> ([Expression; 2], u32) {
     let length = address_length(view.family());
-    let mut expressions = view.is_udp();
-    expressions.push(view.load_destination(KEY));
     let to = Register(KEY.0 + length as u8 / 4);
-    expressions.push(Expression::Payload { base: Header::Transport, offset: view.udp() + 2, length: 2, to });
-    (expressions, length + 4)
+    let port = Expression::Payload { base: Header::Transport, offset: view.udp() + 2, length: 2, to };
+    ([view.load_destination(KEY), port], length + 4)
 }
 
 fn gate() -> Rule {
@@ -214,7 +225,7 @@ fn gate() -> Rule {
 }
 
 /// What is done to the packets of the canary arm, and to ICMP errors about them: those get the mark only.
-fn steered(plan: &Plan) -> Vec<Rule> {
+fn steered(plan: &Plan, family: Family) -> Vec<Rule> {
     let keep = !plan.mask;
     let mark = Rule {
         // As nft lists it: what is kept includes the bit that is set.
@@ -225,21 +236,25 @@ fn steered(plan: &Plan) -> Vec<Rule> {
             Expression::StoreMark { from: VALUE },
         ],
     };
-    let mut rules = vec![count(CANARY), mark];
+    vec![mark, lead_to(&with_family(COUNTED, family), "meta l4proto udp".to_owned(), is_l4(UDP).into())]
+}
+
+/// The counts and caps of the canary arm's packets.
+fn counted(plan: &Plan, family: Family) -> Vec<Rule> {
+    let counter = |name: &str| Rule {
+        text: format!("counter name \"{name}\""),
+        expressions: vec![Expression::Counter { name: name.to_owned() }],
+    };
+    let view = View::Own(family);
+    let set = with_family("sessions", family);
+    let mut expressions = load_client(view).0.to_vec();
+    expressions.push(Expression::Update { register: KEY, set: set.clone(), timeout: SESSION_IDLE });
+    expressions.push(Expression::Verdict(Verdict::Return));
+    let minutes = SESSION_IDLE.as_secs() / 60;
+    let text = format!("update @{set} {{ {} timeout {minutes}m }} return", view.client_text());
+    let mut rules = vec![counter(CANARY)];
     rules.extend(plan.max_canary_pps.map(too_fast));
-    for path in &plan.paths {
-        let view = View::Own(path.family);
-        let set = with_family("sessions", path.family);
-        let (mut expressions, _) = load_client(view);
-        expressions.push(Expression::Update { register: KEY, set: set.clone(), timeout: SESSION_IDLE });
-        expressions.push(Expression::Verdict(Verdict::Return));
-        let minutes = SESSION_IDLE.as_secs() / 60;
-        rules.push(Rule {
-            text: format!("update @{set} {{ {} timeout {minutes}m }} return", view.client_text()),
-            expressions,
-        });
-    }
-    rules.push(count(OVER));
+    rules.extend([Rule { text, expressions }, counter(OVER)]);
     rules
 }
 
@@ -292,17 +307,10 @@ impl View {
         }
     }
 
-    /// What nft puts before it looks at an address. The entry has looked already, but the listing is clearer.
+    /// What nft puts before it looks at an address, and needs to tell the type of a list.
     fn is_family(self) -> Vec<Expression> {
         match self {
             Self::Own(family) => is_family(family),
-            Self::Quoted(_) => Vec::new(),
-        }
-    }
-
-    fn is_udp(self) -> Vec<Expression> {
-        match self {
-            Self::Own(family) => is_udp(family),
             Self::Quoted(_) => Vec::new(),
         }
     }
@@ -311,18 +319,25 @@ impl View {
         match self {
             Self::Own(Family::V4) => "ip daddr".to_owned(),
             Self::Own(Family::V6) => "ip6 daddr".to_owned(),
-            Self::Quoted(family) => {
-                format!("@th,{},{}", (ICMP_HEADER + destination_offset(family)) * 8, address_length(family) * 8)
-            }
+            Self::Quoted(_) => self.destination_bytes(),
+        }
+    }
+
+    /// The same in a rule that does not look at the family.
+    fn destination_bytes(self) -> String {
+        let (family, length) = (self.family(), address_length(self.family()) * 8);
+        match self {
+            Self::Own(_) => format!("@nh,{},{length}", destination_offset(family) * 8),
+            Self::Quoted(_) => format!("@th,{},{length}", (ICMP_HEADER + destination_offset(family)) * 8),
         }
     }
 
     fn client_text(self) -> String {
         let port = match self {
-            Self::Own(_) => "udp dport".to_owned(),
+            Self::Own(_) => "th dport".to_owned(),
             Self::Quoted(_) => format!("@th,{},16", (self.udp() + 2) * 8),
         };
-        format!("{} . {port}", self.destination_text())
+        format!("{} . {port}", self.destination_bytes())
     }
 }
 
@@ -360,10 +375,6 @@ fn is_protocol(family: Family, protocol: u8) -> Vec<Expression> {
     let mut expressions = is_family(family);
     expressions.extend(is_l4(protocol));
     expressions
-}
-
-fn is_udp(family: Family) -> Vec<Expression> {
-    is_protocol(family, UDP)
 }
 
 fn is_l4(protocol: u8) -> [Expression; 2] {

@@ -4,7 +4,7 @@
 //! ```text
 //!          jhash            bucket_arm                    canary_gate
 //! packet ─────────► bucket ──┬───────► chain canary ──┬─────────────► chain steered: count, set the mark
-//!                   0..9999  │ interval               │ leased
+//!                   0..9999  │ interval               │ leased, one for each family
 //!                            └───────► chain control  └ no element: the gate is shut, count as held, no mark
 //! ```
 //!
@@ -31,8 +31,11 @@ use crate::Share;
 pub(crate) const TABLE: &str = "pathlab_canary";
 pub(crate) const BUCKET_ARM: &str = "bucket_arm";
 pub(crate) const CANARY_GATE: &str = "canary_gate";
-/// The chain behind the open gate.
+/// The chain behind the open gate, by family, and the one with the counts and caps behind it.
 pub(super) const STEERED: &str = "steered";
+pub(super) const COUNTED: &str = "counted";
+/// The chain of packets that may take part.
+pub(super) const SENT: &str = "sent";
 
 /// Packets of control sessions.
 pub(crate) const CONTROL: &str = "control";
@@ -148,8 +151,10 @@ fn bucket_arm(share: Share) -> Vec<Element> {
 }
 
 fn open_gate(plan: &Plan) -> Vec<Element> {
-    let open =
-        |path: &Path| Element { lease: Some(plan.lease), ..Element::with([nfproto(path.family)], goto(STEERED)) };
+    let open = |path: &Path| {
+        let steered = goto(&with_family(STEERED, path.family));
+        Element { lease: Some(plan.lease), ..Element::with([nfproto(path.family)], steered) }
+    };
     plan.paths.iter().map(open).collect()
 }
 
@@ -167,10 +172,10 @@ fn chain_of(arm: Arm) -> &'static str {
 fn sets(plan: &Plan) -> Vec<Filled> {
     let intervals = arm_intervals(plan.share)
         .map(|(arm, from, to)| format!("{from:#010x}-{:#010x} : goto {}", to - 1, chain_of(arm)));
-    let gates = plan
-        .paths
-        .iter()
-        .map(|path| format!("{} timeout {}ms : goto {STEERED}", proto_name(path.family), plan.lease.as_millis()));
+    let gates = plan.paths.iter().map(|path| {
+        let (family, lease) = (path.family, plan.lease.as_millis());
+        format!("{} timeout {lease}ms : goto {}", proto_name(family), with_family(STEERED, family))
+    });
     let verdict_map = |name: &str, key| Set {
         name: name.to_owned(),
         key,
