@@ -1,6 +1,6 @@
 //! `pathlab import`: what other systems measured, as a run directory that the judge reads.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,6 +10,7 @@ use pathlab_canary::{
     prometheus::{Query, fetch},
 };
 use pathlab_record::Run;
+use pathlab_trace::foreign::Foreign;
 use serde_json::json;
 
 use crate::{
@@ -30,6 +31,18 @@ pub(crate) struct ImportArgs {
 enum From {
     /// Histograms of a Prometheus, classic or native, as cohorts: they may roll back, never promote
     Prometheus(Prometheus),
+    /// Paths and losses as mtr, iperf3 or RIPE Atlas told them in JSON: evidence that says what it is not, never a verdict
+    Path(Path),
+}
+
+#[derive(Args)]
+struct Path {
+    /// JSON documents, each told by its fields
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Run directory [default: ./runs/<UTC time>-import]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -77,12 +90,61 @@ impl Unit {
 
 /// Runs one import.
 pub(crate) fn run(args: ImportArgs, global: &Global) -> Result<Exit> {
-    let From::Prometheus(args) = args.from;
+    match args.from {
+        From::Prometheus(args) => prometheus(&args, global),
+        From::Path(args) => path(&args, global),
+    }
+}
+
+/// The artefact that says what the files are.
+const FOREIGN: &str = "foreign.json";
+
+fn path(args: &Path, global: &Global) -> Result<Exit> {
+    let mut read = Vec::new();
+    for file in &args.files {
+        let bytes = fs::read(file).map_err(|error| Misuse(format!("{}: {error}", file.display())))?;
+        let wrong = |why: String| Misuse(format!("{}: {why}", file.display()));
+        let document = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("is no JSON: {error}")))?;
+        let foreign = Foreign::read(&document).map_err(|unknown| wrong(unknown.to_string()))?;
+        read.push((file, bytes, foreign));
+    }
+    let started = Timestamp::now();
+    let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("import", started));
+    let about =
+        Run { options: json!({ "files": args.files }), host: host::facts(), ..Run::new("import path", started) };
+    let (mut directory, scrap) = run_directory::create(&path, &about)?;
+    let mut documents = Vec::new();
+    for (number, (file, bytes, foreign)) in read.iter().enumerate() {
+        // As it came, under a name of ours: theirs may be anything.
+        let name = format!("foreign-{}-{}.json", number + 1, foreign.tool);
+        directory.artefact(&name, bytes)?;
+        documents.push(json!({ "file": name, "from": file, "read": foreign }));
+    }
+    let mut document = serde_json::to_vec_pretty(&json!({ "schema": "pathlab.foreign/1", "documents": documents }))?;
+    document.push(b'\n');
+    directory.artefact(FOREIGN, &document)?;
+    let head = directory.seal(Timestamp::now())?;
+    scrap.keep();
+    if global.json {
+        output::json("import", &json!({ "run": path, "documents": documents }))?;
+        return Ok(Exit::Done);
+    }
+    for (file, _, foreign) in &read {
+        println!("{}: {}, {} paths or streams", file.display(), foreign.tool, foreign.paths.len());
+        for remark in &foreign.remarks {
+            println!("  {remark}");
+        }
+    }
+    println!("{}  sealed {head}", path.display());
+    Ok(Exit::Done)
+}
+
+fn prometheus(args: &Prometheus, global: &Global) -> Result<Exit> {
     let bin = read_experiment(&args.config)?.windows.bin;
     if args.start >= args.end {
         return Err(Misuse(format!("--end {} is not after --start {}", args.end, args.start)).into());
     }
-    let Prometheus { url, metric, matchers, start, end, .. } = &args;
+    let Prometheus { url, metric, matchers, start, end, .. } = args;
     let query = Query {
         url: url.clone(),
         metric: metric.clone(),

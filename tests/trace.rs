@@ -238,6 +238,33 @@ fn every_trace_of_the_guide_runs() {
     }
 }
 
+#[test]
+fn what_other_tools_told_is_kept_as_it_came() {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let hub = |count: u64, host: &str, loss: f64| serde_json::json!({ "count": count, "host": host, "Loss%": loss, "Snt": 200, "Avg": 1.0 });
+    let hubs = [hub(1, "192.0.2.1", 89.0), hub(2, "203.0.113.10", 12.0)];
+    let document = serde_json::json!({ "report": { "mtr": { "src": "us", "dst": "203.0.113.10" }, "hubs": hubs } });
+    let bytes = serde_json::to_vec(&document).expect("JSON");
+    std::fs::write(place.path().join("theirs.json"), &bytes).expect("a file");
+    std::fs::write(place.path().join("other.json"), "{}").expect("a file");
+
+    let output =
+        isolation::pathlab(place.path(), "import path theirs.json --out run").output().expect("pathlab was built");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("this is not one path") && said.contains("sealed"), "{said}");
+    assert_eq!(std::fs::read(place.path().join("run/foreign-1-mtr.json")).expect("kept"), bytes);
+    assert!(pathlab_record::verify(&place.path().join("run")).is_ok());
+    let read: Value =
+        serde_json::from_slice(&std::fs::read(place.path().join("run/foreign.json")).expect("written")).expect("JSON");
+    assert_eq!(read["documents"][0]["read"]["paths"][0]["end"]["lost"], 24, "{read:#}");
+
+    let output =
+        isolation::pathlab(place.path(), "import path other.json --out none").output().expect("pathlab was built");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("other.json: neither mtr's JSON"), "{said}");
+    assert!(!place.path().join("none").exists());
+}
+
 /// What left the client, read off the wire: each flow has one 5-tuple and one flow label, whatever the TTL.
 #[test]
 fn a_flow_is_one_flow_on_the_wire() {

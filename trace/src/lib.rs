@@ -15,7 +15,7 @@
 //! - [`Tracer`] is the run as a function: what to send when, and what each arrival means.
 //! - [`blame`] weighs the counts: where loss that persists to the destination begins, and how sure that is.
 //! - [`Network`] is the edge; [`socket::Sockets`] is the real one, [`simulation::Simulation`] one in memory, with faults.
-//! - [`Report`] is the result, [`mtr`] the same in mtr's shape.
+//! - [`Report`] is the result, [`mtr`] the same in mtr's shape; [`foreign`] reads what other tools have seen.
 //!
 //! ```
 //! use pathlab_trace::{Network, Plan, Report, simulation::{Fault, Simulation}, trace};
@@ -38,6 +38,7 @@
 pub mod blame;
 mod error;
 mod flow;
+pub mod foreign;
 pub mod icmp;
 pub mod mtr;
 mod network;

@@ -105,6 +105,15 @@ pub struct Share {
     pub high: f64,
 }
 
+impl Share {
+    /// With Wilson's interval; `lost` is at most `sent`.
+    pub(crate) fn of(sent: u64, lost: u64) -> Self {
+        let share = (sent > 0).then(|| lost as f64 / sent as f64);
+        let interval = wilson(Rate { rate: share.unwrap_or(0.0), trials: sent as f64 }, Confidence::P95);
+        Self { sent, lost, share, low: interval.low, high: interval.high }
+    }
+}
+
 /// Round trips in nanoseconds, from this process to the kernel's receive stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "their names say it")]
@@ -301,10 +310,7 @@ fn theirs(probe: &Probe) -> Option<u32> {
 }
 
 fn share(Count { sent, answered }: Count) -> Share {
-    let lost = sent - answered;
-    let share = (sent > 0).then(|| lost as f64 / sent as f64);
-    let interval = wilson(Rate { rate: share.unwrap_or(0.0), trials: sent as f64 }, Confidence::P95);
-    Share { sent, lost, share, low: interval.low, high: interval.high }
+    Share::of(sent, sent - answered)
 }
 
 fn rtt<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<Rtt> {
