@@ -186,7 +186,9 @@ fn why(nic: Option<Means>, sampled: bool, slots: Slots) -> String {
         Some(Means::Socket) => "nic, on UDP sockets",
         Some(Means::Xdp) => "nic, to XDP and AF_XDP and on UDP sockets",
         Some(Means::AfXdp) => "nic, with AF_XDP completions and on UDP sockets",
-        Some(Means::Tail) => "nic, from the 8 octets behind the frame and on UDP sockets",
+        Some(Means::Tail) => {
+            "nic, on UDP sockets; to XDP and AF_XDP in the 8 octets behind the frame, on a counter that cannot be told in UTC"
+        }
     };
     match slots {
         Slots::Few(1) if sampled => format!("{how}, one packet at a time"),

@@ -44,7 +44,9 @@ pub enum Quirk {
     /// The stamp of a PTP packet sits in a register that only the socket path empties: XDP must pass what looks like PTP, or the register
     /// is taken for a second or more and ptp4l on that port goes without.
     Latch,
-    /// The card's 8 octets of stamp follow the frame, and XDP sees them: cut before a reply, and a stamp for the reading.
+    /// The card's 8 octets of stamp follow the frame, and XDP sees them: cut before a reply and counted. They are of the card's counter; what the
+    /// driver adds to it to have the clock of `/dev/ptpN` (`timecounter_cyc2time`, changed by each `PTP_CLOCK_SETTIME`) it tells nobody, so that no
+    /// stamp on that clock, or in UTC, can be made of them.
     Tail,
     /// Stamps UDP to and from port 319 alone.
     Port319,
@@ -59,7 +61,9 @@ impl Quirk {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::Latch => "PTP-looking packets are never consumed in XDP: their stamp would block the card's register",
-            Self::Tail => "the card appends 8 octets of stamp to every frame: read as B2 and cut before a reply",
+            Self::Tail => {
+                "the card appends 8 octets of stamp to every frame, of a counter that nothing ties to its clock: counted and cut before a reply, and B2 is the program's"
+            }
             Self::Port319 => "stamps UDP port 319 alone: --ptp-shaped, between listed peers",
             Self::CqeCompression => "stamping turns CQE compression off",
             Self::RateByLink => "the card's clock changes its rate with the link's speed",
