@@ -31,7 +31,29 @@ def files(*patterns):
 
 LINE = b'{"seq":41,"session":"k7f3","arm":"canary","labels":{"isp":"NTT"},"outcome":"received","stamps":{"A0":{"app":[5,"realtime",0]},"A1":{"app":[6,"realtime",0]},"A4":{"app":[9,"realtime",0]}}}'
 HLOG = b"Tag=arm=canary;family=4;isp=NTT,1795255200.000,10.000,33.014,HISTFAAAADx4nAExAM7/HISTEwAAAAkAAAAAAAAAAwAAAAAAAAABAAAADfhHWAA/8AAAAAAAAKf+AQIEDwJ9AoKbBmM="
+
+
+def netlink(kind, payload):
+    """One message in native byte order, with sequence 7."""
+    octets = (16 + len(payload)).to_bytes(4, sys.byteorder) + kind.to_bytes(2, sys.byteorder) + b"\0\0" + (7).to_bytes(4, sys.byteorder) + b"\0" * 4 + payload
+    return octets + b"\0" * (-len(octets) % 4)
+
+
+def attribute(kind, payload):
+    octets = (4 + len(payload)).to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder) + payload
+    return octets + b"\0" * (-len(octets) % 4)
+
+
+DONE = netlink(3, b"\0" * 4)
+LINK = b"\0\0\1\0" + (2).to_bytes(4, sys.byteorder) + b"\0" * 8 + attribute(3, b"eth0\0") + attribute(4, (1500).to_bytes(4, sys.byteorder)) + attribute(18, attribute(1, b"veth\0"))
+BITS = attribute(3, attribute(1, attribute(2, b"rx-gro\0")) + attribute(1, attribute(2, b"rx-lro\0")))
+ELEMENTS = b"\2\0\0\0" + attribute(1, b"t\0") + attribute(3, attribute(1, attribute(1, attribute(1, b"\7\0\0\0")) + attribute(3, b"\0\0\0\1") + attribute(5, b"\0" * 7 + b"\x09")))
+RULE = b"\2\0\0\0" + attribute(1, b"t\0") + attribute(2, b"c\0") + attribute(4, attribute(1, attribute(1, b"meta\0") + attribute(2, attribute(1, b"\0\0\0\1") + attribute(2, b"\0\0\0\3"))))
 seeds = {
+    "rtnetlink": lambda: [netlink(16, LINK) + DONE, netlink(2, b"\0" * 20), DONE],
+    "ethtool": lambda: [netlink(20, b"\x13\1\0\0" + attribute(6, (512).to_bytes(4, sys.byteorder))), BITS, attribute(6, (512).to_bytes(4, sys.byteorder))],
+    "xdp_diag": lambda: [netlink(20, b"\x2c" + b"\0" * 15 + attribute(1, b"\2" + b"\0" * 7) + attribute(9, b"\1" * 48)) + DONE],
+    "nfnetlink": lambda: [netlink(0x0A0C, ELEMENTS) + DONE, netlink(0x0A06, RULE), netlink(2, b"\0" * 20)],
     "codec": lambda: list(vectors()),
     "respond": lambda: [b"\0\xc6\x33\x64\x07" + b"\0" * 12 + b"\x9c\x40" + b"\x40" * 13 + packet for packet in vectors()],
     "extensions": lambda: [bytes([head]) + packet[44:] for packet in vectors() for head in (0, 1, 4, 5)],

@@ -53,3 +53,12 @@ pub use object::{Family, Object, PROTOCOL, Route, Rule};
 pub use process::Process;
 pub use rtnetlink::Rtnetlink;
 pub use sysctl::Sysctl;
+
+/// What fuzz targets hold true of any octets.
+#[cfg(fuzzing)]
+pub mod fuzzed {
+    /// Of an answer of rtnetlink.
+    pub fn rtnetlink(octets: &[u8]) {
+        crate::rtnetlink::any_octets(octets);
+    }
+}

@@ -100,25 +100,72 @@ impl Rtnetlink {
             // The kernel answers inside send(2), and continues a dump inside recv(2): not waiting loses nothing and can
             // never hang.
             self.socket.recv(&mut buffer, libc::MSG_DONTWAIT)?;
-            let mut rest = &buffer[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-                let length = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::InnerMessage(object) => objects.push(object),
-                    NetlinkPayload::Error(error) => match error.code {
-                        None => return Ok(objects),
-                        Some(code) => return Err(io::Error::from_raw_os_error(-code.get())),
-                    },
-                    NetlinkPayload::Done(_) => return Ok(objects),
-                    _ => {}
-                }
+            if take(&buffer, self.sequence, &mut objects)? {
+                return Ok(objects);
             }
+        }
+    }
+}
+
+/// Adds what one datagram says in answer to the request of that number; whether that was all of it.
+fn take(datagram: &[u8], sequence: u32, objects: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let length = (message.header.length as usize).next_multiple_of(4);
+        rest = rest.get(length..).unwrap_or_default();
+        if message.header.sequence_number != sequence {
+            continue;
+        }
+        match message.payload {
+            NetlinkPayload::InnerMessage(object) => objects.push(object),
+            NetlinkPayload::Error(error) => match error.code {
+                None => return Ok(true),
+                Some(code) => return Err(io::Error::from_raw_os_error(code.get().saturating_neg())),
+            },
+            NetlinkPayload::Done(_) => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// For the fuzz target: an answer of any octets gives no more objects than it has headers.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_octets(octets: &[u8]) {
+    let mut objects = Vec::new();
+    let sequence = octets.get(8..12).map_or(0, |word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let _ = take(octets, sequence, &mut objects);
+    assert!(objects.len() <= octets.len() / 16, "{} objects of {} octets", objects.len(), octets.len());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Messages whose lengths fit, of types that rtnetlink has: random octets are hardly ever one.
+    fn datagram() -> impl Strategy<Value = Vec<u8>> {
+        let kind = prop_oneof![Just(2_u16), Just(3), 16..40_u16, any::<u16>()];
+        let message = (kind, proptest::collection::vec(any::<u8>(), 0..120)).prop_map(|(kind, payload)| {
+            let mut octets = (16 + payload.len() as u32).to_ne_bytes().to_vec();
+            octets.extend(kind.to_ne_bytes());
+            octets.extend([0; 10]);
+            octets.extend(payload);
+            octets.resize(octets.len().next_multiple_of(4), 0);
+            octets
+        });
+        proptest::collection::vec(message, 0..4).prop_map(|messages| messages.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn no_answer_makes_it_panic(octets in prop_oneof![datagram(), any::<Vec<u8>>()]) {
+            any_octets(&octets);
         }
     }
 }

@@ -31,3 +31,17 @@ pub use counters::{Counter, Meaning, meaning};
 pub use cpus::Cpus;
 pub use live::Live;
 pub use source::{Recording, Source, Tree, Unread};
+
+/// What fuzz targets hold true of any octets.
+#[cfg(fuzzing)]
+pub mod fuzzed {
+    /// Of an answer of ethtool netlink.
+    pub fn ethtool(octets: &[u8]) {
+        crate::ethtool::any_octets(octets);
+    }
+
+    /// Of a dump of AF_XDP sockets.
+    pub fn xdp_diag(octets: &[u8]) {
+        crate::xdp_diag::any_octets(octets);
+    }
+}

@@ -54,3 +54,9 @@ pub use plan::{Plan, ROUTE_TABLE, read_seed};
 pub use promote::{PROMOTED, PROMOTED_TABLE, Promoted, promote, show};
 pub use proof::{Departures, Proof};
 pub use steering::{Halt, Observed, Options, Packets, Steering, TakenBack, VERB, observe};
+
+/// For the fuzz target: whatever nf_tables answers is read without a panic.
+#[cfg(fuzzing)]
+pub fn fuzzed_nfnetlink(octets: &[u8]) {
+    nfnetlink::any_octets(octets);
+}

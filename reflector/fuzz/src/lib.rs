@@ -1,5 +1,7 @@
-//! What the fuzz targets hold true of any bytes: [`packet`] of what comes off a wire, [`text`] of all else that is read from outside.
+//! What the fuzz targets hold true of any bytes: [`packet`] of what comes off a wire, [`netlink`] of what the kernel answers, [`text`] of all else that is read from outside.
 
+#[cfg(fuzzing)]
+pub mod netlink;
 mod packet;
 pub mod text;
 

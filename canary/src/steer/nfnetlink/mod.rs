@@ -14,4 +14,6 @@ mod socket;
 pub(crate) use batch::{BaseChain, Batch, Data, Element, Set, Type};
 pub(crate) use expression::{Expression, Header, Meta, Register, Verdict};
 pub(crate) use foreign::MarkUse;
+#[cfg(fuzzing)]
+pub(crate) use socket::any_octets;
 pub(crate) use socket::{NftSocket, Refused};

@@ -252,11 +252,63 @@ fn be64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
+/// For the fuzz target: whatever nf_tables answers is read, and no more elements than it has octets for come out.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_octets(octets: &[u8]) {
+    let (mut rest, mut read) = (octets, 0);
+    while let Some((message, next)) = Message::split(rest) {
+        assert!(next.len() + 16 <= rest.len(), "a message is no shorter than its header");
+        let _ = (error_code(message.body), message.kind, message.sequence);
+        let attributes = message.body.get(4..).unwrap_or_default();
+        let _ = mark_use(attributes);
+        let _ = find(attributes, 4).and_then(|data| be64(find(data, 2)?));
+        read +=
+            parse(find(attributes, 3).unwrap_or_default()).filter_map(|(_, element)| listed_element(element)).count();
+        rest = next;
+    }
+    assert!(read <= octets.len() / 4, "{read} elements of {} octets", octets.len());
+}
+
 #[cfg(test)]
 mod tests {
     use pathlab_guard::privilege::root_or_skip;
+    use proptest::prelude::*;
+
+    use super::super::attributes::Attributes;
 
     use super::*;
+
+    /// Messages whose lengths fit, with attributes of the types that are looked for, three deep.
+    fn answer() -> impl Strategy<Value = Vec<u8>> {
+        let leaf = proptest::collection::vec(any::<u8>(), 0..24);
+        let message = (any::<u16>(), proptest::collection::vec((0..8_u16, 0..8_u16, 0..8_u16, leaf), 0..5)).prop_map(
+            |(kind, attributes)| {
+                let mut body = Attributes::default();
+                for (a, b, c, value) in attributes {
+                    body.nest(a, |outer| {
+                        outer.nest(b, |inner| {
+                            inner.bytes(c, &value);
+                        });
+                    });
+                }
+                let mut octets = (20 + body.as_bytes().len() as u32).to_ne_bytes().to_vec();
+                octets.extend(kind.to_ne_bytes());
+                octets.extend([0; 14]);
+                octets.extend(body.as_bytes());
+                octets
+            },
+        );
+        proptest::collection::vec(message, 0..4).prop_map(|messages| messages.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn no_answer_makes_it_panic(octets in prop_oneof![answer(), any::<Vec<u8>>()]) {
+            any_octets(&octets);
+        }
+    }
 
     #[test]
     fn a_refusal_names_the_object() {

@@ -1,0 +1,4 @@
+//! Answers of ethtool netlink.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pathlab_reflector_fuzz::netlink::ethtool(data));
