@@ -201,6 +201,35 @@ fn loss_on_the_way_back_is_told_from_loss_on_the_way_there() {
     }
 }
 
+/// Without CAP_NET_RAW errors come by the sockets' own queues, and say the same where routers quote enough.
+#[test]
+fn without_a_raw_socket_the_error_queue_tells_the_path() {
+    if !isolated("without_a_raw_socket_the_error_queue_tells_the_path") {
+        return;
+    }
+    let diamond = Diamond::up(false);
+    diamond.lose("r1", 30, "meta l4proto udp udp dport 862");
+    for (family, target) in TARGETS.into_iter().enumerate() {
+        let out = diamond.place.path().join(format!("queue-{family}"));
+        let mut command = diamond.lab.command("client", "setpriv").expect("a node");
+        command.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw", env!("CARGO_BIN_EXE_pathlab")]);
+        command.args(["trace", "--json", "--out"]).arg(&out).arg(target);
+        command.args("--flows 2 --count 250 --interval 20ms --patience 500ms".split(' '));
+        let output = command.env("PATHLAB_LOG", "warn").output().expect("setpriv of util-linux");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let about: Value =
+            serde_json::from_slice(&std::fs::read(out.join("run.json")).expect("written")).expect("JSON");
+        assert_eq!(about["options"]["raw_icmp"], false, "{about:#}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        for flow in flows(&report) {
+            let verdict = &flow["verdict"];
+            assert_eq!((&verdict["kind"], &flow["unmatched"]), (&"culprit".into(), &0.into()), "{flow:#}");
+            assert_eq!((&verdict["from"]["hop"], &verdict["to"]["hop"]), (&1.into(), &2.into()), "{flow:#}");
+            assert_eq!(flow["destination"]["lost_return"], 0, "{flow:#}");
+        }
+    }
+}
+
 /// The guide does what it says: every trace of its console blocks runs here.
 #[test]
 fn every_trace_of_the_guide_runs() {
