@@ -226,7 +226,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let config = AfXdpConfig {
         nic_stamps: stamps.in_xdp(args.timestamps),
         nic_clock: stamps.nic_clock(),
-        quirks: stamps.quirks(),
+        quirks: timestamps::quirks_of(interface),
         local: args.listen.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect(),
         mode: match args.xdp_mode {
             Mode::Auto => XdpMode::Auto,

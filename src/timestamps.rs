@@ -156,11 +156,6 @@ impl Arranged {
         }
     }
 
-    /// What XDP programs must know of the card.
-    pub(crate) fn quirks(&self) -> XdpQuirks {
-        self.plan.as_ref().map(XdpQuirks::from).unwrap_or_default()
-    }
-
     /// What XDP programs are to do about the card: a stamp behind the frame they read by themselves.
     pub(crate) fn in_xdp(&self, wish: Timestamps) -> NicStamps {
         match wish {
@@ -170,6 +165,15 @@ impl Arranged {
             Timestamps::Nic => NicStamps::Require,
         }
     }
+}
+
+/// What XDP programs must know of the card, whoever's stamps are wished for: another on this host may have it stamp, and be harmed.
+pub(crate) fn quirks_of(interface: &str) -> XdpQuirks {
+    NicFacts::read(interface).map_or_else(
+        // No such interface is for whoever attaches to say.
+        |_| XdpQuirks::default(),
+        |facts| XdpQuirks::from(&Plan::new(&facts, PlanOptions::default())),
+    )
 }
 
 /// Follows the clock of the card of `interface`; without it, the card's stamps stay on the card's own clock.

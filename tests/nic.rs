@@ -5,180 +5,47 @@
 
 #[path = "support/realtime.rs"]
 mod realtime;
+#[path = "support/test_nic.rs"]
+mod test_nic;
 
 use std::{
     collections::BTreeMap,
-    fs,
-    os::unix::net::UnixDatagram,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
-use pathlab_guard::HwtstampConfig;
-use pathlab_netlab::netns::Namespace;
 use serde_json::Value;
 
-const PORTS: [&str; 2] = ["test0", "test1"];
-/// From the probe's port to the reflector's, and back.
-const THERE: i64 = 1_500_000;
-const BACK: i64 = 2_500_000;
-const PATIENCE: Duration = Duration::from_secs(60);
+use test_nic::{
+    ALL, BACK, Hosts, Messages, PATIENCE, Ptp, Reflector, THERE, coverage, pathlab, probe, stamped_all_round, told,
+    wires_found,
+};
 
-/// What the module has when it is loaded.
-const KNOBS: [(&str, i64); 11] = [
-    ("wire_delay_ns", 0),
-    ("oscillator_ppb", 0),
-    ("receive_all", 1),
-    ("transmit_all", 1),
-    ("kfunc", 1),
-    ("tail", 0),
-    ("latches", 0),
-    ("slots", 0),
-    ("stamp_latency_ns", 20_000),
-    ("lose_transmit", 0),
-    ("lose_receive", 0),
-];
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A port that was in a namespace comes back when that is gone, a little later.
-fn await_ports() {
-    let deadline = Instant::now() + PATIENCE;
-    while !PORTS.iter().all(|port| Path::new("/sys/class/net").join(port).exists()) {
-        assert!(Instant::now() < deadline, "no {PORTS:?}: is the module of tests/nic loaded?");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// The probe's host with `test0`, 192.0.2.1, and the reflector's with `test1`, 192.0.2.2.
-struct Hosts {
-    probe: Namespace,
-    reflector: Namespace,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Hosts {
-    /// With what both ports have beside their wires and oscillators, 100 ppm apart.
-    fn joined(both: &[(&str, i64)]) -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        await_ports();
-        let own = [
-            [("wire_delay_ns", THERE), ("oscillator_ppb", -60_000)],
-            [("wire_delay_ns", BACK), ("oscillator_ppb", 40_000)],
-        ];
-        for (port, own) in PORTS.iter().zip(own) {
-            for (knob, value) in KNOBS.iter().chain(&own).chain(both) {
-                fs::write(format!("/sys/class/net/{port}/testnic/{knob}"), value.to_string()).expect("a knob");
-            }
-        }
-        let hosts = PORTS.map(|port| Namespace::create(&format!("plt-nic-{port}")).expect("a free name"));
-        for (number, (port, host)) in PORTS.iter().zip(&hosts).enumerate() {
-            let name = host.name();
-            ip(&format!("link set {port} netns {name}"));
-            ip(&format!("-n {name} address add 192.0.2.{}/24 dev {port}", number + 1));
-            ip(&format!("-n {name} link set lo up"));
-            ip(&format!("-n {name} link set {port} up"));
-        }
-        let [probe, reflector] = hosts;
-        Self { probe, reflector, _alone: alone }
-    }
-
-    /// What the ports are told to stamp now.
-    fn settings(&self) -> [HwtstampConfig; 2] {
-        let read =
-            |host: &Namespace, port: &str| host.run(|| HwtstampConfig::read(port)).expect("inside").expect("read");
-        [read(&self.probe, PORTS[0]), read(&self.reflector, PORTS[1])]
-    }
-}
-
-fn pathlab(host: &Namespace, profile: &str, args: &str) -> Command {
-    let mut command = realtime::command(host, env!("CARGO_BIN_EXE_pathlab"));
-    command.args(args.split_whitespace()).env("PATHLAB_LOG", "warn").stdin(Stdio::null());
-    command.env("PATHLAB_TEST_DRIVER_PROFILE", profile);
-    command
-}
-
-/// A running `pathlab reflect`, killed when dropped.
-struct Reflector(Child);
-
-impl Drop for Reflector {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Reflector {
-    fn start(hosts: &Hosts, profile: &str, args: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("ready");
-        let ready = UnixDatagram::bind(&path).expect("a socket");
-        ready.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut command = pathlab(&hosts.reflector, profile, "reflect --json --listen 192.0.2.2:862 --iface test1");
-        let child = command.args(args.split_whitespace()).env("NOTIFY_SOCKET", &path).stdout(Stdio::piped()).spawn();
-        let reflector = Self(child.expect("pathlab was built"));
-        ready.recv(&mut [0; 64]).unwrap_or_else(|error| panic!("pathlab reflect {args}: not ready: {error}"));
-        reflector
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.0.id())]).status().expect("a shell");
-        assert!(kill.success(), "pathlab reflect had ended by itself");
-    }
-
-    /// Stops it as Ctrl-C would, and takes its account.
-    fn stop(mut self) -> Value {
-        self.signal("INT");
-        let stdout = self.0.stdout.take().expect("piped");
-        let account = serde_json::from_reader(stdout).expect("one JSON document");
-        assert!(self.0.wait().expect("a child").success());
-        account
-    }
-}
-
-/// What a probe left: its report and its samples.
-fn probe(hosts: &Hosts, profile: &str, args: &str) -> (Value, Vec<Value>) {
-    let out = tempfile::tempdir().expect("a temporary directory");
-    let run = out.path().join("run");
-    let mut command = pathlab(&hosts.probe, profile, "probe 192.0.2.2 --timestamps nic --tlv stages,follow-up --out");
-    let output = command.arg(&run).args(args.split_whitespace()).output().expect("pathlab was built");
-    assert!(output.status.success(), "{}", told(&output));
-    let read = |file: &str| fs::read_to_string(run.join(file)).expect("of a run directory");
-    let samples = read("samples.jsonl").lines().map(|line| serde_json::from_str(line).expect("a sample")).collect();
-    (serde_json::from_str(&read("probe.json")).expect("a report"), samples)
-}
-
-fn told(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
-
-/// Packets, those that the card was asked to stamp, and those that it did.
-fn coverage(report: &Value, point: &str) -> [u64; 3] {
-    ["packets", "asked", "stamped"]
-        .map(|key| report["hw_coverage"][point][key].as_u64().unwrap_or_else(|| panic!("{point}: {report:#}")))
-}
-
-/// The samples with stamps of both cards all round.
-fn stamped_all_round(samples: &[Value]) -> Vec<&Value> {
-    let all = |sample: &&Value| ["A1", "B2", "B3", "A4"].iter().all(|point| sample["stamps"][point]["nic"].is_array());
-    samples.iter().filter(all).collect()
-}
-
-/// How many wires of how many are what the wire is, within what the sample states.
-fn wires_found(samples: &[&Value]) -> (usize, usize) {
-    let found = samples.iter().filter(|sample| {
-        let ledger = &sample["ledger"];
-        let (Some(wire), Some(u)) = (ledger["wire"].as_i64(), ledger["u"].as_i64()) else { return false };
-        (wire - THERE - BACK).abs() <= u
+/// The samples whose reply has another after it that was made when its stamp had come: a reply tells of the one before, so that of two that
+/// leave together the first is told of by none. Those whose stamps the reflector has taken back, because its clocks may have been set, are not among them.
+fn followed(samples: &[Value]) -> Vec<&Value> {
+    const STAMP_COMES_WITHIN: i64 = 25_000_000;
+    let mut answered: Vec<&Value> = samples.iter().filter(|sample| sample["outcome"] == "received").collect();
+    answered.sort_by_key(|sample| sample["seq"].as_u64());
+    let pairs = answered.windows(2).filter(|pair| {
+        let times = stamp(pair[0], "B3", "app").zip(stamp(pair[1], "B2", "app"));
+        let not_void = pair.iter().all(|sample| sample["stamps"]["B2"]["nic"].is_array());
+        not_void && times.is_some_and(|(sent, next)| next.0 - sent.0 >= STAMP_COMES_WITHIN)
     });
-    (found.count(), samples.len())
+    pairs.map(|pair| pair[0]).collect()
+}
+
+/// How many samples have which stamps.
+fn kinds(samples: &[Value]) -> BTreeMap<String, u64> {
+    let mut kinds = BTreeMap::new();
+    for sample in samples {
+        let stamps = [("A1", "nic"), ("B2", "nic"), ("B3", "kernel"), ("B3", "nic"), ("A4", "nic")];
+        let present = stamps.map(|(point, plane)| {
+            if sample["stamps"][point][plane].is_array() { format!(" {point} {plane}") } else { String::new() }
+        });
+        *kinds.entry(format!("{}{}", sample["outcome"], present.concat())).or_default() += 1;
+    }
+    kinds
 }
 
 #[test]
@@ -187,7 +54,8 @@ fn every_packet_is_stamped_by_both_cards_and_the_wire_is_as_long_as_it_is() {
     let hosts = Hosts::joined(&[]);
     let reflector = Reflector::start(&hosts, "mlx5", "--datapath socket --timestamps nic --stateful");
     // The first seconds are those of the clocks, which are told in UTC once they are known well enough.
-    let (report, samples) = probe(&hosts, "mlx5", "--interval 50ms --count 500");
+    probe(&hosts, "mlx5", &format!("{ALL} --interval 50ms --count 100"));
+    let (report, samples) = probe(&hosts, "mlx5", &format!("{ALL} --interval 50ms --count 2200"));
     let account = reflector.stop();
     let received = samples.iter().filter(|sample| sample["outcome"] == "received").count() as u64;
     for (point, [packets, asked, stamped]) in [
@@ -197,13 +65,17 @@ fn every_packet_is_stamped_by_both_cards_and_the_wire_is_as_long_as_it_is() {
         ("B3", coverage(&account, "B3")),
     ] {
         eprintln!("{point}: {packets} packets, {asked} asked, {stamped} stamped");
-        assert!(packets >= received.max(200) && asked == packets && stamped == packets, "{point}");
+        assert!(packets >= received && asked == packets && stamped == packets, "{point}");
     }
+    let followed = followed(&samples);
+    let told = followed.iter().filter(|sample| sample["stamps"]["B3"]["nic"].is_array()).count();
+    eprintln!("B3 of the card told by the next reply: {told} of {}; {:#?}", followed.len(), kinds(&samples));
+    assert!(followed.len() >= 500 && told * 1000 >= followed.len() * 999, "{told} of {}", followed.len());
     let whole = stamped_all_round(&samples);
     let (found, of) = wires_found(&whole);
     let widths: Vec<i64> = whole.iter().filter_map(|sample| sample["ledger"]["u"].as_i64()).collect();
     eprintln!("the wire of 4 ms: {found} of {of} within what they state, {:?} ns at most", widths.iter().max());
-    assert!(of >= 200 && found * 1000 >= of * 999, "{found} of {of}: {:#}", whole[0]);
+    assert!(of >= 1000 && found * 1000 >= of * 999, "{found} of {of}: {:#}", whole[0]);
 }
 
 #[test]
@@ -220,7 +92,7 @@ fn a_delay_in_a_host_is_that_hosts_alone() {
     {
         let reflector =
             Reflector::start(&hosts, "mlx5", &format!("--datapath socket --timestamps nic --stateful {of_reflector}"));
-        let (_, samples) = probe(&hosts, "mlx5", &format!("--interval 50ms --count 300 {of_probe}"));
+        let (_, samples) = probe(&hosts, "mlx5", &format!("{ALL} --interval 50ms --count 300 {of_probe}"));
         reflector.stop();
         let whole = stamped_all_round(&samples);
         let (found, of) = wires_found(&whole);
@@ -237,15 +109,28 @@ fn a_delay_in_a_host_is_that_hosts_alone() {
 fn a_reply_whose_stamp_was_lost_says_so() {
     let hosts = Hosts::joined(&[("lose_transmit", 5)]);
     let reflector = Reflector::start(&hosts, "mlx5", "--datapath socket --timestamps nic --stateful");
-    let (report, samples) = probe(&hosts, "mlx5", "--interval 50ms --count 300");
+    probe(&hosts, "mlx5", &format!("{ALL} --interval 50ms --count 100"));
+    let lost = hosts.counter(1, "tx_hwtstamp_lost");
+    let (report, samples) = probe(&hosts, "mlx5", &format!("{ALL} --interval 50ms --count 300"));
     let account = reflector.stop();
     for (point, [packets, asked, stamped]) in [("A1", coverage(&report, "A1")), ("B3", coverage(&account, "B3"))] {
         eprintln!("{point}: {packets} packets, {asked} asked, {stamped} stamped");
         assert!(asked == packets && stamped.abs_diff(packets * 4 / 5) <= 2, "{point}");
     }
-    let lost =
-        samples.iter().filter(|sample| sample["outcome"] == "received" && sample["stamps"]["A1"]["nic"].is_null());
-    assert!(lost.count() > 10, "a stamp that did not come is absent");
+    let received: Vec<&Value> = samples.iter().filter(|sample| sample["outcome"] == "received").collect();
+    let without =
+        |point: &str| received.iter().filter(|sample| sample["stamps"][point]["nic"].is_null()).count() as u64;
+    assert!(without("A1") > 10, "a stamp that did not come is absent");
+    let lost = hosts.counter(1, "tx_hwtstamp_lost") - lost;
+    let followed = followed(&samples);
+    let (told, instead): (Vec<&Value>, Vec<&Value>) =
+        followed.iter().partition(|sample| sample["stamps"]["B3"]["nic"].is_array());
+    eprintln!("B3: {lost} stamps lost; {} of the card told, {} not: {:#?}", told.len(), instead.len(), kinds(&samples));
+    // Of every fifth no stamp of the card is told, and no other's in its place.
+    assert!(told.len() >= 50 && instead.len() > 10 && instead.len() as u64 <= lost, "{} of {lost}", instead.len());
+    assert!(received.len() as u64 - without("B3") + lost <= received.len() as u64 + 1, "a stamp that nobody took");
+    // What is told instead is the kernel's, by its name.
+    assert!(instead.iter().all(|sample| sample["stamps"]["B3"]["kernel"].is_array()), "{:#?}", kinds(&samples));
     let (found, of) = wires_found(&stamped_all_round(&samples));
     assert!(of >= 50 && found * 1000 >= of * 999, "{found} of {of}");
 }
@@ -265,7 +150,7 @@ fn what_the_cards_stamp_is_put_back_however_it_ends() {
         let deadline = Instant::now() + PATIENCE;
         while hosts.settings() != before {
             assert!(Instant::now() < deadline, "after {end}: {:?}, before {before:?}", hosts.settings());
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -309,7 +194,7 @@ fn each_card_does_what_it_can_and_is_refused_what_it_cannot() {
         let args = "--datapath socket --timestamps nic --stateful";
         if stamps_all {
             let reflector = Reflector::start(&hosts, card, args);
-            let (report, samples) = probe(&hosts, card, "--interval 50ms --count 300");
+            let (report, samples) = probe(&hosts, card, &format!("{ALL} --interval 50ms --count 300"));
             let account = reflector.stop();
             let counted: BTreeMap<_, _> = [("A1", &report), ("A4", &report), ("B2", &account), ("B3", &account)]
                 .map(|(point, report)| (point, coverage(report, point)))
@@ -327,6 +212,165 @@ fn each_card_does_what_it_can_and_is_refused_what_it_cannot() {
                     .expect("pathlab was built");
             let told = told(&refused);
             assert!(!refused.status.success() && told.contains("--ptp-shaped"), "{card}: {told}");
+        }
+    }
+}
+
+/// A stamp of a sample: its time and its uncertainty.
+fn stamp(sample: &Value, point: &str, plane: &str) -> Option<(i64, i64)> {
+    let stamp = &sample["stamps"][point][plane];
+    Some((stamp[0].as_i64()?, stamp[2].as_i64()?))
+}
+
+#[test]
+#[ignore = "needs the test NIC: scripts/vm-test 6.12 nic"]
+fn past_the_stack_the_card_says_when_a_packet_came() {
+    let hosts = Hosts::joined(&[]);
+    for datapath in ["--datapath afxdp --stateful", "--datapath xdp"] {
+        let args = format!("{datapath} --xdp-mode native --timestamps nic");
+        let reflector = Reflector::start(&hosts, "mlx5", &args);
+        probe(&hosts, "mlx5", &format!("{ALL} --interval 50ms --count 100"));
+        let (_, samples) = probe(&hosts, "mlx5", &format!("{ALL} --interval 50ms --count 200"));
+        let account = reflector.stop();
+        let received: Vec<&Value> = samples.iter().filter(|sample| sample["outcome"] == "received").collect();
+        let by_card: Vec<_> =
+            received.iter().filter_map(|sample| Some((stamp(sample, "B2", "nic")?, sample))).collect();
+        eprintln!("{datapath}: B2 of the card in {} of {}: {:#?}", by_card.len(), received.len(), kinds(&samples));
+        assert_eq!(account["nic_received"], account["received"], "every packet has the card's stamp: {account:#}");
+        // Told in UTC is what came while the reflector knew its card's clock well enough.
+        assert!(by_card.len() >= 100 && by_card.len() * 10 >= received.len() * 9, "{}", by_card.len());
+        // Two clocks told in UTC, 100 ppm apart: what lies between the probe's card and the reflector's is the one wire.
+        let forward = by_card.iter().filter_map(|((b2, far), sample)| {
+            let (a1, near) = stamp(sample, "A1", "nic")?;
+            let by_program = stamp(sample, "B2", "xdp")?;
+            Some((b2 - a1 - THERE).abs() <= far + near && b2 - far <= by_program.0 + by_program.1)
+        });
+        let forward: Vec<bool> = forward.collect();
+        let found = forward.iter().filter(|found| **found).count();
+        eprintln!("{datapath}: one way of 1.5 ms, {found} of {} within what they state", forward.len());
+        assert!(forward.len() >= 100 && found * 1000 >= forward.len() * 999);
+        // What came there and went back took as long as both wires, by the probe's card alone, and no less.
+        let back =
+            received.iter().filter_map(|sample| Some((stamp(sample, "A1", "nic")?, stamp(sample, "A4", "nic")?)));
+        assert!(back.clone().count() >= 100 && back.clone().all(|((a1, _), (a4, _))| a4 - a1 >= THERE + BACK - 1_000));
+    }
+}
+
+#[test]
+#[ignore = "needs the test NIC: scripts/vm-test 6.12 nic"]
+fn no_more_stamps_are_asked_for_than_a_card_has_registers() {
+    let mut asked_of = BTreeMap::new();
+    for (card, slots) in [("ixgbe-x550", 1), ("bnxt", 4), ("mlx5", 0)] {
+        // Registers are taken for ten packets' time.
+        let hosts = Hosts::joined(&[("slots", slots), ("kfunc", 0), ("stamp_latency_ns", 500_000_000)]);
+        let reflector = Reflector::start(&hosts, card, "--datapath socket --timestamps nic --stateful");
+        let counted =
+            || [0, 1].map(|port| ["tx_hwtstamp", "tx_hwtstamp_skipped"].map(|name| hosts.counter(port, name)));
+        let before = counted();
+        let (report, _) = probe(&hosts, card, "--timestamps nic --interval 50ms --count 100");
+        let account = reflector.stop();
+        let after = counted();
+        for (port, point, report) in [(0, "A1", &report), (1, "B3", &account)] {
+            let [packets, asked, _] = coverage(report, point);
+            let [taken, skipped] = [0, 1].map(|counter| after[port][counter] - before[port][counter]);
+            eprintln!(
+                "{card} {point}: {packets} packets, {asked} asked, {taken} registers taken, {skipped} times none free"
+            );
+            assert_eq!((taken, skipped), (asked, 0), "{card} {point}");
+            assert_eq!(asked == packets, slots == 0, "{card} {point}");
+            asked_of.insert((point, slots), asked);
+        }
+    }
+    for point in ["A1", "B3"] {
+        assert!(asked_of[&(point, 4)] > 2 * asked_of[&(point, 1)], "{asked_of:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs the test NIC: scripts/vm-test 6.12 nic"]
+fn ptp4l_on_the_port_keeps_its_stamps() {
+    for (card, knobs, ours_are_sent) in
+        [("mlx5", &[][..], true), ("ixgbe-x550", &[("tail", 1), ("slots", 1), ("kfunc", 0)], false)]
+    {
+        let hosts = Hosts::joined(knobs);
+        let mut ptp = Ptp::start(&hosts);
+        let before = ptp.setting();
+        let skipped = hosts.counter(1, "tx_hwtstamp_skipped");
+        let ((account, setting), messages) = ptp.during(|| {
+            let reflector = Reflector::start(&hosts, card, "--datapath socket --timestamps nic --stateful");
+            probe(&hosts, card, &format!("{ALL} --interval 50ms --count 200"));
+            let setting = hosts.settings()[1];
+            (reflector.stop(), setting)
+        });
+        eprintln!("{card}: {messages:?}, ours {:#}", account["hw_coverage"]);
+        assert_eq!(messages, Messages::all(messages.received), "{card}");
+        assert_eq!([setting, ptp.setting()], [before; 2], "{card}: the setting is ptp4l's");
+        assert_eq!(hosts.counter(1, "tx_hwtstamp_skipped"), skipped, "{card}: its register is never taken");
+        let [packets, asked, stamped] = coverage(&account, "B2");
+        assert!(asked == packets && stamped == packets && packets >= 50, "{card}: {account:#}");
+        assert_eq!(account["hw_coverage"]["B3"].is_object(), ours_are_sent, "{card}: {account:#}");
+    }
+}
+
+#[test]
+#[ignore = "needs the test NIC: scripts/vm-test 6.12 nic"]
+fn a_register_that_the_stack_alone_empties_is_left_to_it() {
+    let knobs = [("receive_all", 0), ("transmit_all", 0), ("latches", 1), ("slots", 1), ("kfunc", 0)];
+    // The second is told that the same card has no such register, so that nothing is done about it: then ptp4l is robbed for good.
+    for (card, is_left) in [("ixgbe-82599", true), ("bnxt-ptp", false)] {
+        for timestamps in ["auto", "software"] {
+            let hosts = Hosts::joined(&knobs);
+            let mut ptp = Ptp::start(&hosts);
+            assert_eq!(ptp.exchanges(3), Messages::all(3), "{card}: before");
+            let args = format!("--datapath afxdp --xdp-mode native --timestamps {timestamps}");
+            let reflector = Reflector::start_on(319, &hosts, card, &args);
+            let during = ptp.exchanges(3);
+            reflector.stop();
+            let after = ptp.exchanges(3);
+            eprintln!("{card}: {during:?}, then {after:?}");
+            if is_left {
+                assert_eq!([during, after], [Messages::all(3), Messages::all(3)], "{card}");
+            } else {
+                assert_eq!((during, after.received, after.receive_stamps), (Messages::default(), 3, 0), "{card}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the test NIC: scripts/vm-test 6.12 nic"]
+fn the_stamp_behind_the_frame_is_read_and_cut() {
+    // The last is told that the card appends nothing, so that nothing is done about it.
+    for (card, datapath, is_known) in
+        [("ixgbe-x550", "afxdp", true), ("ixgbe-x550", "xdp", true), ("bnxt", "xdp", false)]
+    {
+        let hosts = Hosts::joined(&[("tail", 1), ("slots", 1), ("kfunc", 0)]);
+        let reflector =
+            Reflector::start(&hosts, card, &format!("--datapath {datapath} --xdp-mode native --timestamps auto"));
+        let (octets, turned) = (hosts.octets(), hosts.counter(1, "xdp_tx"));
+        let (base, _) = probe(&hosts, card, "--timestamps nic --interval 50ms --count 100");
+        let (after, turned) = (hosts.octets(), hosts.counter(1, "xdp_tx") - turned);
+        let [sent, received] = [0, 1].map(|way| after[way] - octets[way]);
+        let (_, samples) = probe(&hosts, card, "--timestamps nic --tlv stages --interval 50ms --count 100");
+        let account = reflector.stop();
+        let longer = samples.iter().filter(|sample| sample["outcome"] == "received").count() as u64;
+        let base = base["total"]["counts"]["received"].as_u64().unwrap_or_else(|| panic!("{base:#}"));
+        eprintln!(
+            "{card} {datapath}: sent {sent} octets, received {received}, {turned} in the driver, {} stamps of the card",
+            account["nic_received"]
+        );
+        assert!(
+            base >= 50 && longer >= 50 && account["received"] == base + longer,
+            "{card} {datapath}: {base}, {longer}"
+        );
+        // A reply is as long as its request; tails would be 8 octets more each. ARP goes both ways.
+        assert!(received <= sent + 130, "{card} {datapath}: {received} of {sent}");
+        let by_card = account["nic_received"].as_u64().expect("a count");
+        match (is_known, datapath) {
+            (true, "afxdp") => assert_eq!((turned, by_card), (0, base + longer)),
+            (true, _) => assert_eq!((turned, by_card), (base, longer)),
+            // Base packets are not base packets any more, and nobody knows when any came.
+            (false, _) => assert_eq!((turned, by_card), (0, 0)),
         }
     }
 }

@@ -97,9 +97,9 @@ static void to_stack(struct testnic_queue *queue, const struct testnic_buff *buf
 	if (latched)
 		atomic_dec(&port->latches_taken);
 	skb_record_rx_queue(skb, queue - port->queues);
-	skb->protocol = eth_type_trans(skb, port->dev);
 	DEV_STATS_INC(port->dev, rx_packets);
 	DEV_STATS_ADD(port->dev, rx_bytes, skb->len);
+	skb->protocol = eth_type_trans(skb, port->dev);
 	napi_gro_receive(&queue->napi, skb);
 }
 
