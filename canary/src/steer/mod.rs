@@ -29,7 +29,8 @@
 //! ```
 //!
 //! Everything happens in the network namespace of the calling thread. In router mode, fragments after the first carry
-//! no ports and stay on control. Only the direction from server to client is steered.
+//! no ports and stay on control, and a path MTU that the canary path reports goes on to the host behind, which has one
+//! route to a client and learns it for both arms. Only the direction from server to client is steered.
 
 mod change;
 mod control;
