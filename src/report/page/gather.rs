@@ -269,7 +269,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// ISPs and families in order, with their arms.
-pub(super) fn places<'a, T>(items: &'a [T], cohort: impl Fn(&T) -> &Cohort) -> BTreeMap<(String, u8), Vec<&'a T>> {
+pub(super) fn places<T>(items: &[T], cohort: impl Fn(&T) -> &Cohort) -> BTreeMap<(String, u8), Vec<&T>> {
     let mut places: BTreeMap<(String, u8), Vec<&T>> = BTreeMap::new();
     for item in items {
         let of = cohort(item);

@@ -9,6 +9,7 @@ mod judged;
 mod ledger;
 mod markup;
 mod model;
+mod paths;
 mod sessions;
 mod svg;
 mod text;

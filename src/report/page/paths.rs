@@ -1,0 +1,239 @@
+//! Paths by flow, as `pathlab trace` left them: who answers at each hop, what the destination loses, and the link that is blamed.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::markup::Markup;
+use crate::report::percent;
+
+/// The file of a run that holds a trace.
+pub(super) const TRACE: &str = "trace.json";
+/// From one hop to the next, and from one flow to the next, in the figure.
+const STEP: f64 = 96.0;
+const ROW: f64 = 44.0;
+
+/// One trace.
+#[derive(Serialize)]
+pub(crate) struct Paths {
+    pub(crate) run: String,
+    pub(crate) target: String,
+    pub(crate) flows: Vec<Path>,
+}
+
+/// One flow.
+#[derive(Serialize)]
+pub(crate) struct Path {
+    pub(crate) source: String,
+    /// Address of each hop up to the destination; absent where none answered.
+    pub(crate) hops: Vec<Option<String>>,
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    /// Wilson's 95 % interval of the loss, in parts of ten thousand.
+    pub(crate) low_per_10000: u64,
+    pub(crate) high_per_10000: u64,
+    pub(crate) changes: usize,
+    /// First and last hop of the stretch that is blamed; hop 0 is the tracing host.
+    pub(crate) blamed: Option<(u8, u8)>,
+    pub(crate) verdict: String,
+}
+
+impl Path {
+    /// `30.0 % (26.1 % to 34.2 %)`.
+    pub(crate) fn loss(&self) -> String {
+        if self.sent == 0 {
+            return "not measured".to_owned();
+        }
+        let [low, high] = [self.low_per_10000, self.high_per_10000].map(|part| percent(part as f64 / 1e4));
+        format!("{} ({low} to {high})", percent(self.lost as f64 / self.sent as f64))
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    target: String,
+    flows: Vec<Flow>,
+}
+
+#[derive(Deserialize)]
+struct Flow {
+    source: String,
+    verdict: Verdict,
+    hops: Vec<Hop>,
+    destination: Destination,
+    changes: Vec<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Hop {
+    hop: u8,
+    addresses: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Destination {
+    distance: Option<u8>,
+    loss: Share,
+}
+
+#[derive(Deserialize)]
+struct Share {
+    sent: u64,
+    lost: u64,
+    low: f64,
+    high: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Verdict {
+    None,
+    Culprit { from: End, to: End, direction: String, confidence: f64 },
+    BlackHole { after: End },
+    Insufficient { why: String },
+}
+
+#[derive(Deserialize)]
+struct End {
+    hop: u8,
+    address: Option<String>,
+}
+
+impl End {
+    fn name(&self) -> String {
+        match (&self.address, self.hop) {
+            (_, 0) => "this host".to_owned(),
+            (Some(address), hop) => format!("{address} (hop {hop})"),
+            (None, hop) => format!("hop {hop}"),
+        }
+    }
+}
+
+impl Paths {
+    /// Of a `trace.json`.
+    pub(super) fn read(run: String, text: &str) -> Result<Self> {
+        let file: File =
+            serde_json::from_str(text).with_context(|| format!("{run}: {TRACE}: no trace of this version"))?;
+        let flows = file.flows.into_iter().map(|flow| of(flow, &file.target)).collect();
+        Ok(Self { run, target: file.target, flows })
+    }
+}
+
+fn of(flow: Flow, target: &str) -> Path {
+    let last = flow.hops.iter().map(|hop| hop.hop).max().unwrap_or(0);
+    let length = flow.destination.distance.unwrap_or(last);
+    let mut hops = vec![None; usize::from(length)];
+    for hop in flow.hops {
+        if let Some(place) = usize::from(hop.hop).checked_sub(1).and_then(|at| hops.get_mut(at)) {
+            *place = hop.addresses.into_iter().next();
+        }
+    }
+    if let (Some(_), Some(end)) = (flow.destination.distance, hops.last_mut()) {
+        *end = Some(target.to_owned());
+    }
+    let (blamed, verdict) = match &flow.verdict {
+        Verdict::None => (None, "no loss".to_owned()),
+        Verdict::Culprit { from, to, direction, confidence } => (
+            Some((from.hop, to.hop)),
+            format!("between {} and {}, {} ({})", from.name(), to.name(), way(direction), percent(*confidence)),
+        ),
+        Verdict::BlackHole { after } => {
+            (Some((after.hop, after.hop.saturating_add(1))), format!("nothing comes back from beyond {}", after.name()))
+        }
+        Verdict::Insufficient { why } => (None, format!("insufficient: {why}")),
+    };
+    let Share { sent, lost, low, high } = flow.destination.loss;
+    let [low_per_10000, high_per_10000] = [low, high].map(|share| (share * 1e4).round() as u64);
+    Path {
+        source: flow.source,
+        hops,
+        sent,
+        lost,
+        low_per_10000,
+        high_per_10000,
+        changes: flow.changes.len(),
+        blamed,
+        verdict,
+    }
+}
+
+fn way(direction: &str) -> &str {
+    match direction {
+        "forward" => "on the way there",
+        "return" => "on the way back",
+        "both" => "on both ways",
+        _ => "in which direction nobody counted",
+    }
+}
+
+/// Each flow from left to right; the stretch that is blamed is thick, and so is what is written below it.
+pub(super) fn graph(paths: &Paths) -> Markup {
+    let longest = paths.flows.iter().map(|flow| flow.hops.len()).max().unwrap_or(0);
+    let (width, height) = (STEP * longest as f64 + 130.0, ROW * paths.flows.len() as f64 + 6.0);
+    let mut svg = Markup::default();
+    svg.open(
+        "svg",
+        &[
+            ("viewBox", &format!("0 0 {width:.0} {height:.0}")),
+            ("width", &format!("{width:.0}")),
+            ("height", &format!("{height:.0}")),
+            ("role", &"img"),
+        ],
+    );
+    svg.element("title", &[], format_args!("paths to {}", paths.target));
+    for (row, flow) in paths.flows.iter().enumerate() {
+        let y = ROW * row as f64 + 22.0;
+        let x = |hop: usize| 40.0 + STEP * hop as f64;
+        for hop in 1..=flow.hops.len() {
+            let blamed = flow.blamed.is_some_and(|(from, to)| usize::from(from) < hop && hop <= usize::from(to));
+            let class = if blamed { "link blamed" } else { "link" };
+            svg.empty("path", &[("d", &format!("M{} {y}H{}", x(hop - 1), x(hop))), ("class", &class)]);
+        }
+        for (hop, address) in std::iter::once(&Some(flow.source.clone())).chain(&flow.hops).enumerate() {
+            let class = if address.is_some() { "node" } else { "node silent" };
+            svg.empty("circle", &[("cx", &x(hop)), ("cy", &y), ("r", &3.5), ("class", &class)]);
+            let name = address.as_deref().unwrap_or("no answer");
+            let short: String = name.chars().take(22).collect();
+            svg.element(
+                "text",
+                &[("x", &x(hop)), ("y", &(y - 8.0)), ("text-anchor", &"middle"), ("font-size", &8.5)],
+                short,
+            );
+        }
+        let at = x(flow.hops.len()) + 10.0;
+        svg.element(
+            "text",
+            &[("x", &at), ("y", &(y + 3.5)), ("class", &"strong")],
+            percent(flow.lost as f64 / flow.sent.max(1) as f64),
+        );
+        if flow.changes > 0 {
+            svg.element(
+                "text",
+                &[("x", &40), ("y", &(y + 14.0)), ("font-size", &8.5)],
+                format_args!("path changed {} times", flow.changes),
+            );
+        }
+    }
+    svg.close("svg");
+    svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_that_is_blamed_is_named_with_its_interval() {
+        let text = r#"{"schema":"pathlab.trace/1","target":"203.0.113.5:862","flows":[{"source":"192.0.2.1:40000",
+            "verdict":{"kind":"culprit","from":{"hop":1,"address":"10.0.0.1"},"to":{"hop":2,"address":null},"direction":"forward","confidence":0.99},
+            "hops":[{"hop":1,"addresses":["10.0.0.1"]},{"hop":2,"addresses":[]}],
+            "destination":{"distance":3,"loss":{"sent":200,"lost":60,"share":0.3,"low":0.2406,"high":0.3668}},"changes":[]}]}"#;
+        let paths = Paths::read("run".to_owned(), text).unwrap();
+        let flow = &paths.flows[0];
+        assert_eq!(flow.blamed, Some((1, 2)));
+        assert_eq!(flow.verdict, "between 10.0.0.1 (hop 1) and hop 2, on the way there (99.00 %)");
+        assert_eq!(flow.loss(), "30.00 % (24.06 % to 36.68 %)");
+        assert_eq!(flow.hops, [Some("10.0.0.1".to_owned()), None, Some("203.0.113.5:862".to_owned())]);
+        let svg = graph(&paths).into_string();
+        assert_eq!((svg.matches("link blamed").count(), svg.matches("node silent").count()), (1, 1));
+    }
+}
