@@ -242,6 +242,14 @@ fn measured(bone: Bone, report: &Report) -> (Vec<String>, Vec<String>) {
         if share >= 0.5 { speaks_for.push(text) } else { against.push(text) }
     }
     if bone == Bone::Network {
+        for trace in &report.figures.paths.data {
+            let lossy: Vec<_> = trace.flows.iter().filter(|flow| flow.blamed.is_some()).collect();
+            let of = format!("{} of {} flows to {}", lossy.len(), trace.flows.len(), trace.target);
+            match lossy.first() {
+                Some(flow) => speaks_for.push(format!("{of} lose on the way: {}, loss {}", flow.verdict, flow.loss())),
+                None => against.push(format!("{of} are blamed on a link")),
+            }
+        }
         for verdict in &report.verdicts {
             match verdict.decision.as_str() {
                 "Promote" => speaks_for.push(format!("another transit is better: {}", verdict.sentence)),

@@ -18,6 +18,7 @@ use super::{
     judged::Judged,
     ledger::Stages,
     model::{Cohort, Deed, Figure, Figures, Report, RunSeen, SCHEMA, Seal, arm_name},
+    paths::{Paths, TRACE},
     sessions::{Collector, Hours},
 };
 use crate::exit::Misuse;
@@ -64,6 +65,7 @@ pub(crate) fn gather(paths: &[PathBuf], made: Timestamp) -> Result<Report> {
             evenings: Figure::new(evenings),
             percentiles: Figure::new(percentiles),
             stages: Figure::new(stages.finish()),
+            paths: Figure::new(found.paths),
         },
         audits: found.audits,
         runs: found.runs.iter().map(seen).collect::<Result<_>>()?,
@@ -77,6 +79,7 @@ struct Found {
     known: BTreeSet<PathBuf>,
     verdicts: Vec<(PathBuf, VerdictFile)>,
     audits: Vec<Audit>,
+    paths: Vec<Paths>,
     remarks: Vec<String>,
 }
 
@@ -110,6 +113,11 @@ impl Found {
             return Ok(());
         }
         self.runs.push(RecordedRun::open(path)?);
+        let trace = path.join(TRACE);
+        if trace.is_file() {
+            let text = fs::read_to_string(&trace).with_context(|| trace.display().to_string())?;
+            self.paths.push(Paths::read(shown(path), &text)?);
+        }
         let verdict = path.join(VERDICT);
         if verdict.is_file() {
             self.verdict(path, &verdict)?;

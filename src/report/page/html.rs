@@ -11,6 +11,7 @@ use super::{
     ledger::Split,
     markup::Markup,
     model::{Cohort, Figure, Report, RunSeen},
+    paths::{self, Paths},
     sessions::{Curves, Evenings},
     svg,
     text::{runs, seal, signed_span},
@@ -43,6 +44,7 @@ pub(crate) fn html(report: &Report) -> String {
     evenings(&mut page, &report.figures.evenings);
     percentiles(&mut page, &report.figures.percentiles);
     stages(&mut page, &report.figures.stages);
+    traced(&mut page, &report.figures.paths);
     report.audits.iter().for_each(|audit| host(&mut page, audit));
     exact(&mut page, report);
     evidence(&mut page, report);
@@ -149,6 +151,25 @@ fn stages(page: &mut Markup, figure: &Figure<Vec<Split>>) {
     }
     page.raw("</table></div>");
     hash(page, "stages", figure);
+}
+
+fn traced(page: &mut Markup, figure: &Figure<Vec<Paths>>) {
+    for trace in &figure.data {
+        page.element("h2", &[], format_args!("Paths to {}", trace.target));
+        page.raw("<p class=\"note\">One row a flow, whose addresses and ports never change; at its end the loss of the destination. A thick link is where loss begins that persists to the destination; what single routers do not answer is no loss.</p><figure>");
+        page.append(&paths::graph(trace)).raw("</figure><div class=\"scroll\"><table><tr><th>flow</th><th class=\"l\">said of it</th><th>loss (95 %)</th><th>packets</th><th>changes</th></tr>");
+        for flow in &trace.flows {
+            page.raw("<tr>").element("td", &[], &flow.source).element("td", &[("class", &"l")], &flow.verdict);
+            page.element("td", &[], flow.loss())
+                .element("td", &[], flow.sent)
+                .element("td", &[], flow.changes)
+                .raw("</tr>");
+        }
+        page.raw("</table></div>");
+    }
+    if !figure.data.is_empty() {
+        hash(page, "paths", figure);
+    }
 }
 
 fn host(page: &mut Markup, audit: &Audit) {

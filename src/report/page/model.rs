@@ -11,6 +11,7 @@ use super::{
     files::Audit,
     judged::Judged,
     ledger::Split,
+    paths::Paths,
     sessions::{Curves, Evenings},
 };
 
@@ -41,12 +42,18 @@ pub(crate) struct Figures {
     pub(crate) evenings: Figure<Evenings>,
     pub(crate) percentiles: Figure<Curves>,
     pub(crate) stages: Figure<Vec<Split>>,
+    pub(crate) paths: Figure<Vec<Paths>>,
 }
 
 impl Figures {
     /// Name and hash of each.
-    pub(crate) fn hashes(&self) -> [(&'static str, Digest); 3] {
-        [("evenings", self.evenings.sha256), ("percentiles", self.percentiles.sha256), ("stages", self.stages.sha256)]
+    pub(crate) fn hashes(&self) -> [(&'static str, Digest); 4] {
+        [
+            ("evenings", self.evenings.sha256),
+            ("percentiles", self.percentiles.sha256),
+            ("stages", self.stages.sha256),
+            ("paths", self.paths.sha256),
+        ]
     }
 }
 

@@ -27,6 +27,12 @@ pub(crate) fn text(report: &Report) -> String {
             let _ = writeln!(text, "  {} ({} samples): {}", plain(&split.name), split.samples, stages(split));
         }
     }
+    for trace in &report.figures.paths.data {
+        let _ = writeln!(text, "\npaths to {}", plain(&trace.target));
+        for flow in &trace.flows {
+            let _ = writeln!(text, "  {}: {}, loss {}", plain(&flow.source), plain(&flow.verdict), flow.loss());
+        }
+    }
     for audit in &report.audits {
         let findings: Vec<_> = audit.entries.iter().filter(|entry| entry.state == "finding").collect();
         let _ =
