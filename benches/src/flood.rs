@@ -34,6 +34,7 @@ use crate::{
     generator::{Generator, fold, sum},
     search::{Criterion, Held, Trial, no_loss},
     sys,
+    whereabouts::{Counters, Whereabouts},
     wire::{self, CLIENT, CLIENT_CPU, INTERFACE, MACS, PORT, REFLECTOR, REFLECTOR_CPU, Wire},
 };
 
@@ -69,6 +70,10 @@ pub struct Flood {
     pub said: u64,
     /// `received - replied - refused - dropped by the kernel` by the reflector's own account.
     pub unaccounted: i64,
+    /// Packets of the honest session that its host skipped or refused to send.
+    pub unsent: [u64; 2],
+    /// Where packets went, and who held the processors.
+    pub whereabouts: Whereabouts,
 }
 
 impl Flood {
@@ -170,6 +175,7 @@ fn one(
     }
     wait_for_answer(wire, programs, keyed.then_some(keys.as_path()), folder.path())?;
     let quiet = fs::metadata(&said)?.len();
+    let before = Counters::now(wire, reflector.0.id())?;
     let probing = wire::on_cpu(&wire.far, CLIENT_CPU, &probe)?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -178,6 +184,7 @@ fn one(
 
     let (hostile, took, memory) = wire.far.run(|| send(packets, rate, span, reflector.0.id()))??;
     let output = probing.wait_with_output()?;
+    let whereabouts = Counters::now(wire, reflector.0.id())?.since(&before);
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{name}: the probe's JSON"))?;
     let count = |field: &str| report["total"]["counts"][field].as_u64().with_context(|| format!("no counts.{field}"));
     let (honest, received) = (count("sent")?, count("received")?);
@@ -198,6 +205,8 @@ fn one(
         memory,
         said: chatter,
         unaccounted,
+        unsent: ["skipped", "refused"].map(|field| report["total"]["schedule"][field].as_u64().unwrap_or_default()),
+        whereabouts: whereabouts.with_account(&account),
     })
 }
 
@@ -394,6 +403,8 @@ mod tests {
             memory: [5000, 5100],
             said: 0,
             unaccounted: 0,
+            unsent: [0; 2],
+            whereabouts: Whereabouts::default(),
         };
         assert!(sound.faults().is_empty());
         let bad = Flood { lost: 1, memory: [5000, 9000], said: 5000, unaccounted: -1, ..sound };

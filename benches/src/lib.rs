@@ -41,4 +41,5 @@ pub mod table;
 pub mod tables;
 pub mod test_run;
 pub mod turns;
+pub mod whereabouts;
 pub mod wire;

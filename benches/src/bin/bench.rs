@@ -137,6 +137,8 @@ fn flooded(span: Duration, pathlab: &Path) -> Result<()> {
             "{}: {:.0} hostile packets a second{share}, {} in all; honest session {} of {} lost; memory {before} to {after} KiB; {} octets said",
             flood.name, flood.offered, flood.hostile, flood.lost, flood.honest, flood.said
         );
+        let [skipped, refused] = flood.unsent;
+        println!("  the honest session skipped {skipped} slots and was refused {refused}; {}", flood.whereabouts);
         for fault in flood.faults() {
             println!("  FAULT {fault}");
             faulty = true;
