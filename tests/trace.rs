@@ -88,6 +88,15 @@ fn run(mut command: Command, args: &str, out: &Path) -> Vec<u8> {
     output.stdout
 }
 
+/// The flows that blame a link. One flow by itself may be unsure: by chance a router beside the link seems to lose what no other does, some three
+/// standard deviations, as in one of 150 flows here. It says so then and blames nothing; of several flows one at most may.
+fn blaming<'a>(flows: impl IntoIterator<Item = &'a Value>) -> Vec<&'a Value> {
+    let (blaming, others): (Vec<_>, Vec<_>) = flows.into_iter().partition(|flow| flow["verdict"]["kind"] == "culprit");
+    assert!(others.len() <= 1 && others.iter().all(|flow| flow["verdict"]["kind"] == "insufficient"), "{others:#?}");
+    assert!(!blaming.is_empty() || others.is_empty(), "the link is named: {others:#?}");
+    blaming
+}
+
 fn flows(report: &Value) -> &[Value] {
     report["flows"].as_array().expect("flows")
 }
@@ -108,7 +117,7 @@ fn names_the_link(diamond: &mut Diamond, family: usize, ports: u16) -> [usize; 2
         "{} --flows 10 --source-port {ports} --count 250 --interval 20ms --patience 500ms",
         TARGETS[family]
     ));
-    let mut went = [0, 0];
+    let (mut went, mut lossy) = ([0, 0], Vec::new());
     for flow in flows(&report) {
         assert_eq!(
             (&flow["destination"]["distance"], &flow["destination"]["answers"]),
@@ -118,17 +127,19 @@ fn names_the_link(diamond: &mut Diamond, family: usize, ports: u16) -> [usize; 2
         let by_b = flow["hops"][1]["addresses"][0] == B[family];
         went[usize::from(by_b)] += 1;
         let (lost, low, high) = loss(flow);
-        let verdict = &flow["verdict"];
         if !by_b {
-            assert_eq!((&verdict["kind"], lost), (&"none".into(), 0), "{flow:#}");
+            assert_eq!((&flow["verdict"]["kind"], lost), (&"none".into(), 0), "{flow:#}");
             continue;
         }
-        assert_eq!(verdict["kind"], "culprit", "{flow:#}");
-        let named = (&verdict["from"]["address"], &verdict["to"]["address"], &verdict["direction"]);
-        assert_eq!(named, (&B[family].into(), &R3[family].into(), &"forward".into()), "{flow:#}");
         // The 95 % interval misses three in ten in one flow of twenty: twice as wide, it misses in one of ten thousand.
         let slack = (high - low) / 2.0;
         assert!(low - slack < 0.3 && 0.3 < high + slack, "{low} to {high}: {flow:#}");
+        lossy.push(flow);
+    }
+    for flow in blaming(lossy) {
+        let verdict = &flow["verdict"];
+        let named = (&verdict["from"]["address"], &verdict["to"]["address"], &verdict["direction"]);
+        assert_eq!(named, (&B[family].into(), &R3[family].into(), &"forward".into()), "{flow:#}");
     }
     went
 }
@@ -192,9 +203,9 @@ fn loss_on_the_way_back_is_told_from_loss_on_the_way_there() {
     diamond.lose("r1", 30, "oifname client");
     for target in TARGETS {
         let report = diamond.trace(&format!("{target} --flows 2 --count 250 --interval 20ms --patience 500ms"));
-        for flow in flows(&report) {
+        for flow in blaming(flows(&report)) {
             let verdict = &flow["verdict"];
-            assert_eq!((&verdict["kind"], &verdict["direction"]), (&"culprit".into(), &"return".into()), "{flow:#}");
+            assert_eq!(verdict["direction"], "return", "{flow:#}");
             assert_eq!((&verdict["from"]["hop"], &verdict["to"]["hop"]), (&1.into(), &2.into()), "{flow:#}");
             assert_eq!(flow["destination"]["lost_forward"], 0, "{flow:#}");
         }
@@ -221,9 +232,9 @@ fn without_a_raw_socket_the_error_queue_tells_the_path() {
             serde_json::from_slice(&std::fs::read(out.join("run.json")).expect("written")).expect("JSON");
         assert_eq!(about["options"]["raw_icmp"], false, "{about:#}");
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        for flow in flows(&report) {
+        for flow in blaming(flows(&report)) {
             let verdict = &flow["verdict"];
-            assert_eq!((&verdict["kind"], &flow["unmatched"]), (&"culprit".into(), &0.into()), "{flow:#}");
+            assert_eq!(flow["unmatched"], 0, "{flow:#}");
             assert_eq!((&verdict["from"]["hop"], &verdict["to"]["hop"]), (&1.into(), &2.into()), "{flow:#}");
             assert_eq!(flow["destination"]["lost_return"], 0, "{flow:#}");
         }
