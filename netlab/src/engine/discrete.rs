@@ -11,12 +11,14 @@
 //!
 //! After its sending a packet meets what the link does to its family, faults and shifted routes of that moment among them, and the receive ring of the
 //! other end. TCP is as in `tcp.rs`; the choice among next hops is a hash of the flow and the scenario's seed for it, as fixed as the kernel's but not
-//! the same.
+//! the same: each next hop has the share of its weight and a flow keeps its own, but which flows share one is another draw (what the kernel hashes is its
+//! own `struct flow_keys`, which varies by version), and replies are drawn apart from requests, as by routers of several makers, where Linux sends both by the
+//! same member. `tests/ecmp.rs` shows both.
 //!
 //! Packets that no node wants or knows a way for are counted, not lost in silence.
 
 mod bulk;
-pub(super) mod network;
+mod network;
 mod tcp;
 
 use std::{cmp::Reverse, collections::BinaryHeap, net::IpAddr, time::Duration};
@@ -25,7 +27,10 @@ use bulk::Connection;
 use network::{LinkEnd, Network, Tuple, Verdict};
 use tcp::Acknowledgement;
 
-use super::outcome::{Outcome, Probed};
+use super::{
+    line::Departure,
+    outcome::{Outcome, Probed},
+};
 use crate::{
     impairment::Fate,
     load::{Pacer, TICK},
@@ -265,13 +270,12 @@ impl Run<'_> {
             Verdict::Send(end) => {
                 let Flight { bytes, flow, .. } = self.flights[place];
                 let packet = Packet { id: place as u64, bytes, flow, ecn_capable: false };
-                let LinkEnd { queue, signals, busy, count, .. } = &mut self.network.ends[end];
-                let Some(queue) = queue else {
+                let LinkEnd { line, signals, count, .. } = &mut self.network.ends[end];
+                let Some(line) = line else {
                     count.sent += 1;
                     return self.cross(now, end, place);
                 };
-                queue.enqueue(now, packet, signals);
-                let idle = !*busy;
+                let idle = line.arrive(now, packet, signals);
                 self.settle(end);
                 if idle {
                     self.transmit(now, end);
@@ -289,13 +293,9 @@ impl Run<'_> {
 
     /// The link end is free: its next packet, if there is one.
     fn transmit(&mut self, now: Duration, end: usize) {
-        let LinkEnd { queue, signals, busy, rate, count, .. } = &mut self.network.ends[end];
-        let next = queue.as_mut().and_then(|queue| queue.dequeue(now, signals));
-        *busy = next.is_some();
-        if let Some(packet) = next {
+        let LinkEnd { line, signals, count, .. } = &mut self.network.ends[end];
+        if let Some(Departure { packet, end: sent, .. }) = line.as_mut().and_then(|line| line.depart(now, signals)) {
             count.sent += 1;
-            let nanoseconds = (u64::from(packet.bytes) * 8 * 1_000_000_000).div_ceil(*rate);
-            let sent = now + Duration::from_nanos(nanoseconds);
             self.schedule(sent, Event::Free(end));
             self.cross(sent, end, packet.id as usize);
         }

@@ -9,11 +9,10 @@
 
 use std::time::Duration;
 
-use super::discrete::network::queue;
 use crate::{
     qdisc::Limit,
-    queue::{DropTail, Observer, Packet, Queue},
-    scenario::LinkEnd,
+    queue::{Codel, CodelParameters, DropTail, FqCodel, FqCodelParameters, Observer, Packet, Queue},
+    scenario::{Bottleneck, Discipline, LinkEnd},
 };
 
 /// A packet that is being sent.
@@ -85,6 +84,22 @@ impl Line {
     fn takes(&self, bytes: u32) -> Duration {
         self.rate
             .map_or(Duration::ZERO, |rate| Duration::from_nanos((u64::from(bytes) * 8 * 1_000_000_000).div_ceil(rate)))
+    }
+}
+
+/// The queue of a link end whose packets are of `mtu` bytes at most.
+fn queue(egress: Bottleneck, mtu: u32) -> Box<dyn Queue> {
+    // an Ethernet frame
+    let mtu = mtu + 14;
+    let codel = CodelParameters { mtu, ..CodelParameters::default() };
+    match egress.queue {
+        Discipline::TailDrop(limit) => Box::new(DropTail::new(limit)),
+        Discipline::Codel(flavour) => Box::new(Codel::new(flavour, codel)),
+        Discipline::FqCodel(flavour) => {
+            let default = FqCodelParameters::default();
+            let codel = CodelParameters { mtu, ..default.codel };
+            Box::new(FqCodel::new(flavour, FqCodelParameters { codel, quantum: mtu, ..default }))
+        }
     }
 }
 

@@ -310,6 +310,27 @@ mod tests {
         assert_eq!((run.offered, run.signals.len()), (3000, 274));
     }
 
+    /// What tells CoDel from emulators that drop the packet behind: those lose 110, 195, 255 at the same times and in the same number.
+    #[test]
+    fn the_packet_that_waited_is_dropped_and_not_the_one_behind_it() {
+        for (flavour, third) in [(Flavour::Rfc8289, (254, 302.4)), (Flavour::Linux, (236, 280.8))] {
+            let run = trace_a(flavour);
+            assert_eq!(run.first(3), [(109, 130.8), (194, 231.6), third], "{flavour:?}");
+            let dropped: Vec<u64> = run.signals.iter().map(|(_, packet, _)| packet.id).collect();
+            assert!(dropped.is_sorted() && dropped.windows(2).all(|pair| pair[0] < pair[1]), "each once, in order");
+            for id in &dropped {
+                assert!(!dropped.contains(&(id + 1)), "{flavour:?}: {id} and the one behind it");
+            }
+            for (now, packet, signal) in &run.signals {
+                assert_eq!(*signal, Signal::Dropped);
+                // When the link is free: a whole number of sendings after the first packet came.
+                assert_eq!(now.as_nanos() % 1_200_000, 0, "{flavour:?}: {} at {now:?}", packet.id);
+                let waited = *now - MILLISECOND * packet.id as u32;
+                assert!(waited >= CodelParameters::default().target, "{flavour:?}: {} waited {waited:?}", packet.id);
+            }
+        }
+    }
+
     #[test]
     fn a_link_that_keeps_up_drops_nothing() {
         for flavour in [Flavour::Rfc8289, Flavour::Linux] {

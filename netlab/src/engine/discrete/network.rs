@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use crate::{
     cidr::IpCidr,
-    engine::LinkCount,
+    engine::{LinkCount, line::Line},
     impairment::Impairment,
     link::Action,
-    queue::{Codel, CodelParameters, DropTail, FqCodel, FqCodelParameters, Packet, Queue, Ring, Signal},
-    scenario::{self, Bottleneck, Discipline, Hops, Node, Scenario, holds},
+    queue::{Packet, Ring, Signal},
+    scenario::{self, Hops, Node, Scenario, holds},
     seeded::SplitMix64,
 };
 
@@ -38,16 +38,12 @@ pub(super) struct LinkEnd {
     dev: String,
     /// Its own node.
     pub(super) at: usize,
-    /// Bits per second, where there is a queue.
-    pub(super) rate: u64,
     /// Absent where it is as fast as it goes.
-    pub(super) queue: Option<Box<dyn Queue>>,
+    pub(super) line: Option<Line>,
     /// What happens to packets of IPv4 and of IPv6 once they are sent.
     pub(super) impairments: [Impairment; 2],
     /// Into which this end receives.
     pub(super) ring: Option<ReceiveRing>,
-    /// A packet is on its way out.
-    pub(super) busy: bool,
     pub(super) count: LinkCount,
     /// What the discipline has said and nobody has counted yet.
     pub(super) signals: Vec<(Duration, Packet, Signal)>,
@@ -114,11 +110,9 @@ impl Network {
                     node: own.node.clone(),
                     dev: own.dev.clone(),
                     at: node_of(&own.node),
-                    rate: own.egress.map_or(0, |egress| egress.rate),
-                    queue: own.egress.map(|egress| queue(egress, link.mtu)),
+                    line: own.egress.map(|_| Line::of(own, link.mtu)),
                     impairments: [false, true].map(|v6| Impairment::new(scenario, own, v6, seed)),
                     ring: own.ring.map(ReceiveRing::new),
-                    busy: false,
                     count: LinkCount::default(),
                     signals: Vec::new(),
                 });
@@ -186,7 +180,7 @@ impl Network {
     pub(super) fn counts(&self) -> BTreeMap<(String, String), LinkCount> {
         let harmless = |end: &LinkEnd| {
             let quiet = end.impairments.iter().all(|impairment| impairment.only_delays().is_some());
-            end.queue.is_none() && end.ring.is_none() && quiet
+            end.line.is_none() && end.ring.is_none() && quiet
         };
         let others = self.ends.iter().filter(|end| !harmless(end));
         others.map(|end| ((end.node.clone(), end.dev.clone()), end.count)).collect()
@@ -259,22 +253,6 @@ fn table(scenario: &Scenario, node: &Node, end_of: &dyn Fn(&str, &str) -> Option
     }
     routes.sort_by_key(|entry| std::cmp::Reverse(entry.to.length()));
     Table { name: node.name.clone(), forward: node.forward, routes }
-}
-
-/// The queue of a link end whose packets are of `mtu` bytes at most.
-pub(in crate::engine) fn queue(egress: Bottleneck, mtu: u32) -> Box<dyn Queue> {
-    // an Ethernet frame
-    let mtu = mtu + 14;
-    let codel = CodelParameters { mtu, ..CodelParameters::default() };
-    match egress.queue {
-        Discipline::TailDrop(limit) => Box::new(DropTail::new(limit)),
-        Discipline::Codel(flavour) => Box::new(Codel::new(flavour, codel)),
-        Discipline::FqCodel(flavour) => {
-            let default = FqCodelParameters::default();
-            let codel = CodelParameters { mtu, ..default.codel };
-            Box::new(FqCodel::new(flavour, FqCodelParameters { codel, quantum: mtu, ..default }))
-        }
-    }
 }
 
 #[cfg(test)]
