@@ -3,6 +3,8 @@
 mod compare;
 mod played;
 mod real;
+mod reflecting;
+mod ring;
 
 use std::{ffi::OsStr, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
@@ -62,6 +64,8 @@ enum Action {
     },
     /// Play two settings of a scenario by turns, and tell the median of the differences with its interval
     Compare(compare::CompareArgs),
+    /// Loss against delay of a burst over the sizes of a receive ring, and which to set
+    Ring(ring::RingArgs),
     /// Bring a scenario up; it stays until `lab down`
     Up {
         #[command(flatten)]
@@ -152,9 +156,10 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
         Action::Run { which, seed, engine, share, out } => {
             let scenario = which.load()?;
             let seed = seed.unwrap_or(scenario.seed);
-            return play(&Play { scenario: &scenario, seed, share }, engine, out, global);
+            return play(&Play { scenario: &scenario, seed, share, reflecting: None }, engine, out, global);
         }
         Action::Compare(args) => return compare::run(&args, global),
+        Action::Ring(args) => return ring::run(&args, global),
         Action::Up { which, name, seed } => {
             let scenario = which.load()?;
             let name = name.unwrap_or_else(|| scenario.name.clone());

@@ -91,6 +91,129 @@ fn a_comparison_finds_the_difference_that_there_is() {
     assert!(rtt["figure"] == "rtt.p50" && rtt["high"].as_f64().is_some_and(|high| high < -50e6), "{rtt}");
 }
 
+/// A curve that can be worked out by hand: 300 packets at once for a host that sleeps through all of them, which takes 10 µs for each from 1 ms on.
+#[test]
+fn a_ring_is_advised_from_its_loss_and_delay() {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let ring = |more: &str| -> Value {
+        let args = format!("lab ring --packets 300 --gap 1ns --service 10us --wake 1ms --json {more}");
+        let output = pathlab(place.path(), &args).output().expect("pathlab was built");
+        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("a document")
+    };
+    let patient = ring("--budget 10ms");
+    for point in patient["curve"].as_array().expect("a list") {
+        let descriptors = point["descriptors"].as_u64().expect("a number");
+        // The last that fits came that many nanoseconds after the first, and is done after the sleep and those before it.
+        let kept = descriptors.min(300);
+        assert_eq!(point["lost"], 300 - kept, "{point}");
+        assert_eq!(point["longest_ns"], 1_000_000 + kept * 10_000 - (kept - 1), "{point}");
+        assert!(point["measured"].is_null());
+    }
+    let advice = |report: &Value| report["advice"].as_str().expect("a sentence").to_owned();
+    assert!(advice(&patient).starts_with("set 512 descriptors: nothing is lost"), "{patient}");
+    assert!(advice(&ring("--budget 2ms")).starts_with("64 descriptors keep the budget and lose 236; 512 lose nothing"));
+    assert!(advice(&ring("--budget 1ms")).starts_with("no ring keeps the budget; 512 lose nothing"));
+    assert_eq!(fs::read_dir(place.path()).expect("readable").count(), 0, "nothing is left");
+}
+
+/// A host that sleeps longer than any burst takes keeps what a ring holds, and the kernel counts the rest.
+#[test]
+fn real_rings_lose_by_the_kernels_count_what_the_model_says() {
+    if !isolated("real_rings_lose_by_the_kernels_count_what_the_model_says") {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let before = host();
+    let args = "lab ring --packets 300 --service 1us --wake 200ms --measure --json";
+    let output = pathlab(place.path(), args).output().expect("pathlab was built");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a document");
+    for point in report["curve"].as_array().expect("a list") {
+        eprintln!("{point}");
+        let lost = 300_u64.saturating_sub(point["descriptors"].as_u64().expect("a number"));
+        let measured = &point["measured"];
+        for counted in ["rx_ring_full", "rx_fill_ring_empty_descs", "rx_model", "fill_model"] {
+            assert_eq!(measured[counted], lost, "{point}");
+        }
+    }
+    assert_eq!(host(), before, "it leaves nothing behind");
+}
+
+/// A client and a server on one link, for two seconds.
+const SHORT: &str = r#"
+name = "short"
+summary = "two nodes on a link"
+seed = 1
+needs = []
+
+[[node]]
+name = "client"
+any_address = ["198.18.0.0/16"]
+routes = [{ to = "0.0.0.0/0", via = "192.0.2.2", dev = "wire" }]
+
+[[node]]
+name = "server"
+addresses = ["203.0.113.10/32"]
+routes = [{ to = "0.0.0.0/0", via = "192.0.2.1", dev = "wire" }]
+
+[[link]]
+ends = [
+  { node = "client", dev = "wire", addresses = ["192.0.2.1/30"], delay = "5ms" },
+  { node = "server", dev = "wire", addresses = ["192.0.2.2/30"], delay = "5ms" },
+]
+
+[[isp]]
+name = "aoba"
+asn = 64496
+prefixes = ["198.18.0.0/16"]
+
+[probe]
+from = "client"
+to = ["203.0.113.10"]
+port = 862
+client_ports = [40000, 40003]
+sessions = 4
+interval = "50ms"
+
+[[window]]
+name = "all"
+kind = "evening"
+start = "0s"
+end = "2s"
+"#;
+
+/// The reflector's datapaths by turns: each answers every packet, after both delays, and the pairs are told like those of queues.
+#[test]
+fn datapaths_of_the_reflector_are_compared_by_real_packets() {
+    if !isolated("datapaths_of_the_reflector_are_compared_by_real_packets") {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a temporary directory");
+    fs::write(place.path().join("short.toml"), SHORT).expect("written");
+    let before = host();
+    for (number, b) in ["datapath=afxdp,rx-ring=64,fill-ring=128", "datapath=xdp"].into_iter().enumerate() {
+        let args = format!("lab compare ./short.toml --a as-is --b {b} --pairs 1 --engine wire --json --out {number}");
+        let output = pathlab(place.path(), &args).output().expect("pathlab was built");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let comparison: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+        if output.status.code() == Some(5) {
+            eprintln!("{b} is invalid, nothing is concluded: {said}");
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let figures = comparison["figures"].as_array().expect("a list");
+        let found = |figure: &str| figures.iter().find(|found| found["figure"] == figure).expect("compared");
+        eprintln!("{}", found("rtt.p50"));
+        for side in ["a", "b"] {
+            assert!(found("rtt.p50")[side].as_f64().is_some_and(|rtt| rtt >= 10e6), "{comparison}");
+            assert_eq!(found("loss")[side], 0.0, "{comparison}");
+        }
+    }
+    assert_eq!(host(), before, "it leaves nothing behind");
+}
+
 #[test]
 fn what_real_packets_cannot_play_is_refused_in_one_sentence() {
     let place = tempfile::tempdir().expect("a temporary directory");
@@ -103,6 +226,14 @@ fn what_real_packets_cannot_play_is_refused_in_one_sentence() {
     assert_eq!(
         refused("lab run small-ring --engine wire", 2),
         "pathlab: scenario small-ring: server:isp has a receive ring, which no engine with real packets plays; use `lab run --engine virtual`\n"
+    );
+    assert_eq!(
+        refused("lab compare path-shift --a as-is --b datapath=xdp", 2),
+        "pathlab: the virtual engine has no reflector whose datapath could be set: use --engine auto, wire or kernel\n"
+    );
+    assert_eq!(
+        refused("lab ring --packets 5000 --measure", 2),
+        "pathlab: --measure sends 2048 packets at once at most, not 5000\n"
     );
     assert_eq!(
         refused("lab run demo --engine wire --share 10%", 2),

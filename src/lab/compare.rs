@@ -14,7 +14,7 @@ use pathlab_stats::{Confidence, Interval, paired_median};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Engine, Which, played::Play};
+use super::{Engine, Which, played::Play, reflecting::Reflecting};
 use crate::{
     Global,
     exit::{Exit, Misuse},
@@ -27,7 +27,8 @@ use crate::{
 pub(super) struct CompareArgs {
     #[command(flatten)]
     which: Which,
-    /// The one setting: `as-is`, or node:interface.key=value, several parted by commas; keys are rate, queue, delay, loss, ring, service, wake
+    /// The one setting: `as-is`, or node:interface.key=value, several parted by commas; keys are rate, queue, delay, loss, ring, service, wake. With real
+    /// packets also datapath=socket, afxdp or xdp of the reflector, with rx-ring=N and fill-ring=N: round trips are then whole, the reflector's part among them
     #[arg(long, value_name = "SETTING")]
     a: String,
     /// The other setting
@@ -80,7 +81,14 @@ struct Figure {
 pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     let scenario = args.which.load()?;
     let [a, b] = [&args.a, &args.b].map(|setting| set(&scenario, setting));
-    let (a, b) = (a?, b?);
+    let ((a, of_a), (b, of_b)) = (a?, b?);
+    let reflectors = of_a.or(of_b).is_some();
+    if reflectors && args.engine.player().is_none() {
+        let problem =
+            "the virtual engine has no reflector whose datapath could be set: use --engine auto, wire or kernel";
+        return Err(Misuse(problem.into()).into());
+    }
+    let [of_a, of_b] = [of_a, of_b].map(|own| reflectors.then(|| own.unwrap_or(Reflecting::PLAIN)));
     let seed = args.seed.unwrap_or(scenario.seed);
     let wanted = figures(&scenario);
     let started = Timestamp::now();
@@ -88,8 +96,8 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     let engine = args.engine.name();
     let options = json!({ "scenario": scenario.name, "a": args.a, "b": args.b, "pairs": args.pairs, "seed": seed, "engine": engine });
     let about = Run { options, host: host::facts(), clock: host::clock(None), ..Run::new("lab", started) };
-    for scenario in [&a, &b] {
-        let play = Play { scenario, seed, share: None };
+    for (scenario, reflecting) in [(&a, of_a), (&b, of_b)] {
+        let play = Play { scenario, seed, share: None, reflecting };
         play.check()?;
         args.engine.player().map_or(Ok(()), |_| play.check_real())?;
     }
@@ -98,8 +106,8 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     let mut invalid = 0;
     for turn in 0..args.pairs {
         let seed = seed.wrapping_add(u64::from(turn));
-        let play = |scenario: &Scenario, name: &str| -> Result<Option<Vec<Option<f64>>>> {
-            let play = Play { scenario, seed, share: None };
+        let play = |scenario: &Scenario, reflecting, name: &str| -> Result<Option<Vec<Option<f64>>>> {
+            let play = Play { scenario, seed, share: None, reflecting };
             let played = match args.engine.player() {
                 None => play.virtually(),
                 Some(player) => {
@@ -113,18 +121,18 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
             Ok(stands.then(|| wanted.iter().map(|figure| figures.value(figure)).collect()))
         };
         // Whoever comes first has a cold machine: by turns.
-        let (of_a, of_b) = if turn.is_multiple_of(2) {
-            let of_a = play(&a, "a")?;
-            (of_a, play(&b, "b")?)
+        let (by_a, by_b) = if turn.is_multiple_of(2) {
+            let by_a = play(&a, of_a, "a")?;
+            (by_a, play(&b, of_b, "b")?)
         } else {
-            let of_b = play(&b, "b")?;
-            (play(&a, "a")?, of_b)
+            let by_b = play(&b, of_b, "b")?;
+            (play(&a, of_a, "a")?, by_b)
         };
-        let Some((of_a, of_b)) = of_a.zip(of_b) else {
+        let Some((by_a, by_b)) = by_a.zip(by_b) else {
             invalid += 1;
             continue;
         };
-        for (pairs, pair) in pairs.iter_mut().zip(of_a.into_iter().zip(of_b)) {
+        for (pairs, pair) in pairs.iter_mut().zip(by_a.into_iter().zip(by_b)) {
             pairs.extend(pair.0.zip(pair.1));
         }
     }
@@ -151,12 +159,13 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     Ok(if invalid < args.pairs { Exit::Done } else { Exit::Invalid })
 }
 
-fn set(scenario: &Scenario, setting: &str) -> Result<Scenario> {
+fn set(scenario: &Scenario, setting: &str) -> Result<(Scenario, Option<Reflecting>)> {
     let mut scenario = scenario.clone();
-    if setting != "as-is" {
-        scenario.set(setting).map_err(Misuse::of)?;
+    let (reflecting, links) = Reflecting::out_of(setting)?;
+    if !links.is_empty() && links != "as-is" {
+        scenario.set(&links).map_err(Misuse::of)?;
     }
-    Ok(scenario)
+    Ok((scenario, reflecting))
 }
 
 /// Round trip, IPDV and loss of all, what the scenario expects something of, and every bulk's goodput.

@@ -9,6 +9,7 @@ use pathlab_netlab::{
 };
 use pathlab_record::{Arm, SessionKey};
 
+use super::reflecting::Reflecting;
 use crate::exit::Misuse;
 
 /// What is to be played.
@@ -17,6 +18,8 @@ pub(super) struct Play<'a> {
     pub(super) seed: u64,
     /// Of the sessions, that are answered by the canary arm.
     pub(super) share: Option<Share>,
+    /// The reflector of engines with real packets, where it is compared. Round trips are then whole, with what the reflector takes, and base packets.
+    pub(super) reflecting: Option<Reflecting>,
 }
 
 /// What came of it.
@@ -56,7 +59,7 @@ impl Play<'_> {
 
     /// By the virtual engine.
     pub(super) fn virtually(&self) -> Played {
-        let Self { scenario, seed, share } = *self;
+        let Self { scenario, seed, share, .. } = *self;
         let outcome = discrete::play(scenario, seed, |session| arm(seed, share, session) == Arm::Canary);
         let grade = Grade { engine: "virtual", links: Vec::new(), wire: None, objections: Vec::new() };
         Played::new(self, scenario.sessions(seed), outcome, grade)
@@ -65,7 +68,7 @@ impl Play<'_> {
 
 impl Played {
     pub(super) fn new(play: &Play<'_>, sessions: Vec<Session>, outcome: Outcome, grade: Grade) -> Self {
-        let Play { scenario, seed, share } = *play;
+        let Play { scenario, seed, share, .. } = *play;
         Self { scenario: scenario.clone(), seed, sessions, outcome, grade, share }
     }
 

@@ -15,7 +15,10 @@ use pathlab_record::{RecordedRun, Sample, Stamp};
 
 use serde_json::json;
 
-use super::played::{Grade, Play, Played};
+use super::{
+    played::{Grade, Play, Played},
+    reflecting::server,
+};
 use crate::{
     exit::Misuse,
     guardian,
@@ -39,6 +42,9 @@ impl Play<'_> {
             let scenario = self.scenario.name.clone();
             return Err(Misuse::of(pathlab_netlab::Error::BeyondRealPackets { scenario, what }));
         }
+        if let Some(reflecting) = self.reflecting {
+            reflecting.check(self.scenario)?;
+        }
         Ok(())
     }
 
@@ -60,14 +66,17 @@ impl Play<'_> {
         std::fs::write(&sessions_file, clients(&sessions, |number, _| json!({ NUMBER: number })))
             .with_context(|| sessions_file.display().to_string())?;
         let target = probe.to.first().context("the scenario's probe has no target")?.ip();
-        let holds = |node: &&pathlab_netlab::scenario::Node| node.addresses.iter().any(|own| own.address() == target);
-        let server = scenario.nodes.iter().find(holds).context("checked: some node has the target")?.name.clone();
+        let server = server(scenario, target)?;
 
         let mut stage = Stage { lab: &mut lab, out, stop: &stop };
         let listen = probe.to.iter().flat_map(|to| ["--listen".to_owned(), to.to_string()]);
-        // So that the probe can tell on which leg a packet was lost.
-        let listen: Vec<String> = listen.chain(["--stateful".to_owned()]).collect();
-        let reflector = stage.serve(&server, "reflect", &listen)?;
+        let how = match self.reflecting {
+            // So that the probe can tell on which leg a packet was lost.
+            None => vec!["--stateful".to_owned()],
+            Some(reflecting) => reflecting.options(scenario, server)?,
+        };
+        let listen: Vec<String> = listen.chain(how).collect();
+        let reflector = stage.serve(server, "reflect", &listen)?;
         let zero = stage.lab.begin();
         let began = jiff::Timestamp::now();
         let loads = stage.lab.start_loads(zero)?;
@@ -76,14 +85,19 @@ impl Play<'_> {
         let (interval, duration) = (milliseconds(probe.interval), milliseconds(scenario.duration() - zero.elapsed()));
         let (file, run_path) = (stage.path("clients.jsonl"), run.display().to_string());
         let args = ["probe", "--sessions", &file, "--interval", &interval, "--duration", &duration];
-        // The kernel's stamps of the reflector, too: its own come before it is let to run.
-        let more = ["--tlv", "stages,follow-up", "--timeout", &milliseconds(TIMEOUT), "--out", &run_path];
-        stage.verb(&probe.from, &[&args[..], &more[..]].concat())?;
+        // The kernel's stamps of the reflector, too: its own come before it is let to run. The driver answers base packets alone.
+        let asked: &[&str] = if self.reflecting.is_none() { &["--tlv", "stages,follow-up"] } else { &[] };
+        let more = ["--timeout", &milliseconds(TIMEOUT), "--out", &run_path];
+        stage.verb(&probe.from, &[&args[..], asked, &more[..]].concat())?;
         let Brought { bulks, packets, failures } = traffic.stop();
         let sent: u64 = loads.into_iter().map(|load| load.stop().sent).sum();
         drop(reflector);
-        let mut outcome =
-            Outcome { bulks, ways, load_packets: packets + sent, ..measured(&run, sessions.len(), began)? };
+        let mut outcome = Outcome {
+            bulks,
+            ways,
+            load_packets: packets + sent,
+            ..measured(&run, sessions.len(), began, self.reflecting.is_some())?
+        };
         for (node, dev, queue) in lab.queues()? {
             let count = LinkCount {
                 sent: u64::from(queue.packets),
@@ -109,8 +123,8 @@ fn milliseconds(span: Duration) -> String {
     format!("{}ms", span.as_millis())
 }
 
-/// What the probe saw, from the kernel's stamps at both ends: what is left is the network's alone.
-fn measured(run: &Path, sessions: usize, began: jiff::Timestamp) -> Result<Outcome> {
+/// What the probe saw, from the kernel's stamps at both ends: what is left is the network's alone, or, `whole`, with what the reflector's host takes.
+fn measured(run: &Path, sessions: usize, began: jiff::Timestamp, whole: bool) -> Result<Outcome> {
     let mut probes = Vec::new();
     let mut told = vec![Told::default(); sessions];
     for sample in RecordedRun::open(run)?.samples()? {
@@ -126,7 +140,7 @@ fn measured(run: &Path, sessions: usize, began: jiff::Timestamp) -> Result<Outco
             pathlab_record::Outcome::Received => told[session].last = told[session].last.max(Some(sample.seq)),
             _ => {}
         }
-        probes.extend(probed(&sample, session, began).map(|probe| (sample.seq, probe)));
+        probes.extend(probed(&sample, session, began, whole).map(|probe| (sample.seq, probe)));
     }
     // A probe does not know whether a reflector counts until its numbers differ from the probe's own. Ours counts: where they never did, no request was lost.
     for (seq, probe) in &mut probes {
@@ -150,7 +164,7 @@ struct Told {
 }
 
 /// A slot that was sent; `None` for one that was not.
-fn probed(sample: &Sample, session: usize, began: jiff::Timestamp) -> Option<Probed> {
+fn probed(sample: &Sample, session: usize, began: jiff::Timestamp, whole: bool) -> Option<Probed> {
     let stamps = &sample.stamps;
     let left = stamps.a1.kernel.or(stamps.a1.app)?;
     let sent = i128::from(left.nanos()) - began.as_nanosecond();
@@ -162,13 +176,15 @@ fn probed(sample: &Sample, session: usize, began: jiff::Timestamp) -> Option<Pro
     let reached = stamps.b2.kernel.or(stamps.b2.app);
     // One host, one clock: each half is a plain difference.
     let forward = between(Some(left), reached);
-    let back = between(stamps.b3.kernel.or(stamps.b3.app), stamps.a4.kernel.or(stamps.a4.app));
+    let heard = stamps.a4.kernel.or(stamps.a4.app);
+    let back = between(stamps.b3.kernel.or(stamps.b3.app), heard);
     use pathlab_record::Outcome::{Duplicate, Late, Lost, LostForward, LostReturn, Received};
     let arrived = match sample.outcome {
         Received | LostReturn | Late | Duplicate => Some(true),
         LostForward => Some(false),
         Lost => None,
     };
-    let rtt = forward.zip(back).filter(|_| sample.outcome == Received).map(|(forward, back)| forward + back);
+    let halves = || forward.zip(back).map(|(forward, back)| forward + back);
+    let rtt = if whole { between(Some(left), heard) } else { halves() }.filter(|_| sample.outcome == Received);
     Some(Probed { session, sent, arrived, forward, rtt })
 }
