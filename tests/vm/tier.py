@@ -91,10 +91,15 @@ def without_skipped(kernel: str, chosen: list) -> list:
     return skipped
 
 
+def with_cards(chosen: list) -> bool:
+    return not chosen or any(program.name.endswith("/cards") for program in chosen)
+
+
 def image_of(kernel: Kernel, tools: Tools, chosen: list, script: str) -> Image:
     image = Image()
     image.console()
-    modules, absent = Modules(kernel).in_order(PLAN["guest"]["modules"])
+    wanted = PLAN["guest"]["modules"] + (PLAN["cards"]["modules"] if with_cards(chosen) else [])
+    modules, absent = Modules(kernel).in_order(wanted)
     if absent:
         print(f"vm: {kernel.abi} has no {', '.join(absent)}", file=sys.stderr)
     for name, content in modules:
@@ -205,9 +210,9 @@ def play(kernel: str, wanted: list, arguments, total: Sum):
         initramfs.flush()
         # In a pipe too, whoever waits sees that it goes on.
         watch = lambda line: print(line, end="", flush=True) if named or arguments.command or line.startswith("test result:") else None
-        run = guest.boot(
-            tools.qemu(), stock.image, Path(initramfs.name), log, arguments.seconds, cpu=PLAN["kernels"][kernel]["cpu"], watch=watch
-        )
+        cards = PLAN["cards"]["qemu"] if with_cards(chosen) else []
+        cpu = PLAN["kernels"][kernel]["cpu"]
+        run = guest.boot(tools.qemu(), stock.image, Path(initramfs.name), log, arguments.seconds, cards, cpu, watch)
     before = len(total.broken)
     total.judge(kernel, chosen, run)
     if len(total.broken) > before and not named:
