@@ -249,7 +249,15 @@ fn past_the_stack_the_card_says_when_a_packet_came() {
         let forward = by_card.iter().filter_map(|((b2, far), sample)| {
             let (a1, near) = stamp(sample, "A1", "nic")?;
             let by_program = stamp(sample, "B2", "xdp")?;
-            Some((b2 - a1 - THERE).abs() <= far + near && b2 - far <= by_program.0 + by_program.1)
+            let is_true = (b2 - a1 - THERE).abs() <= far + near && b2 - far <= by_program.0 + by_program.1;
+            if !is_true {
+                let (off, after) = (b2 - a1 - THERE, by_program.0 - b2);
+                eprintln!(
+                    "{}: off by {off} ns, stated {near} and {far}; the program saw it {after} ns later",
+                    sample["seq"]
+                );
+            }
+            Some(is_true)
         });
         let forward: Vec<bool> = forward.collect();
         let found = forward.iter().filter(|found| **found).count();
