@@ -29,6 +29,7 @@ pub mod host;
 pub mod irtt;
 pub mod judge;
 pub mod lab;
+pub mod pair;
 pub mod rate;
 pub mod render;
 pub mod round_trips;

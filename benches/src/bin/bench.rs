@@ -10,10 +10,13 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use pathlab_benches::{
     contestant::Programs,
-    flood, judge, lab, render, steer,
+    flood, judge, lab,
+    pair::Pair,
+    render, steer,
     table::Table,
     tables::{self, Effort},
 };
+use pathlab_stats::Interval;
 
 /// Figures of pathlab beside its peers
 #[derive(Parser)]
@@ -56,6 +59,25 @@ enum Verb {
         #[arg(long, default_value = "target/release/pathlab")]
         pathlab: PathBuf,
     },
+    /// Two programs, checkouts or settings by turns: the median ratio B over A with its interval
+    Pair {
+        /// What `{}` in the command is in the one run: a program, a checkout that was built, or any word
+        a: String,
+        /// And in the other
+        b: String,
+        /// How often each is run; six pairs are the least that bound a ratio
+        #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u32).range(1..))]
+        pairs: u32,
+        /// Count instructions, too, by valgrind: exact, and so what may gate
+        #[arg(long)]
+        instructions: bool,
+        /// Fail where B takes more than so many times A's instructions
+        #[arg(long, value_name = "RATIO", requires = "instructions")]
+        most: Option<f64>,
+        /// The command, with `{}` where A and B differ
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Write tables into a document, between their markers
     Render {
         /// The document
@@ -97,6 +119,9 @@ fn main() -> Result<()> {
             print(&judge::table(&pathlab, &effort)?, json.as_deref())
         }
         Verb::Flood { seconds, pathlab } => flooded(Duration::from_secs(seconds), &pathlab),
+        Verb::Pair { a, b, pairs, instructions, most, command } => {
+            paired(&Pair::new([&a, &b], command)?, pairs, instructions, most)
+        }
         Verb::Render { document, tables } => write(&document, tables),
     }
 }
@@ -123,6 +148,28 @@ fn print(table: &Table, json: Option<&Path>) -> Result<()> {
     }
     fs::write(&path, serde_json::to_string_pretty(table)? + "\n").with_context(|| path.display().to_string())?;
     println!("{}", path.display());
+    Ok(())
+}
+
+fn paired(pair: &Pair, pairs: u32, instructions: bool, most: Option<f64>) -> Result<()> {
+    let compared = pair.compare(pairs)?;
+    let ratio = |what: &str, interval: Interval| {
+        let Interval { estimate, low, high } = interval;
+        println!("{what}: B is {estimate:.4} times A ({low:.4} to {high:.4}, 95 %, {pairs} pairs)");
+    };
+    if !compared.status.success() {
+        println!("both end with {}", compared.status);
+    }
+    ratio("elapsed", compared.elapsed);
+    match compared.processor {
+        Some(processor) => ratio("processor time", processor),
+        None => println!("processor time: too short to tell"),
+    }
+    if instructions {
+        let counts = pair.count()?;
+        println!("instructions: {} and {}, B is {:.6} times A", counts.a, counts.b, counts.ratio());
+        ensure!(most.is_none_or(|most| counts.ratio() <= most), "B takes more instructions than --most allows");
+    }
     Ok(())
 }
 
