@@ -155,7 +155,11 @@ fn paired(pair: &Pair, pairs: u32, instructions: bool, most: Option<f64>) -> Res
     let compared = pair.compare(pairs)?;
     let ratio = |what: &str, interval: Interval| {
         let Interval { estimate, low, high } = interval;
-        println!("{what}: B is {estimate:.4} times A ({low:.4} to {high:.4}, 95 %, {pairs} pairs)");
+        let bounds = match high.is_finite() {
+            true => format!("{low:.4} to {high:.4}, 95 %, {pairs} pairs"),
+            false => format!("{pairs} pairs are too few to bound it"),
+        };
+        println!("{what}: B is {estimate:.4} times A ({bounds})");
     };
     if !compared.status.success() {
         println!("both end with {}", compared.status);
