@@ -51,14 +51,14 @@ pub(super) fn rfs(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
         return Outcome::not_applicable("the kernel has no RPS");
     };
     let queues = facts.queues(port, "rx")?;
-    let share = if queues.is_empty() { 0 } else { global / i64::try_from(queues.len()).unwrap_or(1) };
+    let share = share(global, queues.len());
     let mut change = Change::default();
     let mut with = 0;
     for queue in &queues {
         let path = format!("sys/class/net/{port}/queues/rx-{queue}/rps_flow_cnt");
         let now = facts.number(&path)?;
         with += usize::from(now > 0);
-        if now != share {
+        if u64::try_from(now) != Ok(share) {
             change.write(&path, &share.to_string(), &now.to_string());
         }
     }
@@ -72,6 +72,16 @@ pub(super) fn rfs(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
             format!("the host has {global} entries, {} of {} queues have no table", queues.len() - with, queues.len()),
             change,
         ),
+    }
+}
+
+/// A queue's part of the host's entries, as the kernel holds it: it rounds up to a power of two, and a value that would read back as another
+/// is no command to show.
+fn share(entries: i64, queues: usize) -> u64 {
+    let (Ok(entries), Ok(queues)) = (u64::try_from(entries), u64::try_from(queues)) else { return 0 };
+    match entries.checked_div(queues) {
+        None | Some(0) => 0,
+        Some(share) => share.next_power_of_two(),
     }
 }
 
@@ -115,4 +125,49 @@ pub(super) fn xps(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
         format!("{shared} of {} CPUs send by several queues", online.len())
     };
     Outcome::finding(because, change)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::source::Tree;
+
+    #[test]
+    fn three_queues_are_told_what_the_kernel_will_hold() {
+        let host = tempfile::tempdir().unwrap();
+        let core = host.path().join("proc/sys/net/core");
+        fs::create_dir_all(&core).unwrap();
+        fs::write(core.join("rps_sock_flow_entries"), "32768\n").unwrap();
+        let queues = host.path().join("sys/class/net/eth0/queues");
+        for (queue, entries) in [(0, "0\n"), (1, "16384\n"), (2, "0\n")] {
+            let queue = queues.join(format!("rx-{queue}"));
+            fs::create_dir_all(&queue).unwrap();
+            fs::write(queue.join("rps_flow_cnt"), entries).unwrap();
+        }
+        let tree = Tree::new(host.path());
+        let Ok(Outcome::Finding(_, Some(change))) = rfs(&Facts::new(&tree), &Expectation::default(), "eth0") else {
+            panic!("two queues have no table, and that is a finding")
+        };
+        let to = |value: u32| {
+            [0, 2].map(|queue| format!("echo {value} > /sys/class/net/eth0/queues/rx-{queue}/rps_flow_cnt")).to_vec()
+        };
+        assert_eq!((change.fix, change.undo), (to(16384), to(0)));
+    }
+
+    #[test]
+    fn a_share_is_a_power_of_two_or_nothing() {
+        for (entries, queues, expected) in [
+            (0, 4, 0),
+            (32_768, 4, 8_192),
+            (32_768, 3, 16_384),
+            (2, 4, 0),
+            (4, 0, 0),
+            (-1, 4, 0),
+            (i64::MAX, 1, 1 << 63),
+        ] {
+            assert_eq!(share(entries, queues), expected, "{entries} entries over {queues} queues");
+        }
+    }
 }
