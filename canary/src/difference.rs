@@ -5,6 +5,7 @@
 //! a score in a cell. Resampling and re-assignment give one row of all columns for each replicate, always moving units whole.
 
 use std::{
+    collections::BTreeSet,
     num::NonZero,
     ops::Range,
     sync::{
@@ -183,7 +184,7 @@ impl<'a> Plan<'a> {
             }
         }
         let canary: Vec<bool> = self.population.units.iter().map(|unit| unit.canary).collect();
-        self.means(&canary, |column, arms| row[column] = arms);
+        self.means(&canary, |_| true, |column, arms| row[column] = arms);
         row
     }
 
@@ -251,17 +252,21 @@ impl<'a> Plan<'a> {
         replicate_together(seed, "bootstrap", 0..count, 2 * self.width, LANES, scratch, work)
     }
 
-    /// So many rows of differences under other assignments, each drawn by `assign`; infinite ones are bounded.
+    /// So many rows of differences under other assignments, each drawn by `assign`; infinite ones are bounded. Of `columns` where only some
+    /// matter: what is in the others then says nothing.
     pub(crate) fn redraw(
         &self,
         seed: u64,
         rows: Range<usize>,
+        columns: Option<&BTreeSet<Column>>,
         assign: impl Fn(&mut Generator, &mut Vec<bool>) + Sync,
     ) -> Replicates {
         if self.width == 0 {
             return Replicates::from_rows(Vec::new(), 1);
         }
-        let both = self.both();
+        let matters = |column: Column| columns.is_none_or(|columns| columns.contains(&column));
+        let asked = |block: &Block| block.levels.iter().any(|(_, column)| matters(*column));
+        let blocks: Vec<_> = self.blocks.iter().zip(self.both()).filter(|(block, _)| asked(block)).collect();
         let scratch = || (vec![[0; LANES]; self.population.units.len()], Vec::new(), Vec::new(), Vec::new());
         let work = |generators: &mut [Generator],
                     (arms, canary, weights, out): &mut (Vec<Lanes>, Vec<bool>, Vec<Lanes>, Quantiles),
@@ -272,9 +277,9 @@ impl<'a> Plan<'a> {
                 for (lanes, &canary) in arms.iter_mut().zip(&*canary) {
                     (lanes[2 * pair], lanes[2 * pair + 1]) = (u32::from(!canary), u32::from(canary));
                 }
-                self.means(canary, |column, arms| row[column] = bounded(arms));
+                self.means(canary, matters, |column, arms| row[column] = bounded(arms));
             }
-            for (block, near) in self.blocks.iter().zip(both) {
+            for (block, near) in &blocks {
                 out.resize(block.levels.len(), [f64::NAN; LANES]);
                 near.quantiles(self.weigh(block, near.counts(), &arms[self.units(block)], weights), out);
                 for ((_, column), lanes) in block.levels.iter().zip(&*out) {
@@ -356,12 +361,13 @@ impl<'a> Plan<'a> {
         weights
     }
 
-    fn means(&self, canary: &[bool], mut put: impl FnMut(Column, [f64; 2])) {
+    /// The means of scores on both arms, of the columns that matter.
+    fn means(&self, canary: &[bool], matters: impl Fn(Column) -> bool, mut put: impl FnMut(Column, [f64; 2])) {
         let first = self.width - self.scores.len() * self.population.cells.len();
         let columns = first..self.width;
         let cells =
             self.scores.iter().flat_map(|score| (0..self.population.cells.len()).map(move |cell| (score, cell)));
-        for (column, (score, cell)) in columns.zip(cells) {
+        for (column, (score, cell)) in columns.zip(cells).filter(|(column, _)| matters(*column)) {
             let mut arms = [(0.0, 0.0); 2];
             for unit in self.population.range(cell) {
                 let score = score[unit];

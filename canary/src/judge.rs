@@ -7,24 +7,27 @@
 mod checks;
 mod questions;
 pub(crate) mod rates;
+mod redraws;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ops::Range,
 };
 
 use pathlab_record::{Arm, SessionKey};
 use pathlab_stats::{
-    Confidence, Generator, Interval, Level, MaxT, Rate, Replicates, Tail, acceleration, binomial_tail, design_effect,
+    Confidence, Generator, Interval, Level, Rate, Replicates, Tail, acceleration, binomial_tail, design_effect,
     rate_difference, sample_ratio, smallest_detectable, standard_error,
 };
 use rand::RngExt;
+
+use redraws::Family;
 
 use crate::{
     Error, Experiment, Ingested, Metric, Remark, Series, Share, Window,
     acceptance::accept_those,
     described::{compare_pooled, describe},
-    difference::{Column, Plan, bounded, is_dead},
+    difference::{Column, Plan, is_dead},
     early,
     findings::{Answer, Arms, Checks, Findings, IspFindings, Ratio, Scope, Unjudged, When},
     ingest::Session,
@@ -35,10 +38,6 @@ use crate::{
 
 /// Power at which the smallest detectable effect is stated.
 const POWER: f64 = 0.8;
-/// Assignments that are re-drawn first.
-const FIRST_REDRAWS: usize = 500;
-/// A probability that is near enough to a decision to re-draw all of them.
-const NEAR: f64 = 0.01;
 /// Lossy sessions from which on the data say how bursty loss is.
 const ENOUGH_LOSSY: usize = 30;
 
@@ -174,15 +173,18 @@ struct Asked {
 }
 
 impl Asked {
-    /// The questions that share one probability of being wrong; benefit only where it may be claimed at this look. Harm has a family for each metric: the wild tails of one must not hide another.
-    fn families(&self, may_promote: bool) -> Vec<(Vec<&Question>, Tail)> {
+    /// The questions that share one probability of being wrong. Harm has a family for each metric: the wild tails of one must not hide another.
+    fn families(&self) -> Vec<Family<'_>> {
         let wholes = || self.isps.iter().map(|(whole, _)| whole);
         let harm = || self.cells.iter().chain(wholes()).chain(&self.guardrails);
         let metrics: BTreeSet<Metric> = harm().map(|question| question.metric).collect();
-        let of_metric = |metric| (harm().filter(|question| question.metric == metric).collect(), Tail::Above);
+        let of_metric = |metric| Family {
+            questions: harm().filter(|question| question.metric == metric).collect(),
+            tail: Tail::Above,
+        };
         let mut families: Vec<_> = metrics.into_iter().map(of_metric).collect();
-        families.extend(wholes().filter(|_| may_promote).map(|whole| (vec![whole], Tail::Below)));
-        families.push((self.prelude.iter().collect(), Tail::Either));
+        families.extend(wholes().map(|whole| Family { questions: vec![whole], tail: Tail::Below }));
+        families.push(Family { questions: self.prelude.iter().collect(), tail: Tail::Either });
         families
     }
 }
@@ -237,14 +239,9 @@ impl<'a> Judge<'a> {
     {
         let mut plan = Plan::new(self.population, self.weights.clone());
         let asked = self.ask(&mut plan);
-        let observed = plan.observed();
-        let redrawn = plan.redraw(seed.into(), 0..FIRST_REDRAWS, |generator, arms| assignment.draw(generator, arms));
-        let near = |(questions, tail): (Vec<&Question>, Tail)| {
-            family(&questions, &observed, &redrawn, tail).into_iter().any(|p| p <= NEAR)
-        };
         self.ingested.pooled.is_empty()
             && self.ingested.complaints.is_none()
-            && !asked.families(self.may_promote()).into_iter().any(near)
+            && self.none_is_near(seed, assignment, &plan, &asked)
             && !early::looks(self.experiment, self.population, &self.prelude_p95(&plan)).reached()
     }
 
@@ -257,52 +254,28 @@ impl<'a> Judge<'a> {
         let observed = plan.observed();
         let replicates = self.experiment.policy.replicates as usize;
         let resampled = Resampled { rows: plan.bootstrap(seed.into(), replicates), skewness: plan.skewness(&observed) };
-        let draw = |generator: &mut Generator, arms: &mut Vec<bool>| assignment.draw(generator, arms);
-        let mut redrawn = plan.redraw(seed.into(), 0..FIRST_REDRAWS, draw);
-
         let answer = |question: &Question| self.answer(question, &observed, &resampled);
-        // Where nothing is near a decision, the first assignments say so, and the rest are spared (J. Besag and P. Clifford,
-        // Biometrika 78 (1991)): a p that could decide always comes from all that its level takes.
-        let near = |(questions, tail): &(Vec<&Question>, Tail)| {
-            let p = family(questions, &observed, &redrawn, *tail);
-            questions.iter().zip(p).any(|(question, p)| p <= NEAR && self.could_decide(&answer(question), *tail))
-        };
-        let tails: Vec<Tail> =
-            asked.families(self.may_promote()).iter().filter(|family| near(family)).map(|(_, tail)| *tail).collect();
-        let wanted = tails.iter().map(|tail| policy::redraws(self.experiment, self.evenings.len(), *tail)).max();
-        if let Some(wanted) = wanted {
-            redrawn.extend(&plan.redraw(seed.into(), FIRST_REDRAWS..wanted.max(replicates), draw));
-        }
-
-        let mut worse = BTreeMap::new();
-        for (questions, tail) in asked.families(false).into_iter().filter(|(_, tail)| *tail == Tail::Above) {
-            let p = family(&questions, &observed, &redrawn, tail);
-            worse.extend(questions.iter().map(|question| (question.metric, question.scope.clone())).zip(p));
-        }
-        let answer_worse = |question: &Question| Answer {
-            p_worse: worse.get(&(question.metric, question.scope.clone())).copied(),
-            ..answer(question)
-        };
+        let chance = self.probabilities(seed, assignment, &plan, &asked, &observed, answer);
+        let answer_worse = |question: &Question| Answer { p_worse: chance.worse(question), ..answer(question) };
         let isps = asked.isps.iter().map(|(whole, evenings)| IspFindings {
             target: self.is_target(whole.scope.isp.as_deref().unwrap_or_default()),
-            whole: Answer { p_better: family(&[whole], &observed, &redrawn, Tail::Below).pop(), ..answer_worse(whole) },
+            whole: Answer { p_better: chance.better(whole), ..answer_worse(whole) },
             evenings: evenings.iter().map(answer).collect(),
         });
-        let differs = family(&asked.prelude.iter().collect::<Vec<_>>(), &observed, &redrawn, Tail::Either);
-        let prelude = asked.prelude.iter().zip(differs);
+        let prelude = asked.prelude.iter().zip(&chance.prelude);
         Findings {
             described: describe(self.population, self.ingested),
             pooled: compare_pooled(self.experiment, self.ingested),
             early: early::looks(self.experiment, self.population, &self.prelude_p95(&plan)),
             capacity: asked.capacity.iter().map(answer).collect(),
             in_progress: self.ingested.in_progress.map(|(window, until, _)| (window.to_string(), until)),
-            redraws: redrawn.len() as u64,
+            redraws: chance.redraws as u64,
             evenings: self.evenings.iter().map(Window::to_string).collect(),
             strata: asked.strata.iter().map(answer).collect(),
             cells: asked.cells.iter().map(answer_worse).collect(),
             isps: isps.collect(),
             guardrails: asked.guardrails.iter().map(answer_worse).chain(self.complaints()).collect(),
-            prelude: prelude.map(|(question, p)| Answer { p_differs: Some(p), ..answer(question) }).collect(),
+            prelude: prelude.map(|(question, p)| Answer { p_differs: Some(*p), ..answer(question) }).collect(),
             prelude_seen: self.population.windows().contains(&Window::Aa),
             unjudged: self.unjudged(),
             acceptance: None,
@@ -416,19 +389,4 @@ pub(crate) fn minimum(experiment: &Experiment) -> u32 {
         Metric::Loss | Metric::TailSessions | Metric::Complaints => 0,
     };
     experiment.policy.min_sessions.max(level)
-}
-
-/// The adjusted probabilities of a family of questions under re-drawn assignments, in their order.
-fn family(questions: &[&Question], observed: &[[f64; 2]], redrawn: &Replicates, tail: Tail) -> Vec<f64> {
-    if questions.is_empty() {
-        return Vec::new();
-    }
-    let derive = |value: &dyn Fn(Column) -> f64| -> Vec<f64> {
-        let of = |question: &&Question| question.terms.iter().map(|(weight, column)| weight * value(*column)).sum();
-        questions.iter().map(of).collect()
-    };
-    let here = derive(&|column| bounded(observed[column]));
-    let rows = redrawn.rows().flat_map(|row| derive(&|column| row[column])).collect();
-    let columns: Vec<usize> = (0..questions.len()).collect();
-    MaxT::new(&here, Replicates::from_rows(rows, questions.len()), &columns).p(tail)
 }

@@ -106,13 +106,18 @@ pub struct Reason {
 
 /// Assignments to re-draw after so many evenings, so that the level at which a tail is called is a matter of some draws, not of one.
 pub(crate) fn redraws(experiment: &Experiment, evenings: usize, tail: Tail) -> usize {
+    (4.0 / level(experiment, evenings, tail)).ceil() as usize
+}
+
+/// The p at which a tail is called after so many evenings.
+pub(crate) fn level(experiment: &Experiment, evenings: usize, tail: Tail) -> f64 {
     let level = match tail {
         Tail::Above => harm_at(experiment, evenings),
         // The first looks of a long experiment are so strict that they decide nothing; they need not be resolved.
         Tail::Below => benefit_at(experiment, evenings).unwrap_or(1.0).max(BENEFIT / 20.0),
         Tail::Either => PRELUDE,
     };
-    (4.0 / level.max(1e-5)).ceil() as usize
+    level.max(1e-5)
 }
 
 /// The p of each question at which harm is called after so many evenings.
