@@ -9,10 +9,7 @@ mod questions;
 pub(crate) mod rates;
 mod redraws;
 
-use std::{
-    collections::BTreeSet,
-    ops::Range,
-};
+use std::{collections::BTreeSet, ops::Range};
 
 use pathlab_record::{Arm, SessionKey};
 use pathlab_stats::{

@@ -39,8 +39,7 @@ impl Family<'_> {
             return Vec::new();
         }
         let derive = |value: &dyn Fn(Column) -> f64| -> Vec<f64> {
-            let of =
-                |question: &&Question| question.terms.iter().map(|(weight, column)| weight * value(*column)).sum();
+            let of = |question: &&Question| question.terms.iter().map(|(weight, column)| weight * value(*column)).sum();
             self.questions.iter().map(of).collect()
         };
         let here = derive(&|column| bounded(observed[column]));
@@ -122,9 +121,8 @@ impl Judge<'_> {
                 let (family, wanted) = (&families[at], self.wanted(families[at].tail));
                 rows[at] = redrawn.len().min(wanted);
                 let beyond = 2.0 * self.called(family.tail);
-                let undecided = |(question, p): (usize, f64)| {
-                    p * (rows[at] + 1) as f64 <= beyond && decides(family, question)
-                };
+                let undecided =
+                    |(question, p): (usize, f64)| p * (rows[at] + 1) as f64 <= beyond && decides(family, question);
                 rows[at] < wanted && family.p(observed, &redrawn, rows[at]).into_iter().enumerate().any(undecided)
             });
         }
