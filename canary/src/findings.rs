@@ -331,7 +331,7 @@ pub struct Findings {
     pub capacity: Vec<Answer>,
     /// Arms of pooled packets.
     pub pooled: Vec<PooledAnswer>,
-    /// Assignments that were re-drawn.
+    /// Assignments that were re-drawn for the family of questions that took most.
     pub redraws: u64,
     /// The deciding metric in the A/A prelude, where it has enough sessions.
     pub prelude: Vec<Answer>,
