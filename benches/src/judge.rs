@@ -257,8 +257,8 @@ fn method(effort: &Effort, sizes: &[(u64, u64)], verdicts: [&Vec<u8>; 2]) -> Res
         ),
         format!(
             "`pathlab canary judge` as a process of its own, from start to sealed run directory: 2,000 bootstrap replicates of every stratum and guardrail, looks at every \
-             bin, and {few} re-drawn assignments where nothing is near a decision, {many} where something is. Where nothing differs: \"{same}\" Where the canary is {FASTER} ms \
-             faster in one ISP: \"{better}\" The same bytes in every round, on one processor and on two."
+             bin, and assignments re-drawn until every family of questions is settled. Where nothing differs, {few} of them: \"{same}\" Where the canary is {FASTER} ms \
+             faster in one ISP, {many}: \"{better}\" The same bytes in every round, on one processor and on two."
         ),
         "Time and peak memory (`ru_maxrss`) are the kernel's account of that process.".into(),
         bootstrap::method(*stratum),
