@@ -159,6 +159,8 @@ mod tests {
         assert!(complaint("rate = \"30mbit\", queue", "rat = \"30mbit\", queue").contains("rat: unknown field `rat`"));
         assert!(complaint("seed = 20", "sead = 20").starts_with("sead: unknown field `sead`"));
         assert!(complaint("[probe]", "[prob]").starts_with("prob: unknown field `prob`"));
+        // A control character in a comment, with a letter of two octets before what looks like a key.
+        assert!(complaint("seed = 20", "#µode = \u{1}").starts_with("ode: "));
     }
 
     #[test]

@@ -367,8 +367,7 @@ fn key_at(text: &str, place: usize) -> String {
     let is_key = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     let word = |text: &str| -> String {
         let end = text.trim_end_matches([' ', '"']);
-        let begin = end.rfind(|c| !is_key(c)).map_or(0, |last| last + 1);
-        end[begin..].to_owned()
+        end.rsplit(|c| !is_key(c)).next().unwrap_or_default().to_owned()
     };
     match line.get(..column).and_then(|before| before.rfind('=').map(|equals| word(&before[..equals]))) {
         Some(key) if !line.get(column..).is_some_and(begins_with_key) => key,
