@@ -195,7 +195,7 @@ fn answer(global: &Global, document: &serde_json::Value, text: std::fmt::Argumen
     if global.json {
         return output::json("canary", document);
     }
-    println!("{text}");
+    outln!("{text}");
     Ok(())
 }
 
@@ -276,24 +276,27 @@ fn status(experiment: &Experiment, global: &Global) -> Result<Exit> {
     }
     let seen = &status.observed;
     let share = seen.share.map_or_else(|| "no share".to_owned(), |share| share.to_string());
-    println!("{name}: {share} on the canary, process {}, guardian {}", status.pid, status.guardian);
+    outln!("{name}: {share} on the canary, process {}, guardian {}", status.pid, status.guardian);
     match (&status.halted, seen.lease_left) {
-        (Some(halt), _) => println!("halted, every session on control: {halt}; roll back, then start again"),
-        (None, Some(left)) => println!("lease {:?}, {left:?} left", status.lease),
-        (None, None) => println!("the gate is shut: every session on control"),
+        (Some(halt), _) => outln!("halted, every session on control: {halt}; roll back, then start again"),
+        (None, Some(left)) => outln!("lease {:?}, {left:?} left", status.lease),
+        (None, None) => outln!("the gate is shut: every session on control"),
     }
     let packets = &seen.packets;
-    println!("packets: control {}, canary {}, held on control {}", packets.control, packets.canary, packets.held);
+    outln!("packets: control {}, canary {}, held on control {}", packets.control, packets.canary, packets.held);
     match (&status.departures, &status.unproven) {
-        (Some(left), _) => println!(
+        (Some(left), _) => outln!(
             "left by their own path: control {}, canary {}; astray: control {}, canary {}",
-            left.control, left.canary, left.control_astray, left.canary_astray
+            left.control,
+            left.canary,
+            left.control_astray,
+            left.canary_astray
         ),
         (None, reason) => {
-            println!("by which path packets leave is unproven: {}", reason.as_deref().unwrap_or_default())
+            outln!("by which path packets leave is unproven: {}", reason.as_deref().unwrap_or_default())
         }
     }
-    println!("canary sessions in the last minute: {}", seen.canary_sessions);
+    outln!("canary sessions in the last minute: {}", seen.canary_sessions);
     Ok(Exit::Done)
 }
 
@@ -304,11 +307,11 @@ fn rollback(experiment: &Experiment, global: &Global) -> Result<()> {
         return output::json("canary", &done);
     }
     match done.gate {
-        Some(gate) => println!("{name}: every session on control after {gate:?}"),
-        None => println!("{name}: its steerer was gone; every session was on control"),
+        Some(gate) => outln!("{name}: every session on control after {gate:?}"),
+        None => outln!("{name}: its steerer was gone; every session was on control"),
     }
     for removed in &done.removed {
-        println!("  removed {removed}");
+        outln!("  removed {removed}");
     }
     Ok(())
 }
@@ -372,10 +375,10 @@ fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, g
     let head = directory.seal(Timestamp::now())?;
     scrap.keep();
     if global.json {
-        print!("{}", verdict.to_json());
+        out!("{}", verdict.to_json());
     } else {
-        print!("{}", report::verdict::text(&verdict));
-        println!("\n{}  sealed {head}", path.display());
+        out!("{}", report::verdict::text(&verdict));
+        outln!("\n{}  sealed {head}", path.display());
     }
     Ok(verdict.decision.into())
 }

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Doctor, global: &Global) -> Result<Exit> {
     if global.json {
         output::json("doctor", &examination)?;
     } else {
-        print!("{}", report::doctor::text(&examination));
+        out!("{}", report::doctor::text(&examination));
     }
     Ok(Exit::Done)
 }

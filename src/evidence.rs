@@ -80,7 +80,7 @@ pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
             if global.json {
                 output::json("evidence", &json!({ "signed": runs }))?;
             } else {
-                runs.iter().for_each(|run| println!("{}: signed, {SIGNATURE}", run.display()));
+                runs.iter().for_each(|run| outln!("{}: signed, {SIGNATURE}", run.display()));
             }
             Ok(Exit::Done)
         }
@@ -95,7 +95,7 @@ fn verify(runs: &[PathBuf], head: Option<&Head>, signers: Option<(&Path, &str)>,
             Ok((document, text)) => {
                 documents.push(document);
                 if !global.json {
-                    print!("{text}");
+                    out!("{text}");
                 }
             }
             Err(error) if runs.len() == 1 && !global.json => return Err(error),

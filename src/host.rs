@@ -134,7 +134,7 @@ pub(crate) fn run(args: HostArgs, global: &Global) -> Result<Exit> {
             if global.json {
                 output::json("host", &Captured { capture: to, files, ports })?;
             } else {
-                println!(
+                outln!(
                     "{}: {files} files of {}\naudit it anywhere: pathlab host audit --root {0}",
                     to.display(),
                     ports.join(", ")
@@ -149,6 +149,6 @@ fn tell(audit: &Audit, explain: bool, global: &Global) -> Result<()> {
     if global.json {
         return output::json("host", audit);
     }
-    print!("{}", report::host::text(audit, explain));
+    out!("{}", report::host::text(audit, explain));
     Ok(())
 }

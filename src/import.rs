@@ -130,12 +130,12 @@ fn path(args: &Path, global: &Global) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     for (file, _, foreign) in &read {
-        println!("{}: {}, {} paths or streams", file.display(), foreign.tool, foreign.paths.len());
+        outln!("{}: {}, {} paths or streams", file.display(), foreign.tool, foreign.paths.len());
         for remark in &foreign.remarks {
-            println!("  {remark}");
+            outln!("  {remark}");
         }
     }
-    println!("{}  sealed {head}", path.display());
+    outln!("{}  sealed {head}", path.display());
     Ok(Exit::Done)
 }
 
@@ -177,10 +177,10 @@ fn prometheus(args: &Prometheus, global: &Global) -> Result<Exit> {
         output::json("import", &json!({ "run": path, "bins": bins, "left_out": fetched.left_out }))?;
         return Ok(Exit::Done);
     }
-    println!("{bins} bins of cohorts, {left_out} left out");
+    outln!("{bins} bins of cohorts, {left_out} left out");
     for what in fetched.left_out.iter().take(5) {
-        println!("  left out: {what}");
+        outln!("  left out: {what}");
     }
-    println!("{}  sealed {head}", path.display());
+    outln!("{}  sealed {head}", path.display());
     Ok(Exit::Done)
 }

@@ -150,7 +150,7 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
             if global.json {
                 output::json("lab", &json!({ "scenario": scenario.name, "topology": scenario.show() }))?;
             } else {
-                print!("{}", scenario.show());
+                out!("{}", scenario.show());
             }
         }
         Action::Run { which, seed, engine, share, out } => {
@@ -174,8 +174,8 @@ pub(crate) fn run(args: LabArgs, global: &Global) -> Result<Exit> {
             if global.json {
                 output::json("lab", &json!({ "up": name, "scenario": scenario.name, "seed": seed }))?;
             } else {
-                print!("{}", scenario.show());
-                println!("up as {name}; `pathlab lab down {name}` takes it down");
+                out!("{}", scenario.show());
+                outln!("up as {name}; `pathlab lab down {name}` takes it down");
             }
         }
         Action::Down { name, all: _ } => down(name.as_deref(), global)?,
@@ -220,8 +220,8 @@ fn play(play: &Play<'_>, engine: Engine, out: Option<PathBuf>, global: &Global) 
     if global.json {
         output::json("lab", &run)?;
     } else {
-        print!("{}", run.text());
-        println!("\n{} injected faults in {}", truth.faults.len(), path.join("truth.json").display());
+        out!("{}", run.text());
+        outln!("\n{} injected faults in {}", truth.faults.len(), path.join("truth.json").display());
     }
     Ok(match (run.stands(), run.holds()) {
         (false, _) => Exit::Invalid,
@@ -243,7 +243,7 @@ fn list(global: &Global) -> Result<()> {
         return output::json("lab", &json!({ "scenarios": Scenario::shipped().collect::<Vec<_>>(), "labs": labs }));
     }
     for name in Scenario::shipped() {
-        println!("scenario {name}: {}", Scenario::load(name, None)?.summary);
+        outln!("scenario {name}: {}", Scenario::load(name, None)?.summary);
     }
     for lab in labs {
         let state = match lab.running {
@@ -251,7 +251,7 @@ fn list(global: &Global) -> Result<()> {
             None if lab.kept => "up".into(),
             None => "left behind by a process that died".into(),
         };
-        println!("lab {}: {state}; namespaces {}", lab.id, lab.namespaces.join(" "));
+        outln!("lab {}: {state}; namespaces {}", lab.id, lab.namespaces.join(" "));
     }
     Ok(())
 }
@@ -275,9 +275,9 @@ fn down(name: Option<&str>, global: &Global) -> Result<()> {
     if global.json {
         output::json("lab", &json!({ "down": taken }))?;
     } else if taken.is_empty() && failed.is_empty() {
-        println!("no lab is up");
+        outln!("no lab is up");
     } else {
-        taken.iter().for_each(|name| println!("{name}: down"));
+        taken.iter().for_each(|name| outln!("{name}: down"));
     }
     match failed.into_iter().next() {
         Some(error) => Err(error.into()),

@@ -1,5 +1,8 @@
 //! The `pathlab` command: one file per verb; what they measure lives in the crates that they call.
 
+#[macro_use]
+mod output;
+
 mod canary;
 mod demo;
 mod doctor;
@@ -12,7 +15,6 @@ mod import;
 mod lab;
 mod live;
 mod manual;
-mod output;
 mod probe;
 mod progress;
 mod readiness;

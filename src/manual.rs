@@ -27,6 +27,6 @@ pub(crate) fn run(args: &ManualArgs) -> Result<Exit> {
         clap_complete::generate_to(shell, &mut Cli::command(), "pathlab", &completions)
             .with_context(|| completions.display().to_string())?;
     }
-    println!("{}: man pages and completions of pathlab {}", args.folder.display(), env!("CARGO_PKG_VERSION"));
+    outln!("{}: man pages and completions of pathlab {}", args.folder.display(), env!("CARGO_PKG_VERSION"));
     Ok(Exit::Done)
 }

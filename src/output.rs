@@ -1,6 +1,9 @@
-//! Results on stdout: one JSON document when asked for, and nothing else beside it.
+//! Results on stdout: one JSON document when asked for, and nothing else beside it. A reader who has seen enough, such as `head`, is no failure.
 
-use std::io::Write;
+use std::{
+    fmt,
+    io::{ErrorKind, Write},
+};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -12,11 +15,33 @@ struct Document<'a, T> {
     body: &'a T,
 }
 
+/// `print!` of a result.
+macro_rules! out {
+    ($($text:tt)*) => { $crate::output::text(format_args!($($text)*)) };
+}
+
+/// `println!` of a result.
+macro_rules! outln {
+    () => { $crate::output::text(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::output::text(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints `text`, unless nobody reads it any more.
+///
+/// # Panics
+/// When it cannot be written for another reason, as `print!` does: a full disk must not pass for a result.
+pub(crate) fn text(text: fmt::Arguments<'_>) {
+    if let Err(error) = std::io::stdout().lock().write_fmt(text)
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        panic!("stdout: {error}");
+    }
+}
+
 /// Prints `document`, which names its schema itself.
 pub(crate) fn document<T: Serialize>(document: &T) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, document)?;
-    writeln!(stdout)?;
+    let text = serde_json::to_string_pretty(document)?;
+    outln!("{text}");
     Ok(())
 }
 

@@ -259,8 +259,8 @@ pub(crate) fn run(mut args: Probe, global: &Global) -> Result<Exit> {
     if global.json {
         output::document(&report)?;
     } else {
-        print!("{}", report::probe::text(&report));
-        println!("\n{}  sealed {head}", path.display());
+        out!("{}", report::probe::text(&report));
+        outln!("\n{}  sealed {head}", path.display());
     }
     Ok(Exit::Done)
 }

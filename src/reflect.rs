@@ -130,7 +130,7 @@ pub(crate) fn run(args: Reflect, global: &Global) -> Result<Exit> {
     if global.json {
         output::json("reflect", &report)?;
     } else {
-        print!("{}", account(&report));
+        out!("{}", account(&report));
     }
     Ok(Exit::Done)
 }

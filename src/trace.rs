@@ -122,8 +122,8 @@ pub(crate) fn run(args: &Trace, global: &Global) -> Result<Exit> {
         (true, _) => output::document(&found)?,
         (false, Format::Mtr) => output::document(&mtr::document(&found, &found.flows[0]))?,
         (false, Format::Text) => {
-            print!("{}", report::trace::text(&found));
-            println!("\n{}  sealed {head}", path.display());
+            out!("{}", report::trace::text(&found));
+            outln!("\n{}  sealed {head}", path.display());
         }
     }
     Ok(Exit::Done)

@@ -2,20 +2,20 @@
 
 #[path = "support/isolation.rs"]
 mod isolation;
+#[path = "support/serving.rs"]
+mod serving;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use isolation::{files, host, is_isolated, isolated, pathlab};
 use pathlab_guard::privilege;
-use serde_json::Value;
-use tempfile::TempDir;
+use serving::{Serving, document, gateway, place, sh};
 
 /// A command line, its exit code, and what its one sentence on stderr must say.
 type Row = (&'static str, i32, &'static str);
@@ -229,6 +229,18 @@ fn without_root_it_says_so_and_leaves_nothing() {
 }
 
 #[test]
+fn a_reader_who_has_seen_enough_is_no_failure() {
+    let place = place();
+    for args in ["lab list", "lab show demo", "lab show demo --json", "manual pages"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = pathlab(place.path(), args).stdout(writer).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.is_empty(), "pathlab {args}: {}: {stderr}", output.status);
+    }
+}
+
+#[test]
 fn a_changed_byte_of_a_sealed_run_is_named() {
     let place = place();
     measured(place.path(), "run", "");
@@ -312,39 +324,6 @@ fn what_serves_ends_cleanly_on_ctrl_c_and_on_sigterm() {
     }
 }
 
-#[test]
-fn what_a_dead_steerer_and_its_dead_guardian_left_is_listed_and_rolled_back() {
-    if !isolated("what_a_dead_steerer_and_its_dead_guardian_left_is_listed_and_rolled_back") {
-        return;
-    }
-    let place = place();
-    gateway();
-    let before = host();
-    let router = include_str!("canary.toml").replace("mode = \"host\"", "mode = \"router\"");
-    fs::write(place.path().join("router.toml"), router).unwrap();
-    // Route, rule and control socket; in host mode a sysctl.
-    for (config, objects) in [("good.toml", 4), ("router.toml", 3)] {
-        let run = |args: &str| pathlab(place.path(), &format!("canary {args} -c {config}")).output().unwrap();
-        let steerer = Serving::start(place.path(), &format!("canary start -c {config}"));
-        let status = document(&run("status --json"), 0);
-        assert!(status["leftovers"].as_object().unwrap().is_empty(), "{status}");
-        sh(&format!("kill -KILL {}", status["status"]["guardian"]));
-        drop(steerer.signalled("KILL"));
-        let left = run("status");
-        let text = String::from_utf8_lossy(&left.stdout);
-        assert_eq!(left.status.code(), Some(1), "{text}");
-        assert!(text.starts_with("e2e: not running\ne2e: left by a steerer that died, inert"), "{text}");
-        assert!(text.contains("203.0.113.2 dev d0 table 222") && text.contains("fwmark 0x10000/0xff0000"), "{text}");
-        let listed = document(&run("status --json"), 1);
-        assert_eq!(listed["leftovers"]["e2e"].as_array().map(Vec::len), Some(objects), "{listed}");
-        assert_ne!(host(), before);
-        let removed = run("rollback");
-        let text = String::from_utf8_lossy(&removed.stdout);
-        assert_eq!((removed.status.code(), text.matches("  removed ").count()), (Some(0), objects), "{text}");
-        assert_eq!(host(), before);
-    }
-}
-
 /// Every thread of a reflector that serves, on every datapath: no capability in any set and no way to gain one; and it still answers, is
 /// read, and takes its program back.
 #[test]
@@ -394,75 +373,6 @@ fn a_reflector_that_serves_has_no_capability_left() {
     }
 }
 
-#[test]
-fn what_changes_the_steering_is_written_down_and_a_promotion_has_its_own_way_back() {
-    if !isolated("what_changes_the_steering_is_written_down_and_a_promotion_has_its_own_way_back") {
-        return;
-    }
-    let place = place();
-    gateway();
-    let before = host();
-    let hidden = include_str!("canary.toml").replace("cap_share", "disclose_seed = \"at_end\"\ncap_share");
-    fs::write(place.path().join("hidden.toml"), hidden).unwrap();
-    fs::write(place.path().join("seed"), "0x1badcafe\n").unwrap();
-    let run = |args: &str| pathlab(place.path(), args).output().unwrap();
-    let plan = run("canary plan -c hidden.toml");
-    assert!(plan.status.success() && !String::from_utf8_lossy(&plan.stdout).contains("badcafe"));
-    assert!(String::from_utf8_lossy(&run("canary plan -c good.toml").stdout).contains("seed 0x1badcafe"));
-
-    let path = place.path().join("notify");
-    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
-    let mut steerer = pathlab(place.path(), "canary start -c hidden.toml --out log")
-        .envs([("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", "1000000".as_ref())])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    for said in [&b"READY=1"[..], b"WATCHDOG=1", b"WATCHDOG=1"] {
-        let mut message = [0; 64];
-        let length = manager.recv(&mut message).unwrap();
-        assert_eq!(&message[..length], said);
-    }
-    let written = |name: &str| fs::read_to_string(place.path().join(name)).unwrap();
-    assert!(!(written("log/run.json") + &written("log/evidence.jsonl")).contains("badcafe"));
-    assert!(run("canary ramp 20% -c hidden.toml").status.success());
-    assert!(run("canary rollback -c hidden.toml").status.success());
-    assert!(steerer.wait().unwrap().success());
-    assert_eq!(host(), before);
-    let plan: Value = serde_json::from_str(&written("log/plan/plan.json")).unwrap();
-    assert_eq!((&plan["schema"], &plan["experiment"]["experiment"]["name"]), (&"pathlab.plan/1".into(), &"e2e".into()));
-    assert!(run("evidence verify log/plan").status.success());
-    let chain: Vec<Value> =
-        written("log/evidence.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let by_operator: Vec<_> = chain
-        .iter()
-        .filter(|record| record["actor"].as_str().unwrap().starts_with("uid 0"))
-        .map(|record| record["action"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        by_operator,
-        [
-            "start: every session on control -> 15% of the sessions on the canary path",
-            "ramp: 15% of the sessions on the canary path -> 20% of the sessions on the canary path",
-            "rollback: 20% of the sessions on the canary path -> every session on control",
-        ]
-    );
-    assert!(chain.iter().any(|record| record["action"].as_str().unwrap().ends_with(" 0x1badcafe`")));
-    // Registered before anything was steered.
-    let at = |is: fn(&str) -> bool| chain.iter().position(|record| is(record["action"].as_str().unwrap())).unwrap();
-    assert!(at(|action| action.starts_with("the plan is registered: ")) < at(|action| action.starts_with("start: ")));
-    assert!(run("evidence verify log").status.success());
-
-    let promoted = run("canary promote -c good.toml --out promoted");
-    let text = String::from_utf8_lossy(&promoted.stdout);
-    assert!(text.contains("ip -4 rule add ipproto udp sport 862 lookup 223 priority 10001 protocol 222"), "{text}");
-    assert!(run("evidence verify promoted").status.success());
-    let status = run("canary status -c good.toml");
-    assert!(String::from_utf8_lossy(&status.stdout).starts_with("e2e: promoted"));
-    assert!(run("canary rollback -c good.toml").status.success());
-    assert_eq!(host(), before);
-}
-
 /// Runs rows and checks all that is promised of a refusal: code, one sentence, no result, nothing left.
 fn refused(rows: &[Row], place: &Path, command: impl Fn(&str) -> Command) {
     let mut broken = Vec::new();
@@ -497,48 +407,6 @@ fn refused(rows: &[Row], place: &Path, command: impl Fn(&str) -> Command) {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// The one JSON document on stdout.
-fn document(output: &Output, code: i32) -> Value {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    let names = String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.starts_with("  \"schema\"")).count();
-    assert_eq!(names, 1, "one name of the schema, which a parser would not tell");
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error} in:\n{}\n{stderr}", String::from_utf8_lossy(&output.stdout)))
-}
-
-/// A directory with good and bad inputs.
-fn place() -> TempDir {
-    let place = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| fs::write(place.path().join(name), text).unwrap();
-    let good = include_str!("canary.toml");
-    let variant = |name: &str, from: &str, to: &str| {
-        assert_eq!(good.matches(from).count(), 1, "{from}");
-        write(name, &good.replace(from, to));
-    };
-    write("good.toml", good);
-    write("seed", "7\n");
-    variant("unknown-key.toml", "lease =", "leese =");
-    variant("no-share.toml", "share = \"15%\"", "share = \"150%\"");
-    variant("above-cap.toml", "share = \"15%\"", "share = \"50%\"");
-    variant("lease.toml", "\"500ms\"", "\"1us\"");
-    variant("margin.toml", "\"2ms\"", "\"-2ms\"");
-    variant("no-seed.toml", "\"seed\"", "\"absent\"");
-    variant("bad-seed.toml", "\"seed\"", "\"bad-seed\"");
-    variant("no-device.toml", "\"d0\"", "\"nic7\"");
-    write("bad-seed", "seven\n");
-    write("no-toml.toml", "[experiment\n");
-    write("broken.jsonl", "{\"source\":1}\n");
-    for directory in ["no-run", "empty", "broken", "occupied", "bare"] {
-        fs::create_dir(place.path().join(directory)).unwrap();
-    }
-    write("no-run/notes", "none\n");
-    write("occupied/notes", "mine\n");
-    write("empty/sessions.jsonl", "");
-    write("broken/sessions.jsonl", "{\nnothing\n");
-    place
-}
-
 /// A short run against a reflector of our own on a free port; returns what the reflector said.
 fn measured(place: &Path, out: &str, more: &str) -> Output {
     let reflector = Serving::start(place, &format!("reflect --listen 127.0.0.1:0 {more}"));
@@ -548,57 +416,4 @@ fn measured(place: &Path, out: &str, more: &str) -> Output {
     let output = pathlab(place, &args).output().unwrap();
     assert_eq!(document(&output, 0)["schema"], "pathlab.probe/1");
     reflector.signalled("INT")
-}
-
-/// A gateway that answers on `d0`, in a namespace of its own.
-fn gateway() {
-    sh("ip netns add gateway && ip link add d0 type veth peer name d0 netns gateway");
-    sh("ip link set d0 addrgenmode none up && ip address add 203.0.113.1/24 dev d0");
-    sh("ip -n gateway link set d0 up && ip -n gateway address add 203.0.113.2/24 dev d0");
-}
-
-fn sh(script: &str) {
-    assert!(Command::new("sh").args(["-ec", script]).status().unwrap().success(), "{script}");
-}
-
-/// A verb that serves until it is told to end; killed when dropped.
-struct Serving {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    said: String,
-}
-
-impl Serving {
-    /// Returns when its log says that it serves.
-    fn start(place: &Path, args: &str) -> Self {
-        let mut child = pathlab(place, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut said = String::new();
-        while !["answering on", "leave by the canary path"].iter().any(|word| said.contains(word)) {
-            let read = stderr.read_line(&mut said).unwrap();
-            assert!(read > 0, "pathlab {args} did not come up: {said}");
-        }
-        Self { child, stderr, said }
-    }
-
-    fn signalled(self, signal: &str) -> Output {
-        sh(&format!("kill -s {signal} {}", self.child.id()));
-        self.ended()
-    }
-
-    fn ended(mut self) -> Output {
-        use std::io::Read;
-
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
-        self.stderr.read_to_end(&mut stderr).unwrap();
-        Output { status: self.child.wait().unwrap(), stdout, stderr }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

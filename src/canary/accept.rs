@@ -49,10 +49,10 @@ pub(super) fn accept(runs: &[PathBuf], experiment: &Experiment, out: Option<Path
     let head = directory.seal(Timestamp::now())?;
     scrap.keep();
     if global.json {
-        print!("{text}");
+        out!("{text}");
     } else {
-        print!("{}", report::acceptance::text(&accepted));
-        println!("\n{}  sealed {head}", path.display());
+        out!("{}", report::acceptance::text(&accepted));
+        outln!("\n{}  sealed {head}", path.display());
     }
     Ok(accepted.outcome.into())
 }

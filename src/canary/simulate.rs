@@ -112,7 +112,7 @@ pub(super) fn size(args: &PowerArgs, global: &Global) -> Result<()> {
         });
         return output::json("canary.power", &document);
     }
-    print!("{}", text(args, &experiment, &sized));
+    out!("{}", text(args, &experiment, &sized));
     Ok(())
 }
 
@@ -170,7 +170,7 @@ pub(super) fn aa(args: &AaArgs, global: &Global) -> Result<()> {
     }
     let rates = found.rates();
     let line = |name: &str, count: u32, rate: &pathlab_canary::Interval| {
-        println!(
+        outln!(
             "wrong {name}: {count} of {}, {} (95 % interval {} to {})",
             found.experiments,
             percent(rate.estimate),
@@ -178,7 +178,7 @@ pub(super) fn aa(args: &AaArgs, global: &Global) -> Result<()> {
             percent(rate.high)
         );
     };
-    println!("{} sessions on today's path, assigned anew {} times", found.sessions, found.experiments);
+    outln!("{} sessions on today's path, assigned anew {} times", found.sessions, found.experiments);
     line("Promote", found.promoted, &rates[0]);
     line("RollBack", found.rolled_back, &rates[1]);
     Ok(())

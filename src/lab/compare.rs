@@ -154,7 +154,7 @@ pub(super) fn run(args: &CompareArgs, global: &Global) -> Result<Exit> {
     if global.json {
         output::json("lab", &comparison)?;
     } else {
-        print!("{}", comparison.text());
+        out!("{}", comparison.text());
     }
     Ok(if invalid < args.pairs { Exit::Done } else { Exit::Invalid })
 }

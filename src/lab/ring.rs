@@ -87,7 +87,7 @@ pub(super) fn run(args: &RingArgs, global: &Global) -> Result<Exit> {
     if global.json {
         output::json("lab", &report)?;
     } else {
-        print!("{}", report.text());
+        out!("{}", report.text());
     }
     Ok(Exit::Done)
 }

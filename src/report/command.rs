@@ -50,13 +50,13 @@ pub(crate) fn run(args: &ReportArgs, global: &Global) -> Result<Exit> {
         output::document(&report)?;
         return Ok(Exit::Done);
     }
-    print!("{}", page::text(&report));
-    println!("\n{}  sha256 {}", out.display(), written.sha256);
+    out!("{}", page::text(&report));
+    outln!("\n{}  sha256 {}", out.display(), written.sha256);
     for path in beside {
-        println!("{}", path.display());
+        outln!("{}", path.display());
     }
     if let Some(head) = written.head {
-        println!("recorded in the run's chain: {head}");
+        outln!("recorded in the run's chain: {head}");
     }
     Ok(Exit::Done)
 }

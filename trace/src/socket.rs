@@ -67,7 +67,7 @@ impl Sockets {
                 Ok(Some((received.payload, parsed, received)))
             }
             // What an ICMP error left on the connected socket; the error itself comes by another way.
-            Err(error) if icmp_says(&error) => {
+            Err(error) if timestamping::is_delayed_error(&error) => {
                 Ok(Some((0, Control::default(), sys::Received { payload: 0, control: 0, name: [0; _] })))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -80,25 +80,6 @@ impl Sockets {
         let at = stamp.unwrap_or_else(realtime_now);
         Duration::from_nanos(u64::try_from((at - self.opened).as_nanos()).unwrap_or(0))
     }
-}
-
-/// Errors of a connected socket that tell what routers and hosts have answered.
-fn icmp_says(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNREFUSED
-                | libc::EHOSTUNREACH
-                | libc::ENETUNREACH
-                | libc::EMSGSIZE
-                | libc::EACCES
-                | libc::EPROTO
-                | libc::EOPNOTSUPP
-                | libc::ENOPROTOOPT
-                | libc::EHOSTDOWN
-                | libc::ENONET
-        )
-    )
 }
 
 fn udp(target: SocketAddr, port: u16) -> io::Result<(Socket, Flow)> {
@@ -147,7 +128,7 @@ impl Network for Sockets {
             match sys::send(socket.as_fd(), self.v6, ttl, payload) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => return Ok(false),
-                Err(error) if icmp_says(&error) => {}
+                Err(error) if timestamping::is_delayed_error(&error) => {}
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::EPERM)) => {
                     return Ok(false);
                 }

@@ -20,7 +20,7 @@ pub mod ptp4l;
 
 use std::{io, os::fd::BorrowedFd};
 
-pub use control::{Control, DeliveryError, LocalAddress, TransmitKind, TransmitReport};
+pub use control::{Control, DeliveryError, LocalAddress, TransmitKind, TransmitReport, is_delayed_error};
 
 use crate::sys;
 

@@ -9,9 +9,9 @@ use std::{
 };
 
 use pathlab_record::{Realtime, Time};
-use pathlab_xdp::timestamping::Control;
+use pathlab_xdp::timestamping::{Control, is_delayed_error};
 
-use super::{name::socket_address, sender::is_delayed_error};
+use super::name::socket_address;
 use crate::{clock::realtime_now, sys};
 
 /// Datagrams of one system call.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pathlab_record::{Realtime, Time};
-use pathlab_xdp::timestamping::{self, Control, TransmitKind};
+use pathlab_xdp::timestamping::{self, Control, TransmitKind, is_delayed_error};
 
 use super::{
     name::{SendControl, SocketName, socket_address},
@@ -273,23 +273,4 @@ impl AsFd for Sender {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// Whether an errno may be the delayed error of an earlier datagram (`IP_RECVERR`, ip(7)) and not of the call that returned it.
-pub(super) fn is_delayed_error(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNREFUSED
-                | libc::EHOSTUNREACH
-                | libc::ENETUNREACH
-                | libc::EHOSTDOWN
-                | libc::ENOPROTOOPT
-                | libc::EPROTO
-                | libc::EMSGSIZE
-                | libc::EACCES
-                | libc::EOPNOTSUPP
-                | libc::ENONET
-        )
-    )
 }

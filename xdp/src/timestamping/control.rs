@@ -1,6 +1,9 @@
 //! Reads a control buffer as filled by `recvmsg`, as a pure function over its bytes, so that it can be tested without a socket.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use pathlab_record::{Realtime, Time};
 
@@ -164,6 +167,25 @@ fn transmit_report(data: &[u8]) -> Option<TransmitReport> {
     };
     let id = word(data, 12)?;
     (errno == libc::ENOMSG && origin == libc::SO_EE_ORIGIN_TIMESTAMPING).then_some(TransmitReport { id, kind })
+}
+
+/// Whether an errno may be the delayed error of an earlier datagram (`IP_RECVERR`, ip(7)) and not of the call that returned it.
+pub fn is_delayed_error(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENOPROTOOPT
+                | libc::EPROTO
+                | libc::EMSGSIZE
+                | libc::EACCES
+                | libc::EOPNOTSUPP
+                | libc::ENONET
+        )
+    )
 }
 
 /// The same structure when an ICMP message or the local stack filled it in; the reporter's socket address follows it.

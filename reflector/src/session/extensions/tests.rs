@@ -212,6 +212,18 @@ mod integrity {
         assert_eq!(of(&[0x80, 3, 0, 4, 0, 0, 0, 0], false), Integrity::Unprotected);
     }
 
+    fn stateless(arrival: &Arrival) -> Context<'_> {
+        Context {
+            arrival,
+            traffic_class: 0,
+            allowed_dscp: 0,
+            error_estimate: ErrorEstimate::from_nanos(1, true),
+            assurance: Assurance::default(),
+            now: Time::from_nanos(1),
+            memory: None,
+        }
+    }
+
     #[test]
     fn what_fails_goes_back_flagged_and_unanswered() {
         let mut bytes = vec![0x80, 3, 0, 4, 0, 0, 0, 0, 0x80, 99, 0, 1, 5, 0x80, 8, 0, 4, 1, 2, 3, 4, 0x80, 3, 0, 4];
@@ -220,18 +232,7 @@ mod integrity {
             wanted[place] = flags;
         }
         let arrival = Arrival::from(Time::from_nanos(ARRIVED));
-        let error_estimate = ErrorEstimate::from_nanos(1, true);
-        let (assurance, now) = (Assurance::default(), Time::from_nanos(1));
-        let context = Context {
-            arrival: &arrival,
-            traffic_class: 0,
-            allowed_dscp: 0,
-            error_estimate,
-            assurance,
-            now,
-            memory: None,
-        };
-        reflect(&mut bytes, Integrity::Failed, &context);
+        reflect(&mut bytes, Integrity::Failed, &stateless(&arrival));
         assert_eq!(bytes, wanted);
     }
 
@@ -239,18 +240,7 @@ mod integrity {
     fn the_reply_is_signed_over_its_own_octets() {
         let mut bytes = [vec![0x80, 3, 0, 4, 0, 0, 0, 0], hmac(b"whatever came")].concat();
         let arrival = Arrival::from(Time::from_nanos(ARRIVED));
-        let error_estimate = ErrorEstimate::from_nanos(1, true);
-        let (assurance, now) = (Assurance::default(), Time::from_nanos(1));
-        let context = Context {
-            arrival: &arrival,
-            traffic_class: 0,
-            allowed_dscp: 0,
-            error_estimate,
-            assurance,
-            now,
-            memory: None,
-        };
-        reflect(&mut bytes, Integrity::Verified, &context);
+        reflect(&mut bytes, Integrity::Verified, &stateless(&arrival));
         finish(&mut bytes, Time::<Realtime>::from_nanos(ARRIVED).into(), Some((&[0, 0, 0, 77], &key())));
         assert_eq!(Integrity::of(&bytes, &[0, 0, 0, 77], Some(&key()), true), Integrity::Verified);
     }
