@@ -247,7 +247,9 @@ fn past_the_stack_the_card_says_when_a_packet_came() {
         assert!(by_card.len() >= 80, "{}", by_card.len());
         // Two clocks told in UTC, 100 ppm apart: what lies between the probe's card and the reflector's is the one wire.
         let forward = by_card.iter().filter_map(|((b2, far), sample)| {
-            let (a1, near) = stamp(sample, "A1", "nic")?;
+            // While the probe knows its card's clock too little, A1 is told on that clock alone.
+            let told = sample["stamps"]["A1"]["nic"][1] == "realtime" && sample["stamps"]["B2"]["nic"][1] == "realtime";
+            let (a1, near) = stamp(sample, "A1", "nic").filter(|_| told)?;
             let by_program = stamp(sample, "B2", "xdp")?;
             let is_true = (b2 - a1 - THERE).abs() <= far + near && b2 - far <= by_program.0 + by_program.1;
             if !is_true {
@@ -262,7 +264,7 @@ fn past_the_stack_the_card_says_when_a_packet_came() {
         let forward: Vec<bool> = forward.collect();
         let found = forward.iter().filter(|found| **found).count();
         eprintln!("{datapath}: one way of 1.5 ms, {found} of {} within what they state", forward.len());
-        assert!(forward.len() >= 80 && found * 1000 >= forward.len() * 999);
+        assert!(forward.len() >= 50 && found * 1000 >= forward.len() * 999);
         // What came there and went back took as long as both wires, by the probe's card alone, and no less.
         let back =
             received.iter().filter_map(|sample| Some((stamp(sample, "A1", "nic")?, stamp(sample, "A4", "nic")?)));
