@@ -34,15 +34,21 @@ static INLINE bool restore_request(struct xdp_md *context)
 	*(u32 *)(packet + 6) = *(const volatile u32 *)(REQUEST + 6);
 	*(u16 *)(packet + 10) = *(const volatile u16 *)(REQUEST + 10);
 	*(u16 *)(packet + 12) = *(const volatile u16 *)(REQUEST + 12);
+	if (!IPV6) {
 #pragma unroll
-	for (u32 at = 14; at + 4 <= 86; at += 4)
-		*(u32 *)(packet + at) = *(const volatile u32 *)(REQUEST + at);
-	if (!IPV6)
+		for (u32 at = 14; at + 4 <= 86; at += 4)
+			*(u32 *)(packet + at) = *(const volatile u32 *)(REQUEST + at);
 		return true;
+	}
 	if (packet + 106 > (u8 *)(long)context->data_end)
 		return false;
+	*(u32 *)(packet + 14) = *(const volatile u32 *)(REQUEST + 14);
+	*(u32 *)(packet + 18) = *(const volatile u32 *)(REQUEST + 18);
 #pragma unroll
-	for (u32 at = 86; at + 4 <= 106; at += 4)
+	for (u32 at = 22; at < 54; at += 8)
+		*(u64 *)(packet + at) = *(const volatile u64 *)(REQUEST + at);
+#pragma unroll
+	for (u32 at = 54; at + 4 <= 106; at += 4)
 		*(u32 *)(packet + at) = *(const volatile u32 *)(REQUEST + at);
 	return true;
 }

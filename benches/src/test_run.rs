@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData},
+    maps::{Array, MapData},
     programs::{TestRun, TestRunOptions, Xdp},
 };
 
@@ -77,22 +77,21 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(ebpf.program_mut(name).context("no such program")?.try_into()?)
 }
 
-/// `bpf/abi.h`: the table, the place of the address's hash, and the clock.
+/// `bpf/abi.h`: the place of the address's hash, and the clock.
 fn answer_for(ebpf: &mut Ebpf, address: [u8; 16]) -> Result<()> {
     const OURS: u32 = 1;
-    let mut table: HashMap<_, [u8; 16], u32> = HashMap::try_from(ebpf.take_map("ADDRESSES").context("ADDRESSES")?)?;
-    table.insert(address, OURS, 0)?;
-    let mut slots: Array<_, [u8; 32]> = Array::try_from(ebpf.take_map("SLOTS").context("SLOTS")?)?;
+    let mut slots: Array<_, [[u8; 32]; 256]> = Array::try_from(ebpf.take_map(".data.slots").context(".data.slots")?)?;
     let words = address.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().expect("four octets")));
     let place = words.fold(0, |all, word| all ^ word).wrapping_mul(0x9e37_79b1) >> 24;
-    let mut slot = [0; 32];
+    let mut filled = [[0; 32]; 256];
+    let slot = &mut filled[place as usize];
     slot[..16].copy_from_slice(&address);
     slot[16..20].copy_from_slice(&OURS.to_ne_bytes());
-    slots.set(place, slot, 0)?;
-    let mut clock: Array<_, [u8; 16]> = Array::try_from(ebpf.take_map("CLOCK").context("CLOCK")?)?;
+    slots.set(0, filled, 0)?;
+    let mut clock: Array<_, [u8; 16]> = Array::try_from(ebpf.take_map(".data.clock").context(".data.clock")?)?;
     let mut record = [0; 16];
     record[..8].copy_from_slice(&37_000_000_000_i64.to_ne_bytes());
-    record[8..10].copy_from_slice(&0x20ff_u16.to_ne_bytes());
+    record[8..10].copy_from_slice(&0x20ff_u16.to_be_bytes());
     clock.set(0, record, 0)?;
     Ok(())
 }

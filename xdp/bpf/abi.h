@@ -39,10 +39,10 @@ struct reflector_counters {
 };
 _Static_assert(sizeof(struct reflector_counters) == 144, "abi.rs: COUNTERS");
 
-/* The one entry of map CLOCK: what changes while the reflector runs. */
+/* The one entry of map .data.clock: what changes while the reflector runs. */
 struct reflector_clock {
 	s64 tai_minus_utc;	/* ns */
-	u16 error_estimate;	/* RFC 8762, section 4.2.1; host order */
+	be16 error_estimate;	/* RFC 8762, section 4.2.1 */
 	u8 pad[6];
 };
 _Static_assert(sizeof(struct reflector_clock) == 16, "abi.rs: ClockRecord");
@@ -53,6 +53,12 @@ struct address {
 };
 _Static_assert(sizeof(struct address) == 16, "abi.rs: AddressKey");
 
+/* The same 16 octets, for programs that move and compare them by eight. */
+struct address_halves {
+	u64 upper;
+	u64 lower;
+};
+
 /* Value of map ADDRESSES. */
 enum address_role {
 	ADDRESS_OURS = 1,
@@ -61,12 +67,12 @@ enum address_role {
 #define ADDRESSES_MAX 256
 
 /*
- * Value of map SLOTS, at the place that an address's hash names: the same role
- * without a hash table's cost. Room for the one address that has the place; where
+ * Of the one entry of map .data.slots, at the place that an address's hash names: the
+ * same role without a hash table's cost. Room for the one address that has the place; where
  * several have it, ADDRESSES alone knows.
  */
 struct address_slot {
-	struct address address;
+	struct address_halves address;
 	u32 role;
 	u32 pad[3];
 };
@@ -122,7 +128,7 @@ _Static_assert(sizeof(struct redirect_counters) == 32, "xsk/redirect.rs: COUNTER
 struct xsk_record {
 	u64 nic;		/* the card's stamp, ns of its own clock; 0 is absent */
 				/* with XSK_NIC_TAIL: cycles of its counter */
-	u64 xdp;		/* CLOCK_TAI at entry, ns */
+	u64 xdp;		/* CLOCK_TAI when the program had judged it, ns */
 	u16 cpu;		/* that ran the program: the one of the queue's interrupt */
 	s16 nic_rc;		/* of bpf_xdp_metadata_rx_timestamp */
 	u16 queue;

@@ -15,44 +15,40 @@ struct {
 	__type(value, u32);
 } ADDRESSES SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, ADDRESS_SLOTS);
-	__type(key, u32);
-	__type(value, struct address_slot);
-} SLOTS SEC(".maps");
+/* A map of one entry, written by user space, that a program reads in place: a lookup would cost as much again. */
+struct address_slot SLOTS[ADDRESS_SLOTS] SEC(".data.slots");
+
+static NOINLINE u32 role_among_several(u64 upper, u64 lower)
+{
+	struct address_halves address = { upper, lower };
+	u32 *role = bpf_map_lookup_elem(&ADDRESSES, &address);
+
+	return role ? *role : 0;
+}
 
 /* The address_role of an address, 0 for one that we do not know. */
-static INLINE u32 role(be32 a, be32 b, be32 c, be32 d)
+static INLINE u32 role(u64 upper, u64 lower)
 {
-	u32 at = ((a ^ b ^ c ^ d) * ADDRESS_HASH) >> 24;
-	struct address address;
-	struct address_slot *slot;
-	u32 *role, known;
+	u64 both = upper ^ lower;
+	u32 at = (u32)(both ^ both >> 32) * ADDRESS_HASH >> 24;
+	const struct address_slot *slot = &SLOTS[at];
+	u32 known = *(const volatile u32 *)&slot->role; /* once: user space may change it */
 
-	slot = bpf_map_lookup_elem(&SLOTS, &at);
-	if (!slot)
-		return 0; /* cannot be: 256 places, 8 bits */
-	known = *(volatile u32 *)&slot->role; /* once: user space may change it */
-	if (known != ADDRESS_CROWDED) {
-		u32 differs = (slot->address.word[0] ^ a) | (slot->address.word[1] ^ b) |
-			      (slot->address.word[2] ^ c) | (slot->address.word[3] ^ d);
-
-		return differs ? 0 : known;
-	}
-	address = (struct address){ { a, b, c, d } };
-	role = bpf_map_lookup_elem(&ADDRESSES, &address);
-	return role ? *role : 0;
+	if (!known)
+		return 0;
+	if (known == ADDRESS_CROWDED)
+		return role_among_several(upper, lower);
+	return slot->address.upper == upper && slot->address.lower == lower ? known : 0;
 }
 
 static INLINE u32 role_v4(be32 address)
 {
-	return role(0, 0, cpu_to_be32(0xffff), address);
+	return role(0, lower_of_v4(address));
 }
 
 static INLINE u32 role_v6(const struct address *address)
 {
-	return role(address->word[0], address->word[1], address->word[2], address->word[3]);
+	return role(halves(address)->upper, halves(address)->lower);
 }
 
 /*

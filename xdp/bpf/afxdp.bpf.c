@@ -13,7 +13,7 @@
 #include "redirect.h"
 
 /* Set before loading, read-only after. */
-const volatile u16 PORT = 862;
+const volatile be16 PORT = cpu_to_be16(862);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -27,7 +27,7 @@ static INLINE bool ours(struct xdp_md *context, bool *tail)
 	struct cursor cursor = { (void *)(long)context->data, (void *)(long)context->data_end };
 	struct datagram d;
 
-	if (!parse_datagram(&cursor, &d) || d.udp->destination != cpu_to_be16(PORT) || must_stay_with_the_stack(&d))
+	if (!parse_datagram(&cursor, &d) || d.udp->destination != PORT || must_stay_with_the_stack(&d))
 		return false;
 	*tail = has_tail(context, &d);
 	return addressed_to_us(&d);

@@ -11,9 +11,9 @@
 
 #include "kernel.h"
 
+/* Of up to 65,536 words of 32 bits: then one fold to 32 bits and two to 16 leave no carry. */
 static INLINE u16 csum_fold(u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);

@@ -23,6 +23,8 @@ typedef _Bool bool;
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE inline __attribute__((always_inline))
+/* For what is rare: its registers are its own, and the way past it stays short. */
+#define NOINLINE __attribute__((noinline))
 
 /* A map is described to the loader by the types of its members (BTF). */
 #define __uint(name, value) int(*name)[value]
@@ -69,13 +71,16 @@ static u64 (*const bpf_ktime_get_tai_ns)(void) = (void *)208; /* since 6.1 */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define be16_to_cpu(x) __builtin_bswap16(x)
 #define be32_to_cpu(x) __builtin_bswap32(x)
+#define be64_to_cpu(x) __builtin_bswap64(x)
 #define le64_to_cpu(x) (x)
 #else
 #define be16_to_cpu(x) (x)
 #define be32_to_cpu(x) (x)
+#define be64_to_cpu(x) (x)
 #define le64_to_cpu(x) __builtin_bswap64(x)
 #endif
 #define cpu_to_be16(x) be16_to_cpu(x)
 #define cpu_to_be32(x) be32_to_cpu(x)
+#define cpu_to_be64(x) be64_to_cpu(x)
 
 #endif

@@ -48,6 +48,21 @@ struct ipv6 {
 	struct address destination;
 };
 
+static INLINE struct address_halves *halves(const struct address *address)
+{
+	return (struct address_halves *)address;
+}
+
+/* The lower half of ::ffff:a.b.c.d; the upper one is zero. */
+static INLINE u64 lower_of_v4(be32 address)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return (u64)address << 32 | cpu_to_be32(0xffff);
+#else
+	return 0xffffULL << 32 | address;
+#endif
+}
+
 struct udp {
 	be16 source;
 	be16 destination;
@@ -83,6 +98,8 @@ static INLINE void *take(struct cursor *cursor, u32 size)
 	if (taken + size > cursor->end)
 		return NULL;
 	cursor->at = taken + size;
+	if (!taken)
+		__builtin_unreachable(); /* no packet is there: spares a test wherever this is used */
 	return taken;
 }
 
@@ -118,48 +135,58 @@ static INLINE bool fits(struct datagram *d, void *network, u32 length, struct cu
 	return true;
 }
 
-static INLINE bool parse_ipv4(struct cursor *cursor, struct datagram *d, u32 *length)
+/* The UDP header, which says the same length as the network layer. */
+static INLINE bool parse_udp(struct cursor *cursor, struct datagram *d, u32 length)
+{
+	d->udp = take(cursor, sizeof(*d->udp));
+	if (!d->udp || be16_to_cpu(d->udp->length) != length || length < sizeof(*d->udp))
+		return false;
+	d->payload_length = length - sizeof(*d->udp);
+	return true;
+}
+
+static INLINE bool parse_ipv4(struct cursor *cursor, struct datagram *d)
 {
 	struct ipv4 *ip = take(cursor, sizeof(*ip));
+	u32 length;
 
 	if (!ip || ip->version_and_length != 0x45 || ip->protocol != PROTOCOL_UDP)
 		return false;
 	if (ip->fragment & cpu_to_be16(FRAGMENT_MASK))
 		return false;
-	*length = length_of(ip->total_length);
-	if (*length < sizeof(*ip) || !fits(d, ip, *length, cursor))
+	length = length_of(ip->total_length);
+	if (length < sizeof(*ip) || !fits(d, ip, length, cursor))
 		return false;
-	*length -= sizeof(*ip);
 	d->v4 = ip;
-	return true;
+	d->v6 = NULL;
+	return parse_udp(cursor, d, length - sizeof(*ip));
 }
 
-static INLINE bool parse_ipv6(struct cursor *cursor, struct datagram *d, u32 *length)
+static INLINE bool parse_ipv6(struct cursor *cursor, struct datagram *d)
 {
 	struct ipv6 *ip = take(cursor, sizeof(*ip));
+	u32 length;
 
 	if (!ip || (ip->version_class_flow & cpu_to_be32(0xf0000000)) != cpu_to_be32(0x60000000))
 		return false;
 	if (ip->next_header != PROTOCOL_UDP)
 		return false;
-	*length = length_of(ip->payload_length);
-	if (!fits(d, ip, sizeof(*ip) + *length, cursor))
+	length = length_of(ip->payload_length);
+	if (!fits(d, ip, sizeof(*ip) + length, cursor))
 		return false;
+	d->v4 = NULL;
 	d->v6 = ip;
-	return true;
+	return parse_udp(cursor, d, length) && d->udp->check;
 }
 
-/* True for a whole UDP datagram of a kind listed above. */
-static INLINE bool parse_datagram(struct cursor *cursor, struct datagram *d)
+/* What follows the Ethernet header and its tags, by its type; 0 where the frame ends before. */
+static INLINE be16 parse_ethernet(struct cursor *cursor, struct datagram *d)
 {
-	u32 length;
 	be16 type;
 
-	d->v4 = NULL;
-	d->v6 = NULL;
 	d->ethernet = take(cursor, sizeof(*d->ethernet));
 	if (!d->ethernet)
-		return false;
+		return 0;
 	type = d->ethernet->type;
 
 #pragma unroll
@@ -170,27 +197,20 @@ static INLINE bool parse_datagram(struct cursor *cursor, struct datagram *d)
 			break;
 		tag = take(cursor, sizeof(*tag));
 		if (!tag)
-			return false;
+			return 0;
 		type = tag->type;
 	}
+	return type;
+}
 
-	if (type == cpu_to_be16(ETHERTYPE_IPV4)) {
-		if (!parse_ipv4(cursor, d, &length))
-			return false;
-	} else if (type == cpu_to_be16(ETHERTYPE_IPV6)) {
-		if (!parse_ipv6(cursor, d, &length))
-			return false;
-	} else {
-		return false;
-	}
+/* True for a whole UDP datagram of a kind listed above. */
+static INLINE bool parse_datagram(struct cursor *cursor, struct datagram *d)
+{
+	be16 type = parse_ethernet(cursor, d);
 
-	d->udp = take(cursor, sizeof(*d->udp));
-	if (!d->udp || be16_to_cpu(d->udp->length) != length || length < sizeof(*d->udp))
-		return false;
-	if (d->v6 && !d->udp->check)
-		return false;
-	d->payload_length = length - sizeof(*d->udp);
-	return true;
+	if (type == cpu_to_be16(ETHERTYPE_IPV4))
+		return parse_ipv4(cursor, d);
+	return type == cpu_to_be16(ETHERTYPE_IPV6) && parse_ipv6(cursor, d);
 }
 
 #endif

@@ -27,7 +27,7 @@ const volatile u8 READ_TAIL = 0;
 
 static INLINE bool must_stay_with_the_stack(const struct datagram *d)
 {
-	return LEAVE_PTP && d->udp->destination == cpu_to_be16(PTP_EVENT_PORT);
+	return d->udp->destination == cpu_to_be16(PTP_EVENT_PORT) && LEAVE_PTP;
 }
 
 /* Whether what follows the datagram is the card's stamp and nothing else. */
@@ -35,7 +35,7 @@ static INLINE bool has_tail(struct xdp_md *context, const struct datagram *d)
 {
 	u64 before;
 
-	if (!READ_TAIL || !d->trailer)
+	if (!d->trailer || !READ_TAIL)
 		return false;
 	before = (void *)d->udp - (void *)(long)context->data;
 	return bpf_xdp_get_buff_len(context) == before + be16_to_cpu(d->udp->length) + TAIL;

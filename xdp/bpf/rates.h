@@ -13,7 +13,11 @@
 
 #include "parse.h"
 
-/* Set before loading, read-only after. */
+/*
+ * Set before loading, read-only after. LIMITED: whether there is any limit; where
+ * there is none the verifier drops all that follows.
+ */
+const volatile u8 LIMITED = 0;
 const volatile u64 RATE_SECRET = 1;
 /* ns that one reply takes from a bucket, 0 for no limit; and ns that a bucket holds */
 const volatile s64 RATE_COST[RATE_LIMITS] = { 0 };
@@ -49,11 +53,6 @@ struct {
 	__type(key, u32);
 	__type(value, s64);
 } RATE_TOTAL SEC(".maps");
-
-static INLINE bool limited(void)
-{
-	return RATE_COST[RATE_OF_SOURCE] || RATE_COST[RATE_OF_PREFIX] || RATE_COST[RATE_OF_ALL];
-}
 
 static INLINE s64 rate_now(void)
 {
@@ -102,24 +101,12 @@ static INLINE u32 rate_place(u64 key)
 
 /*
  * REPLIED, or which limit is reached. The narrowest is asked first, so that a source
- * that is refused for its own rate takes nothing from others. IPv4 sources are keyed
- * apart from IPv6 networks, within what would be multicast there.
+ * that is refused for its own rate takes nothing from others.
  */
-static INLINE enum reflector_counter admit(const struct datagram *d)
+static NOINLINE u32 take_tokens(u64 source, u64 prefix)
 {
-	u64 source = 0, prefix = 0;
-	s64 now;
+	s64 now = rate_now();
 
-	if (!limited())
-		return REFLECTOR_REPLIED;
-	if (d->v4) {
-		source = 0xffffULL << 48 | be32_to_cpu(d->v4->source);
-		prefix = 0xffffULL << 48 | be32_to_cpu(d->v4->source) >> 8;
-	} else if (d->v6) {
-		source = (u64)be32_to_cpu(d->v6->source.word[0]) << 32 | be32_to_cpu(d->v6->source.word[1]);
-		prefix = source >> 16;
-	}
-	now = rate_now();
 	if (!take_token(&RATE_SOURCE, rate_place(source), RATE_OF_SOURCE, now))
 		return REFLECTOR_RATE_LIMITED;
 	if (!take_token(&RATE_PREFIX, rate_place(prefix), RATE_OF_PREFIX, now))
@@ -127,6 +114,21 @@ static INLINE enum reflector_counter admit(const struct datagram *d)
 	if (!take_token(&RATE_TOTAL, 0, RATE_OF_ALL, now))
 		return REFLECTOR_TOTAL_RATE_LIMITED;
 	return REFLECTOR_REPLIED;
+}
+
+/* IPv4 sources are keyed apart from IPv6 networks, within what would be multicast there. */
+static INLINE u32 admit(const struct datagram *d)
+{
+	u64 network;
+
+	if (!LIMITED)
+		return REFLECTOR_REPLIED;
+	if (d->v4) {
+		network = 0xffffULL << 48;
+		return take_tokens(network | be32_to_cpu(d->v4->source), network | be32_to_cpu(d->v4->source) >> 8);
+	}
+	network = (u64)be32_to_cpu(d->v6->source.word[0]) << 32 | be32_to_cpu(d->v6->source.word[1]);
+	return take_tokens(network, network >> 16);
 }
 
 #endif

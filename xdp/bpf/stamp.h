@@ -39,7 +39,6 @@ struct stamp_reply {
 _Static_assert(sizeof(struct stamp_request) == STAMP_WORDS * 4, "RFC 8762, figure 2");
 _Static_assert(sizeof(struct stamp_reply) == STAMP_WORDS * 4, "RFC 8762, figure 5");
 
-#define NANOSECONDS 1000000000ULL
 #define NTP_OF_1970 2208988800ULL		/* seconds, RFC 5905, section 6 */
 
 /* The upper 64 bits of a product: BPF multiplies 64 bits by 64 bits to 64 bits. */
@@ -54,21 +53,13 @@ static INLINE u64 multiply_high(u64 a, u64 b)
 /*
  * Rounds down, to one unit of 2^-32 s below at most. Era 1 begins in 2036: the
  * seconds wrap, as RFC 5905 has it. A division costs as much as all the rest of a
- * reply, so both are multiplications by an inverse:
+ * reply; seconds and fraction together are one product:
  *
- *   seconds  = utc / 10^9           exact for every utc (Granlund, Montgomery 1994)
- *   fraction = rest * 2^32 / 10^9   2^63 / 10^9 rounded down, rest under 2^30
+ *   utc * 2^32 / 10^9 = 4 utc + utc * 0.294967296, the latter times 2^64 rounded down
  */
-static INLINE struct ntp_time ntp_time(u64 utc)
+static INLINE u64 ntp_time(u64 utc)
 {
-	u64 seconds = multiply_high(utc >> 9, 0x44b82fa09b5a53) >> 11;
-	u64 rest = utc - seconds * NANOSECONDS;
-	struct ntp_time time = {
-		.seconds = cpu_to_be32((u32)(seconds + NTP_OF_1970)),
-		.fraction = cpu_to_be32((u32)(rest * 9223372036ULL >> 31)),
-	};
-
-	return time;
+	return (NTP_OF_1970 << 32) + 4 * utc + multiply_high(utc, 0x4b82fa09b5a52cb9);
 }
 
 #endif

@@ -133,13 +133,16 @@ impl fmt::Display for Counters {
     }
 }
 
-/// `struct reflector_clock`.
+/// `struct reflector_clock`: the map [`CLOCK`].
 pub(crate) type ClockRecord = [u8; 16];
+
+/// `SEC(".data.clock")`: maps that a program reads in place have their section's name.
+pub(crate) const CLOCK: &str = ".data.clock";
 
 pub(crate) fn clock_record(tai_minus_utc: Interval, error_estimate: u16) -> ClockRecord {
     let mut record = [0; 16];
     record[..8].copy_from_slice(&tai_minus_utc.as_nanos().to_ne_bytes());
-    record[8..10].copy_from_slice(&error_estimate.to_ne_bytes());
+    record[8..10].copy_from_slice(&error_estimate.to_be_bytes());
     record
 }
 
@@ -153,6 +156,12 @@ pub(crate) fn address_key(address: IpAddr) -> AddressKey {
     }
 }
 
+/// `SEC(".data.slots")`.
+pub(crate) const SLOTS: &str = ".data.slots";
+
+/// The one entry of the map [`SLOTS`].
+pub(crate) type SlotsRecord = [SlotRecord; ADDRESS_SLOTS];
+
 /// `struct address_slot`.
 pub(crate) type SlotRecord = [u8; 32];
 
@@ -163,7 +172,7 @@ pub(crate) fn slot_record(address: AddressKey, role: u32) -> SlotRecord {
     record
 }
 
-/// The place of an address in the map `SLOTS`: `role()` in `bpf/addresses.h`.
+/// The place of an address among them: `role()` in `bpf/addresses.h`.
 pub(crate) fn slot_of(address: AddressKey) -> usize {
     let word = |at: usize| u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
     ((word(0) ^ word(4) ^ word(8) ^ word(12)).wrapping_mul(ADDRESS_HASH) >> 24) as usize
@@ -217,6 +226,8 @@ mod tests {
         assert!(ABI_H.contains(&format!("#define ADDRESS_HASH {ADDRESS_HASH:#x}\n")));
         assert!(ABI_H.contains(&format!("#define ADDRESS_CROWDED {ADDRESS_CROWDED}\n")));
         assert_eq!(ADDRESS_SLOTS, 1 << 8, "the hash's upper 8 bits");
+        assert!(include_str!("../bpf/addresses.h").contains(&format!("SLOTS[ADDRESS_SLOTS] SEC(\"{SLOTS}\");")));
+        assert!(include_str!("../bpf/reflect.h").contains(&format!("CLOCK SEC(\"{CLOCK}\")")));
     }
 
     #[test]

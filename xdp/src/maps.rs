@@ -16,7 +16,7 @@ use crate::{
     Counters, Error,
     abi::{
         self, ADDRESS_BROADCAST, ADDRESS_CROWDED, ADDRESS_OURS, ADDRESS_SLOTS, ADDRESSES_MAX, AddressKey, COUNTERS,
-        ClockRecord, SlotRecord,
+        ClockRecord, SlotRecord, SlotsRecord,
     },
     allow::Allowed,
     interface::Interface,
@@ -43,7 +43,7 @@ impl Maps {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             counters: typed(ebpf, "COUNTERS")?,
-            clock: typed(ebpf, "CLOCK")?,
+            clock: typed(ebpf, abi::CLOCK)?,
             addresses: Addresses::take(ebpf)?,
             sockets: Sockets::take(ebpf)?,
             allowed: Allowed::take(ebpf)?,
@@ -58,7 +58,7 @@ impl Maps {
 
     pub(crate) fn set_clock(&mut self, tai_minus_utc: Interval, error_estimate: u16) -> Result<(), Error> {
         let record = abi::clock_record(tai_minus_utc, error_estimate);
-        self.clock.set(0, record, 0).map_err(|source| failed("CLOCK", source))
+        self.clock.set(0, record, 0).map_err(|source| failed(abi::CLOCK, source))
     }
 
     /// The time by which limits go, where it is fixed.
@@ -82,7 +82,7 @@ impl Maps {
 /// `bpf/addresses.h`: whose datagrams a program takes.
 pub(crate) struct Addresses {
     table: HashMap<MapData, AddressKey, u32>,
-    slots: Array<MapData, SlotRecord>,
+    slots: Array<MapData, SlotsRecord>,
     /// What `slots` holds.
     filled: Box<[Slot]>,
 }
@@ -97,7 +97,7 @@ impl Addresses {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             table: typed(ebpf, "ADDRESSES")?,
-            slots: typed(ebpf, "SLOTS")?,
+            slots: typed(ebpf, abi::SLOTS)?,
             filled: slots(&std::collections::HashMap::new()),
         })
     }
@@ -114,10 +114,15 @@ impl Addresses {
         }
         let wanted = slots(&roles);
         let changing: Vec<usize> = (0..ADDRESS_SLOTS).filter(|at| self.filled[*at] != wanted[*at]).collect();
-        // An array is written while programs read it. So a place that changes is closed first, which changes one word of it
+        // The slots are written while programs read them. So places that change are closed first, which changes one word of each
         // and sends readers to the table, and opened again when all else is there.
-        for at in &changing {
-            self.write(*at, Slot { role: ADDRESS_CROWDED, ..self.filled[*at] })?;
+        let closed = |slots: &[Slot]| -> Box<[Slot]> {
+            let mut slots: Box<[Slot]> = slots.into();
+            changing.iter().for_each(|at| slots[*at].role = ADDRESS_CROWDED);
+            slots
+        };
+        if !changing.is_empty() {
+            self.write(closed(&self.filled))?;
         }
         let known: Vec<AddressKey> = self.table.keys().collect::<Result<_, _>>().map_err(failed)?;
         for gone in known.iter().filter(|key| !roles.contains_key(*key)) {
@@ -126,17 +131,20 @@ impl Addresses {
         for (key, role) in roles {
             self.table.insert(key, role, 0).map_err(failed)?;
         }
-        for at in &changing {
-            self.write(*at, Slot { role: ADDRESS_CROWDED, ..wanted[*at] })?;
-            self.write(*at, wanted[*at])?;
+        if !changing.is_empty() {
+            self.write(closed(&wanted))?;
+            self.write(wanted)?;
         }
         Ok(())
     }
 
-    fn write(&mut self, at: usize, slot: Slot) -> Result<(), Error> {
-        let record = abi::slot_record(slot.address, slot.role);
-        self.slots.set(at as u32, record, 0).map_err(|source| failed("SLOTS", source))?;
-        self.filled[at] = slot;
+    fn write(&mut self, slots: Box<[Slot]>) -> Result<(), Error> {
+        let mut records: SlotsRecord = [SlotRecord::default(); ADDRESS_SLOTS];
+        for (record, slot) in records.iter_mut().zip(&slots) {
+            *record = abi::slot_record(slot.address, slot.role);
+        }
+        self.slots.set(0, records, 0).map_err(|source| failed(abi::SLOTS, source))?;
+        self.filled = slots;
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ const PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.
 /// Clocks that stand still, for vectors; in the default all run.
 #[derive(Default)]
 struct Fixed {
-    /// T2 and T3 of every reply, 64-bit NTP timestamps; 0 reads the clock.
+    /// T2 and T3 of every reply, 64-bit NTP timestamps; both 0 read the clock.
     t2: u64,
     t3: u64,
     /// The limits' clock is what is written to its map.
@@ -51,7 +51,8 @@ impl ReflectorProgram {
         Self::load_with(config, &Fixed::default())
     }
 
-    /// The same with a stopped clock: T2 and T3 of every reply are these 64-bit NTP timestamps. For byte vectors; 0 reads the clock.
+    /// The same with a stopped clock: T2 and T3 of every reply are these 64-bit NTP timestamps. For byte vectors; if both are 0 the
+    /// clock is read.
     ///
     /// # Errors
     /// As [`ReflectorProgram::load`].
@@ -77,14 +78,18 @@ impl ReflectorProgram {
         let (hand_over, allowlist) = (config.hand_over.number(), u8::from(!config.allow.is_empty()));
         let XdpQuirks { leave_ptp, read_tail } = config.quirks;
         let (leave_ptp, read_tail) = (u8::from(leave_ptp), u8::from(read_tail));
+        // as it stands in a packet
+        let port = config.port.to_be();
+        let fixed_clock = u8::from(fixed.t2 != 0 || fixed.t3 != 0);
         let rates = rates::Globals::new(&config.limits, fixed.rates);
         rates.apply(&mut loader);
         loader
             .override_global("LEAVE_PTP", &leave_ptp, true)
             .override_global("READ_TAIL", &read_tail, true)
-            .override_global("PORT", &config.port, true)
+            .override_global("PORT", &port, true)
             .override_global("HAND_OVER", &hand_over, true)
             .override_global("ALLOWLIST", &allowlist, true)
+            .override_global("FIXED_CLOCK", &fixed_clock, true)
             .override_global("FIXED_T2", &fixed.t2, true)
             .override_global("FIXED_T3", &fixed.t3, true);
         Object::load(&mut loader, REFLECTOR, ENTRIES.plain)

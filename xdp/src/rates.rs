@@ -50,6 +50,8 @@ const RATE_BUCKETS: u32 = 1 << 16;
 
 /// What the program's read-only globals are to be.
 pub(crate) struct Globals {
+    /// Whether there is any limit.
+    limited: u8,
     cost: [i64; 3],
     depth: [i64; 3],
     secret: u64,
@@ -63,6 +65,7 @@ impl Globals {
         let all = [limits.source, limits.prefix, limits.total];
         let buckets = |limit: Option<RateLimit>| if limit.is_some() { RATE_BUCKETS } else { 1 };
         Self {
+            limited: u8::from(all.iter().any(Option::is_some)),
             cost: all.map(|limit| limit.map_or(0, RateLimit::cost)),
             depth: all.map(|limit| limit.map_or(0, RateLimit::depth)),
             // keyed by the kernel's randomness, and nobody is told
@@ -74,6 +77,7 @@ impl Globals {
 
     pub(crate) fn apply<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         loader
+            .override_global("LIMITED", &self.limited, true)
             .override_global("RATE_COST", &self.cost[..], true)
             .override_global("RATE_DEPTH", &self.depth[..], true)
             .override_global("RATE_SECRET", &self.secret, true)
@@ -96,6 +100,8 @@ mod tests {
         let globals = Globals::new(&Limits { prefix: Some(hundred), ..Limits::default() }, false);
         assert_eq!((globals.cost, globals.depth), ([0, 10_000_000, 0], [0, 1_000_000_000, 0]));
         assert_eq!(globals.buckets, [1, RATE_BUCKETS]);
+        let none = Globals::new(&Limits::default(), false);
+        assert_eq!((globals.limited, none.limited, none.cost), (1, 0, [0; 3]));
         let slowest = RateLimit { per_second: NonZeroU32::MIN, burst: NonZeroU32::MAX };
         assert_eq!(slowest.depth(), 4_294_967_295_000_000_000, "no more than a signed word holds");
     }

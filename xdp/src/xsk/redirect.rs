@@ -121,7 +121,7 @@ impl Redirect {
         attach::refuse_occupied(&interface)?;
 
         let mut ebpf = EbpfLoader::new()
-            .override_global("PORT", &config.port, true)
+            .override_global("PORT", &config.port.to_be(), true)
             .override_global("LEAVE_PTP", &u8::from(config.quirks.leave_ptp), true)
             .override_global("READ_TAIL", &u8::from(config.quirks.read_tail), true)
             .load(OBJECT)
