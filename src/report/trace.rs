@@ -2,35 +2,64 @@
 
 use std::fmt::Write;
 
-use pathlab_trace::{Direction, End, FlowReport, Report, Rtt, Share, Verdict};
+use pathlab_trace::{Direction, End, FlowReport, PathReport, Report, Rtt, Share, Verdict};
 
 use super::{Table, percent, span};
+
+/// What one sentence says.
+struct Said {
+    verdict: Verdict,
+    /// Places of the flows of which it is true.
+    flows: Vec<usize>,
+    /// Sent and lost by all of them; absent where flows of one path lose differently.
+    together: Option<(u64, u64)>,
+}
 
 /// Sentences, then tables.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = String::new();
-    let mut said: Vec<(Verdict, Vec<usize>)> = Vec::new();
-    for (place, flow) in report.flows.iter().enumerate() {
-        match said.iter_mut().find(|(verdict, _)| same(verdict, &flow.verdict)) {
-            Some((_, places)) => places.push(place),
-            None => said.push((flow.verdict.clone(), vec![place])),
+    let mut said: Vec<Said> = Vec::new();
+    for one in report.paths.iter().flat_map(|path| of_path(path, report)) {
+        match said.iter_mut().find(|known| same(&known.verdict, &one.verdict)) {
+            Some(known) => {
+                known.flows.extend(one.flows);
+                known.flows.sort_unstable();
+                let sum = known.together.zip(one.together);
+                known.together = sum.map(|((sent, lost), (more, of_those))| (sent + more, lost + of_those));
+            }
+            None => said.push(one),
         }
     }
     // What is wrong comes first.
-    said.sort_by_key(|(verdict, _)| match verdict {
+    said.sort_by_key(|one| match one.verdict {
         Verdict::Culprit { .. } => 0,
         Verdict::BlackHole { .. } => 1,
         Verdict::Insufficient { .. } => 2,
         Verdict::None => 3,
     });
-    for (verdict, places) in &said {
-        let flows: Vec<&FlowReport> = places.iter().map(|place| &report.flows[*place]).collect();
-        let _ = writeln!(text, "{}", sentence(verdict, &flows, places, report.flows.len()));
+    for one in &said {
+        let _ = writeln!(text, "{}", sentence(one, &report.flows));
     }
     for (place, flow) in report.flows.iter().enumerate() {
         let _ = write!(text, "\n{}", table(place, flow, report));
     }
     text
+}
+
+/// What is said of the flows of one path: together, or of each.
+fn of_path<'a>(path: &'a PathReport, report: &'a Report) -> Vec<Said> {
+    let together = Some((path.loss.sent, path.loss.lost));
+    match &path.verdict {
+        Some(verdict) => vec![Said { verdict: verdict.clone(), flows: path.flows.clone(), together }],
+        None => {
+            let each = |place: &usize| Said {
+                verdict: report.flows[*place].verdict.clone(),
+                flows: vec![*place],
+                together: None,
+            };
+            path.flows.iter().map(each).collect()
+        }
+    }
 }
 
 /// Whether one sentence says it for both.
@@ -43,14 +72,22 @@ fn same(a: &Verdict, b: &Verdict) -> bool {
     }
 }
 
-fn sentence(verdict: &Verdict, flows: &[&FlowReport], places: &[usize], of: usize) -> String {
+fn sentence(Said { verdict, flows: places, together }: &Said, flows: &[FlowReport]) -> String {
     let numbers: Vec<String> = places.iter().map(|place| (place + 1).to_string()).collect();
     let who = match places.len() {
-        all if all == of && of > 1 => format!("all {of} flows"),
+        all if all == flows.len() && all > 1 => format!("all {all} flows"),
         1 => format!("flow {}", numbers[0]),
         _ => format!("flows {}", numbers.join(", ")),
     };
-    let losses: Vec<String> = flows.iter().map(|flow| share(flow.destination.loss)).collect();
+    let of_each = || places.iter().map(|place| flows[*place].destination.loss);
+    let losses = match together {
+        Some((sent, 0)) => share(Share::of(*sent, 0)),
+        Some((sent, lost)) if places.len() > 1 => {
+            let each: Vec<String> = of_each().map(|loss| loss.share.map_or_else(|| "–".into(), percent)).collect();
+            format!("{}; by flow {}", share(Share::of(*sent, *lost)), each.join(", "))
+        }
+        _ => of_each().map(share).collect::<Vec<_>>().join("; "),
+    };
     match verdict {
         Verdict::Culprit { from, to, direction, .. } => {
             let way = match direction {
@@ -61,12 +98,7 @@ fn sentence(verdict: &Verdict, flows: &[&FlowReport], places: &[usize], of: usiz
             };
             let silent =
                 if to.hop - from.hop > 1 { " (what lies between them does not answer, or seldom)" } else { "" };
-            format!(
-                "{who}: packets are lost between {} and {}{silent}{way}: {}",
-                hop(*from),
-                hop(*to),
-                losses.join("; ")
-            )
+            format!("{who}: packets are lost between {} and {}{silent}{way}: {}", hop(*from), hop(*to), losses)
         }
         Verdict::BlackHole { after } => {
             format!(
@@ -75,7 +107,7 @@ fn sentence(verdict: &Verdict, flows: &[&FlowReport], places: &[usize], of: usiz
             )
         }
         Verdict::Insufficient { why } => format!("{who}: insufficient: {why}"),
-        Verdict::None => format!("{who}: no loss: {}", losses.join("; ")),
+        Verdict::None => format!("{who}: no loss: {losses}"),
     }
 }
 

@@ -50,11 +50,12 @@ pub mod socket;
 mod sys;
 mod tracer;
 mod verdict;
+mod weighed;
 
 pub use error::Error;
 pub use flow::Flow;
 pub use network::{Arrival, Network};
-pub use report::{Destination, FlowReport, Hop, Report, Rtt, Share};
+pub use report::{Destination, FlowReport, Hop, PathReport, Report, Rtt, Share};
 pub use run::trace;
 pub use tracer::{Change, Plan, Traced, Tracer};
 pub use verdict::{Direction, End, LEAST, Verdict};

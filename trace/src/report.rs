@@ -10,10 +10,10 @@ use pathlab_stats::{Confidence, Rate, wilson};
 use serde::Serialize;
 
 use crate::{
-    Change, Direction, Flow, Plan, Traced, Verdict,
-    blame::{Count, blame},
+    Change, Flow, Plan, Traced, Verdict,
+    blame::Count,
     tracer::{Answer, Probe, What},
-    verdict::{Seen, judge},
+    weighed::{Weighed, agree, share},
 };
 
 /// A trace of several flows.
@@ -31,6 +31,23 @@ pub struct Report {
     pub size: usize,
     /// In order of their places.
     pub flows: Vec<FlowReport>,
+    /// Flows through the same routers, taken together.
+    pub paths: Vec<PathReport>,
+}
+
+/// Flows through the same routers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PathReport {
+    /// Places of the flows, from 0.
+    pub flows: Vec<usize>,
+    /// Who answers at each hop most often, the destination last.
+    pub addresses: Vec<Option<IpAddr>>,
+    /// Packets of all its flows without an answer.
+    pub loss: Share,
+    /// Whether the flows lose alike. Where they do not, they have different links under the same addresses, and each speaks for itself.
+    pub alike: bool,
+    /// What is said of them together; absent where they are not alike.
+    pub verdict: Option<Verdict>,
 }
 
 /// One flow.
@@ -107,7 +124,7 @@ pub struct Share {
 
 impl Share {
     /// With Wilson's interval; `lost` is at most `sent`.
-    pub(crate) fn of(sent: u64, lost: u64) -> Self {
+    pub fn of(sent: u64, lost: u64) -> Self {
         let share = (sent > 0).then(|| lost as f64 / sent as f64);
         let interval = wilson(Rate { rate: share.unwrap_or(0.0), trials: sent as f64 }, Confidence::P95);
         Self { sent, lost, share, low: interval.low, high: interval.high }
@@ -155,13 +172,16 @@ const MOST_CHANGES: usize = 8;
 impl Report {
     /// What a trace of `flows` by `plan` has seen.
     pub fn new(flows: &[Flow], plan: &Plan, traced: &[Traced]) -> Self {
+        let (reports, weighed): (Vec<_>, Vec<_>) =
+            flows.iter().zip(traced).map(|(flow, traced)| of_flow(flow, traced)).unzip();
         Self {
             schema: "pathlab.trace/1",
             target: flows[0].target,
             rounds: plan.rounds,
             interval_ns: nanos(plan.interval),
             size: plan.size,
-            flows: flows.iter().zip(traced).map(|(flow, traced)| of_flow(flow, traced)).collect(),
+            paths: paths(&weighed),
+            flows: reports,
         }
     }
 
@@ -177,7 +197,7 @@ impl Report {
     }
 }
 
-fn of_flow(flow: &Flow, traced: &Traced) -> FlowReport {
+fn of_flow(flow: &Flow, traced: &Traced) -> (FlowReport, Weighed) {
     let (probes, unstable) = steady(traced);
     let hops_asked = traced.distance.map_or_else(|| highest(probes), |distance| distance - 1);
     let far = |probe: &&Probe| traced.distance.map_or(probe.ttl > hops_asked, |distance| probe.ttl >= distance);
@@ -195,28 +215,15 @@ fn of_flow(flow: &Flow, traced: &Traced) -> FlowReport {
     named.push((destination.answered > 0).then_some(flow.target.ip()));
 
     let legs = legs(probes, far, counts_by_itself(traced));
-    let direction = match legs {
-        None | Some((0, 0)) => Direction::Unknown,
-        // A tenth is what a chance loss elsewhere may be.
-        Some((there, back)) if back * 10 <= there => Direction::Forward,
-        Some((there, back)) if there * 10 <= back => Direction::Return,
-        Some(_) => Direction::Both,
-    };
-    let blame = blame(&path, reflects);
-    let seldom = |hop: usize| {
-        let behind = path[hop + 1..].iter().map(|count| share(*count).high).fold(1.0, f64::min);
-        path[hop].answered > 0 && share(path[hop]).low > behind
-    };
-    let telling: Vec<bool> = (0..path.len()).map(|hop| path[hop].answered > 0 && !seldom(hop)).collect();
-    let seen = Seen { addresses: &named, telling: &telling, blame: &blame, destination, direction, unstable };
+    let weighed = Weighed { path, addresses: named, reflects, legs, unstable };
     let hops = (1..=hops_asked).zip(addresses).map(|(hop, addresses)| {
         let place = usize::from(hop) - 1;
-        let loss = share(path[place]);
-        Hop { hop, addresses, network: None, loss, seldom: seldom(place), rtt: rtt(at_hop(hop)) }
+        let (loss, seldom) = (share(weighed.path[place]), weighed.seldom(place));
+        Hop { hop, addresses, network: None, loss, seldom, rtt: rtt(at_hop(hop)) }
     });
-    FlowReport {
+    let report = FlowReport {
         source: flow.source,
-        verdict: judge(&seen),
+        verdict: weighed.verdict(),
         hops: hops.collect(),
         destination: Destination {
             distance: traced.distance,
@@ -231,7 +238,32 @@ fn of_flow(flow: &Flow, traced: &Traced) -> FlowReport {
         probes: probes.len() as u64,
         too_big: traced.too_big.map(|(from, mtu)| TooBig { from, mtu }),
         unmatched: traced.unmatched,
+    };
+    (report, weighed)
+}
+
+/// Flows by the routers that they went through, in order of their first flow.
+fn paths(flows: &[Weighed]) -> Vec<PathReport> {
+    let mut paths: Vec<Vec<usize>> = Vec::new();
+    for (place, flow) in flows.iter().enumerate() {
+        match paths.iter_mut().find(|path| flows[path[0]].shares_path(flow)) {
+            Some(path) => path.push(place),
+            None => paths.push(vec![place]),
+        }
     }
+    let path = |places: Vec<usize>| {
+        let of = || places.iter().map(|place| &flows[*place]);
+        let together = Weighed::together(of())?;
+        let alike = agree(&of().map(Weighed::destination).collect::<Vec<_>>());
+        Some(PathReport {
+            loss: share(together.destination()),
+            alike,
+            verdict: alike.then(|| together.verdict()),
+            addresses: together.addresses,
+            flows: places,
+        })
+    };
+    paths.into_iter().filter_map(path).collect()
 }
 
 /// The longest run of probes without a change of the path, and whether there were too many for that.
@@ -307,10 +339,6 @@ fn theirs(probe: &Probe) -> Option<u32> {
         What::Reflected(number) => Some(number),
         _ => None,
     }
-}
-
-fn share(Count { sent, answered }: Count) -> Share {
-    Share::of(sent, sent - answered)
 }
 
 fn rtt<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<Rtt> {

@@ -115,17 +115,16 @@ pub(crate) fn judge(seen: &Seen<'_>) -> Verdict {
         );
         return Verdict::Insufficient { why };
     }
-    let loss = 1.0 - blame.none;
     let mut links: Vec<usize> = (0..blame.first.len()).collect();
     links.sort_by(|a, b| blame.first[*b].total_cmp(&blame.first[*a]));
     let (mut low, mut high, mut sure) = (usize::MAX, 0, 0.0);
     for link in links {
-        (low, high, sure) = (low.min(link), high.max(link), sure + blame.first[link] / loss);
+        (low, high, sure) = (low.min(link), high.max(link), sure + blame.first[link]);
         if sure >= SURE {
             break;
         }
     }
-    let confidence = blame.first[low..=high].iter().sum::<f64>() / loss;
+    let confidence = blame.first[low..=high].iter().sum::<f64>();
     // Hops that say nothing may lie within the stretch; one that tells means that there are too few samples.
     if seen.telling[low..high].contains(&true) || high > low && high - low + 1 == blame.first.len() {
         let why =

@@ -1,7 +1,10 @@
 //! Seeded faults against verdicts, in the words of the lab's truth file: how often the blamed link is the right one, how often a fault is found, and
 //! after how many rounds.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use pathlab_netlab::truth::Injected;
 use pathlab_trace::{
@@ -89,6 +92,8 @@ struct Score {
     clear: u64,
     unsure: u64,
     direction: [u64; 2],
+    /// Wrong and right links of paths whose flows were taken together.
+    together: [u64; 2],
 }
 
 fn score(cases: impl Iterator<Item = Case>, rounds: u32) -> Score {
@@ -98,6 +103,17 @@ fn score(cases: impl Iterator<Item = Case>, rounds: u32) -> Score {
         let traced = trace(&mut case.network, &plan, &|| false).expect("a network in memory");
         let flows = case.network.flows();
         let report = Report::new(&flows, &plan, &traced);
+        for path in report.paths.iter().filter(|path| path.flows.len() > 1) {
+            let harmed = path.flows.iter().any(|flow| case.harmed.contains(flow));
+            let distance = path.addresses.len();
+            let link = case.truth.first().filter(|_| harmed).map(|fault| {
+                fault.hop_forward.unwrap_or_else(|| distance + 1 - fault.hop_return.expect("one of both"))
+            });
+            if let Some(Verdict::Culprit { from, to, .. }) = &path.verdict {
+                let right = link.is_some_and(|link| usize::from(from.hop) < link && link <= usize::from(to.hop));
+                score.together[usize::from(right)] += 1;
+            }
+        }
         for (place, flow) in report.flows.iter().enumerate() {
             let distance = usize::from(flow.destination.distance.expect("a reflector"));
             let fault = case.truth.iter().find(|_| case.harmed.contains(&place));
@@ -139,18 +155,38 @@ fn score(cases: impl Iterator<Item = Case>, rounds: u32) -> Score {
     score
 }
 
-#[test]
-fn links_are_blamed_rightly_over_hundreds_of_seeded_faults() {
-    let score = score((0..300).map(case), ROUNDS);
-    let faults = score.right + score.missed;
+/// What was counted, held against what is asked: few wrong links, few faults missed, no flow without a fault in doubt.
+fn holds(score: &Score, least: u64) {
+    let faults = score.right + score.wrong + score.missed;
     let precision = score.right as f64 / (score.right + score.wrong) as f64;
-    let recall = score.right as f64 / (score.right + score.wrong + score.missed) as f64;
+    let recall = score.right as f64 / faults as f64;
     eprintln!("{score:?}: precision {precision:.4}, recall {recall:.4} over {faults} faulty flows, {ROUNDS} rounds");
-    assert!(faults >= 400, "{score:?}");
+    assert!(faults >= least, "{score:?}");
     assert!(precision >= 0.98 && recall >= 0.95, "precision {precision}, recall {recall}: {score:?}");
     let [wrong, right] = score.direction;
     assert!(wrong * 50 <= right, "directions: {score:?}");
-    assert_eq!(score.unsure, 0, "flows without loss are told to be: {score:?}");
+    let [wrong, right] = score.together;
+    assert!(right > 0 && wrong * 50 <= right, "paths: {score:?}");
+    // Chance loses nothing here: what is unsure of a sound flow is a mistake.
+    assert!(score.unsure * 500 <= score.clear, "flows without loss are told to be: {score:?}");
+}
+
+/// The seeds on which thresholds were chosen.
+#[test]
+fn links_are_blamed_rightly_over_hundreds_of_seeded_faults() {
+    holds(&score((0..300).map(case), ROUNDS), 400);
+}
+
+/// Seeds that nothing was chosen by.
+#[test]
+fn links_are_blamed_rightly_on_fresh_seeds() {
+    holds(&score((10_000..10_100).map(case), ROUNDS), 130);
+}
+
+#[test]
+#[ignore = "a thousand networks, for the soak"]
+fn links_are_blamed_rightly_on_a_thousand_fresh_seeds() {
+    holds(&score((30_000..31_000).map(case), ROUNDS), 1_300);
 }
 
 /// Time to detect: how many rounds until half of the faults have their link.
@@ -166,6 +202,38 @@ fn more_rounds_tell_more_and_few_tell_nothing() {
         before = score.right;
     }
     assert!(before > 60, "{before}");
+}
+
+/// Time to detect, for the guide: after how many rounds the link is named, by what is lost.
+#[test]
+#[ignore = "prints the table of the guide"]
+fn time_to_detect() {
+    const STEPS: [u32; 9] = [20, 30, 40, 50, 75, 100, 150, 200, 400];
+    let mut named: BTreeMap<u64, Vec<Vec<bool>>> = BTreeMap::new();
+    for seed in (40_000..40_400).filter(|seed| seed % 5 != 0) {
+        let at = |rounds: u32| {
+            let mut case = case(seed);
+            let plan = Plan { rounds, ..Plan::default() };
+            let traced = trace(&mut case.network, &plan, &|| false).expect("a network in memory");
+            let report = Report::new(&case.network.flows(), &plan, &traced);
+            let found = |place: &usize| matches!(report.flows[*place].verdict, Verdict::Culprit { .. });
+            (case.truth[0].loss, case.harmed.iter().map(found).collect::<Vec<_>>())
+        };
+        let found: Vec<_> = STEPS.map(at).into();
+        let flows = named.entry((found[0].0 * 100.0).round() as u64).or_default();
+        flows.extend((0..found[0].1.len()).map(|flow| found.iter().map(|(_, found)| found[flow]).collect()));
+    }
+    eprintln!("rounds {STEPS:?}");
+    for (loss, flows) in &named {
+        let shares: Vec<String> = (0..STEPS.len())
+            .map(|step| {
+                format!("{:.0} %", 100.0 * flows.iter().filter(|flow| flow[step]).count() as f64 / flows.len() as f64)
+            })
+            .collect();
+        eprintln!("{loss} % lost, {} flows: {}", flows.len(), shares.join(", "));
+        let last = flows.iter().filter(|flow| flow[STEPS.len() - 1]).count();
+        assert!(last * 100 >= flows.len() * 95, "{loss} %: {last} of {}", flows.len());
+    }
 }
 
 /// A router that answers seldom is not a link that loses: no flow of twenty networks is blamed.
