@@ -1,6 +1,7 @@
 //! `pathlab host`: is this host, or one that somebody captured, tuned for latency?
 
 mod facts;
+mod watch;
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -45,6 +46,8 @@ enum Action {
         #[arg(value_name = "CAPTURE")]
         to: PathBuf,
     },
+    /// Count in the kernel, while the host works, what loses packets and makes them wait
+    Watch(watch::WatchArgs),
 }
 
 #[derive(Args)]
@@ -106,6 +109,7 @@ struct Captured {
 /// Runs the action.
 pub(crate) fn run(args: HostArgs, global: &Global) -> Result<Exit> {
     match args.action {
+        Action::Watch(args) => return watch::watch(&args, global),
         Action::Audit { about, root: Some(root), explain } => {
             let capture = Capture::open(&root).map_err(|error| Misuse(error.to_string()))?;
             let mut ports = capture.ports;

@@ -1,12 +1,14 @@
 //! What a probe sees while it runs, on a terminal: redrawn in place twice a second, and gone when the summary comes.
 
-use std::{collections::VecDeque, fmt::Write, io::IsTerminal, time::Duration};
+use std::{collections::VecDeque, fmt::Write, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use pathlab_record::{LogInterval, Sample, SessionBin, SparseHistogram};
 use pathlab_reflector::prober::{Output, Progress};
 
-use crate::report::{Table, percent, span};
+use crate::{
+    progress::Screen,
+    report::{Table, percent, span},
+};
 
 /// How often it is drawn.
 pub(crate) const EVERY: Duration = Duration::from_millis(500);
@@ -16,11 +18,11 @@ const NOW: usize = 10;
 /// Passes a run's lines on, and draws on stderr what they amount to.
 pub(crate) struct Live<O> {
     output: O,
-    screen: Option<Screen>,
+    screen: Screen,
+    shown: Shown,
 }
 
-struct Screen {
-    bar: ProgressBar,
+struct Shown {
     whole: Option<Duration>,
     now: VecDeque<Progress>,
     all: Progress,
@@ -29,27 +31,18 @@ struct Screen {
 impl<O> Live<O> {
     /// Draws only where somebody looks. `whole` is how long the run will take, where that is known.
     pub(crate) fn new(output: O, whole: Option<Duration>) -> Self {
-        let draws = std::io::stderr().is_terminal();
-        let screen = draws.then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{msg}") {
-                bar.set_style(style);
-            }
-            Screen { bar, whole, now: VecDeque::with_capacity(NOW), all: Progress::default() }
-        });
-        Self { output, screen }
+        let shown = Shown { whole, now: VecDeque::with_capacity(NOW), all: Progress::default() };
+        Self { output, screen: Screen::new(), shown }
     }
 
     /// Whether anything is drawn.
     pub(crate) fn draws(&self) -> bool {
-        self.screen.is_some()
+        self.screen.draws()
     }
 
     /// Clears the screen; gives the output back.
     pub(crate) fn finish(self) -> O {
-        if let Some(screen) = &self.screen {
-            screen.bar.finish_and_clear();
-        }
+        self.screen.finish();
         self.output
     }
 }
@@ -65,18 +58,19 @@ impl<O: Output> Output for Live<O> {
         self.output.interval(log, interval);
     }
     fn progress(&mut self, progress: Progress) {
-        let Some(screen) = &mut self.screen else { return };
-        screen.all.add(&progress);
-        if screen.now.len() == NOW {
-            screen.now.pop_front();
+        if !self.draws() {
+            return;
         }
-        screen.now.push_back(progress);
-        screen.bar.set_message(screen.text());
-        screen.bar.tick();
+        self.shown.all.add(&progress);
+        if self.shown.now.len() == NOW {
+            self.shown.now.pop_front();
+        }
+        self.shown.now.push_back(progress);
+        self.screen.show(self.shown.text());
     }
 }
 
-impl Screen {
+impl Shown {
     fn text(&self) -> String {
         let mut now = Progress::default();
         self.now.iter().for_each(|progress| now.add(progress));

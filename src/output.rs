@@ -45,6 +45,13 @@ pub(crate) fn document<T: Serialize>(document: &T) -> Result<()> {
     Ok(())
 }
 
+/// Prints `body` as one line of many, with `"schema": "pathlab.<verb>/1"` in front.
+pub(crate) fn line<T: Serialize>(verb: &str, body: &T) -> Result<()> {
+    let line = serde_json::to_string(&Document { schema: format!("pathlab.{verb}/1"), body })?;
+    outln!("{line}");
+    Ok(())
+}
+
 /// Prints `body` with `"schema": "pathlab.<verb>/1"` in front.
 pub(crate) fn json<T: Serialize>(verb: &str, body: &T) -> Result<()> {
     document(&Document { schema: format!("pathlab.{verb}/1"), body })

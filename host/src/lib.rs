@@ -8,6 +8,8 @@
 //!   `─ Recording: writes down what is read, so that a capture is exactly what an audit looks at
 //! ```
 //!
+//! [`watch`] counts from inside the kernel, while the host works, what makes packets wait or loses them.
+//!
 //! Rules are pure functions of what a [`Source`] gives. What cannot be read is said, with the reason; nothing is guessed and nothing is
 //! changed.
 
@@ -23,6 +25,7 @@ mod qdisc;
 mod rules;
 mod source;
 mod sys;
+pub mod watch;
 mod xdp_diag;
 
 pub use audit::{Audit, Change, Entry, Expectation, Seen, State};

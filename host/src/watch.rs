@@ -1,0 +1,238 @@
+//! Watches this host from inside the kernel while it works: small programs on typed tracepoints count, and a window is the difference of
+//! two readings.
+//!
+//! ```text
+//! bpf/*.bpf.c on tracepoints ─► per-CPU maps ─┐
+//! procfs, sysfs, netlink ─────────────────────┴─► Reading ─► Reading::since ─► Report ─► text, JSON lines, /metrics
+//! ```
+//!
+//! What does not belong to this network namespace, or to the chosen interfaces, is left before any map is touched. Maps have a fixed size, and
+//! what finds no room is counted. Links are not pinned: they go with the process, however it ends. A part that cannot be had is named, and
+//! the others are watched.
+
+mod btf;
+mod drops;
+mod object;
+mod overhead;
+mod procfs;
+mod reading;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Btf,
+    sys::{Stats, enable_stats},
+};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
+use pathlab_guard::Rtnetlink;
+
+use self::{
+    btf::Types,
+    drops::Drops,
+    object::{Filter, MOST_INTERFACES, Object},
+    reading::Names,
+};
+pub use self::{
+    drops::{DropReport, Dropped, Refused},
+    overhead::Overhead,
+    procfs::SocketQueue,
+    reading::{Reading, Report},
+};
+
+/// What went wrong while watching.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// More interfaces than the programs compare with.
+    #[error("{count} interfaces: at most {MOST_INTERFACES} can be chosen; without a choice all are watched")]
+    TooManyInterfaces {
+        /// How many were given.
+        count: usize,
+    },
+    /// There is none of this name here.
+    #[error("interface {name}: no such interface; see `ip link`")]
+    NoInterface {
+        /// The name.
+        name: String,
+    },
+    /// The kernel refused a program or a map.
+    #[error("cannot {what} the programs: {source}")]
+    Programs {
+        /// load, attach, read or measure
+        what: &'static str,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel did not list the interfaces.
+    #[error("cannot list the interfaces: {source}")]
+    Interfaces {
+        /// What it said.
+        source: io::Error,
+    },
+    /// A file of the kernel that everybody may read.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// What is to be watched.
+#[derive(Clone, Debug, Default)]
+pub struct WatchOptions {
+    /// Names of the interfaces; none: all of the namespace.
+    pub interfaces: Vec<String>,
+}
+
+/// The programs in the kernel, and what is read beside them, in the network namespace of the thread that began it.
+#[derive(Debug)]
+pub struct Watch {
+    begun: Instant,
+    drops: Option<Drops>,
+    lacks: Vec<String>,
+    measuring: Option<(OwnedFd, Instant)>,
+    measured: Duration,
+}
+
+impl Watch {
+    /// Attaches what can be attached, and says of the rest why not.
+    ///
+    /// # Errors
+    /// [`Error::TooManyInterfaces`], [`Error::NoInterface`], [`Error::Interfaces`]; [`Error::File`] where there is no procfs.
+    pub fn begin(options: &WatchOptions) -> Result<Self> {
+        let filter = filter(options)?;
+        let mut watch =
+            Self { begun: Instant::now(), drops: None, lacks: Vec::new(), measuring: None, measured: Duration::ZERO };
+        if may_load() {
+            watch.attach(&filter);
+        } else {
+            watch.lacks.push(
+                "no program may be loaded into the kernel without CAP_BPF and CAP_PERFMON, so only counters are read: run it as root".into(),
+            );
+        }
+        Ok(watch)
+    }
+
+    fn attach(&mut self, filter: &Filter) {
+        let vmlinux = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+        let (Some(types), Ok(btf)) = (Types::parse(&vmlinux), Btf::from_sys_fs()) else {
+            self.lacks.push("the kernel does not tell its types (CONFIG_DEBUG_INFO_BTF), so only counters are read".into());
+            return;
+        };
+        self.drops = self.lacking("drops", Drops::attach(&types, &btf, filter));
+    }
+
+    fn lacking<T>(&mut self, what: &str, part: Result<T>) -> Option<T> {
+        part.map_err(|error| self.lacks.push(format!("{what}: {error}"))).ok()
+    }
+
+    /// What is not watched, each with the reason.
+    pub fn lacks(&self) -> &[String] {
+        &self.lacks
+    }
+
+    /// From now on the kernel measures what the programs cost, which costs some tens of nanoseconds an event itself.
+    ///
+    /// # Errors
+    /// [`Error::Programs`]: the kernel is older than 5.8.
+    pub fn measure_cost(&mut self) -> Result<()> {
+        if self.objects().next().is_some() && self.measuring.is_none() {
+            let held = enable_stats(Stats::RunTime).map_err(object::failed("measure"))?;
+            self.measuring = Some((held, Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// No more.
+    pub fn leave_cost(&mut self) {
+        if let Some((held, since)) = self.measuring.take() {
+            self.measured += since.elapsed();
+            drop(held);
+        }
+    }
+
+    /// What has been counted until now.
+    ///
+    /// # Errors
+    /// [`Error::Programs`], [`Error::Interfaces`], [`Error::File`].
+    pub fn read(&self) -> Result<Reading> {
+        let names = names()?;
+        let mut costs = BTreeMap::new();
+        for object in self.objects() {
+            costs.extend(object.costs()?);
+        }
+        let mut sockets = procfs::udp_sockets(&text("/proc/thread-self/net/udp")?);
+        // absent where IPv6 is switched off
+        sockets.extend(procfs::udp_sockets(&text("/proc/thread-self/net/udp6").unwrap_or_default()));
+        let snmp6 = text("/proc/thread-self/net/snmp6").unwrap_or_default();
+        let measuring = self.measuring.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        Ok(Reading {
+            at: self.begun.elapsed(),
+            drops: self.drops.as_ref().map(|drops| drops.read(&names)).transpose()?,
+            counters: procfs::udp_counters(&text("/proc/thread-self/net/snmp")?, &snmp6),
+            sockets,
+            costs,
+            measured: self.measured + measuring,
+        })
+    }
+
+    fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.drops.iter().map(Drops::object)
+    }
+}
+
+fn text(path: &'static str) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::File { path, source })
+}
+
+/// The interfaces of the calling thread's namespace; `/sys` may be of another.
+fn names() -> Result<Names> {
+    let failed = |source| Error::Interfaces { source };
+    let mut rtnetlink = Rtnetlink::open(None).map_err(|error| failed(io::Error::other(error)))?;
+    let answers = rtnetlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).map_err(failed)?;
+    let name = |answer| {
+        let RouteNetlinkMessage::NewLink(link) = answer else { return None };
+        let named = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        });
+        Some((link.header.index, named?))
+    };
+    Ok(Names(answers.into_iter().filter_map(name).collect()))
+}
+
+fn filter(options: &WatchOptions) -> Result<Filter> {
+    let path = "/proc/thread-self/ns/net";
+    let netns = fs::metadata(path).map_err(|source| Error::File { path, source })?.ino();
+    if options.interfaces.len() > MOST_INTERFACES {
+        return Err(Error::TooManyInterfaces { count: options.interfaces.len() });
+    }
+    let names = names()?;
+    let index = |name: &String| {
+        let found = names.0.iter().find(|(_, known)| *known == name).map(|(index, _)| *index);
+        found.ok_or_else(|| Error::NoInterface { name: name.clone() })
+    };
+    let interfaces = options.interfaces.iter().map(index).collect::<Result<_>>()?;
+    // an inode of nsfs is an unsigned int of the kernel
+    Ok(Filter { netns: u32::try_from(netns).unwrap_or(0), interfaces })
+}
+
+/// `CAP_SYS_ADMIN`, or `CAP_BPF` with `CAP_PERFMON`, by linux/capability.h.
+fn may_load() -> bool {
+    let [sys_admin, perfmon, bpf] = [21, 38, 39].map(|bit| 1_u64 << bit);
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let has = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    has & sys_admin != 0 || has & (perfmon | bpf) == perfmon | bpf
+}

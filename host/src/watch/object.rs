@@ -1,0 +1,115 @@
+//! Loads one object of `bpf/` and attaches its programs to the kernel's typed tracepoints, by links that go with the process.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Map, MapData, PerCpuArray, PerCpuHashMap},
+    programs::BtfTracePoint,
+};
+
+use super::{
+    Error, Result,
+    overhead::{Cost, cost},
+};
+
+/// The programs' `MOST_INTERFACES`.
+pub(crate) const MOST_INTERFACES: usize = 8;
+
+/// Whose packets are looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    /// Inode of the network namespace.
+    pub(crate) netns: u32,
+    /// Indices of the interfaces; none: all.
+    pub(crate) interfaces: Vec<u32>,
+}
+
+/// An object in the kernel.
+#[derive(Debug)]
+pub(crate) struct Object {
+    ebpf: Ebpf,
+    programs: Vec<&'static str>,
+}
+
+/// Entries of a hash map, the processors' parts of each still apart.
+pub(crate) type Parts<K, const V: usize> = BTreeMap<K, Vec<[u64; V]>>;
+
+impl Object {
+    /// `programs` are pairs of a program and its tracepoint; `constants` are the object's own, beside those of `bpf/watch.h`. Nothing is pinned.
+    pub(crate) fn attach(
+        object: &[u8],
+        programs: &[(&'static str, &str)],
+        btf: &Btf,
+        filter: &Filter,
+        constants: &[(&str, u32)],
+    ) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        let mut interfaces = [0_u32; MOST_INTERFACES];
+        for (place, index) in interfaces.iter_mut().zip(&filter.interfaces) {
+            *place = *index;
+        }
+        // not every object is of packets
+        loader.override_global("NETNS", &filter.netns, false).override_global("INTERFACES", &interfaces, false);
+        for (name, value) in constants {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(object).map_err(failed("load"))?;
+        for (name, tracepoint) in programs {
+            let program = ebpf.program_mut(name).ok_or_else(|| failed("load")(gone()))?;
+            let program: &mut BtfTracePoint = program.try_into().map_err(failed("load"))?;
+            program.load(tracepoint, btf).map_err(failed("load"))?;
+            program.attach().map_err(failed("attach"))?;
+        }
+        Ok(Self { ebpf, programs: programs.iter().map(|(name, _)| *name).collect() })
+    }
+
+    /// The sums over all processors of a per-CPU array's counters.
+    pub(crate) fn counters<const N: usize>(&self, map: &str) -> Result<[u64; N]> {
+        let map = PerCpuArray::<&MapData, u64>::try_from(self.map(map)?).map_err(failed("read"))?;
+        let mut sums = [0; N];
+        for (place, sum) in (0_u32..).zip(&mut sums) {
+            *sum = map.get(&place, 0).map_err(failed("read"))?.iter().sum();
+        }
+        Ok(sums)
+    }
+
+    /// All entries of a per-CPU hash map. One that comes or goes meanwhile is in it or not.
+    pub(crate) fn parts<const K: usize, const V: usize>(&self, map: &str) -> Result<Parts<[u8; K], V>>
+    where
+        [u8; K]: aya::Pod,
+        [u64; V]: aya::Pod,
+    {
+        let map = PerCpuHashMap::<&MapData, [u8; K], [u64; V]>::try_from(self.map(map)?).map_err(failed("read"))?;
+        let entries = map.iter().map(|entry| entry.map(|(key, parts)| (key, parts.to_vec())));
+        entries.collect::<std::result::Result<_, _>>().map_err(failed("read"))
+    }
+
+    /// What each program has cost so far, by name.
+    pub(crate) fn costs(&self) -> Result<BTreeMap<String, Cost>> {
+        let mut costs = BTreeMap::new();
+        for name in &self.programs {
+            let program = self.ebpf.program(name).ok_or_else(|| failed("read")(gone()))?;
+            let fd = program.fd().map_err(failed("read"))?.as_fd().as_raw_fd();
+            let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).map_err(failed("read"))?;
+            costs.insert((*name).to_owned(), cost(&text));
+        }
+        Ok(costs)
+    }
+
+    fn map(&self, name: &str) -> Result<&Map> {
+        self.ebpf.map(name).ok_or_else(|| failed("read")(gone()))
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::from(io::ErrorKind::NotFound)
+}
+
+pub(crate) fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: &'static str) -> impl Fn(E) -> Error {
+    move |source| Error::Programs { what, source: source.into() }
+}

@@ -1,0 +1,123 @@
+//! All that is counted at one time, and the difference of two such readings: what happened in a window.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use super::{
+    drops::{DropCounts, DropReport},
+    overhead::{Cost, Overhead, overheads},
+    procfs::{Queue, SocketQueue},
+};
+
+/// Sockets that are listed of a window.
+const SOCKETS: usize = 16;
+
+/// Interfaces by index, as the namespace has them now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names(pub(crate) BTreeMap<u32, String>);
+
+impl Names {
+    /// Absent for index 0; one that has gone is its number.
+    pub(crate) fn of(&self, index: u32) -> Option<String> {
+        let name = || self.0.get(&index).cloned().unwrap_or_else(|| format!("#{index}"));
+        (index != 0).then(name)
+    }
+}
+
+/// What was counted until one moment. A part that is absent is not watched.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Since the watch began.
+    pub(crate) at: Duration,
+    pub(crate) drops: Option<DropCounts>,
+    pub(crate) counters: BTreeMap<String, u64>,
+    pub(crate) sockets: BTreeMap<SocketAddr, Queue>,
+    pub(crate) costs: BTreeMap<String, Cost>,
+    /// Of that time the part in which the kernel measured its programs.
+    pub(crate) measured: Duration,
+}
+
+/// What happened in a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// Its length.
+    pub seconds: f64,
+    /// Packets that were given up; absent where that is not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drops: Option<DropReport>,
+    /// Counters of UDP that moved, by nstat's names.
+    pub counters: BTreeMap<String, u64>,
+    /// UDP sockets that dropped or have datagrams waiting, the most drops first; 16 at most.
+    pub sockets: Vec<SocketQueue>,
+    /// What the programs cost.
+    pub overhead: Vec<Overhead>,
+}
+
+impl Reading {
+    /// What happened since an earlier reading of the same watch.
+    pub fn since(&self, earlier: &Self) -> Report {
+        Report {
+            seconds: self.at.saturating_sub(earlier.at).as_secs_f64(),
+            drops: self.drops.as_ref().map(|now| now.since(earlier.drops.as_ref().unwrap_or(&DropCounts::default()))),
+            counters: since(&self.counters, &earlier.counters).collect(),
+            sockets: queues(&self.sockets, &earlier.sockets),
+            overhead: overheads(&self.costs, &earlier.costs, self.measured.saturating_sub(earlier.measured)),
+        }
+    }
+}
+
+/// Counts that have grown, by how much.
+pub(crate) fn since<K: Ord + Clone>(
+    now: &BTreeMap<K, u64>,
+    earlier: &BTreeMap<K, u64>,
+) -> impl Iterator<Item = (K, u64)> {
+    now.iter().filter_map(|(key, count)| {
+        let more = count.saturating_sub(earlier.get(key).copied().unwrap_or(0));
+        (more > 0).then(|| (key.clone(), more))
+    })
+}
+
+/// A socket that was closed takes its count along: where there are fewer drops than before, all of them are new.
+fn queues(now: &BTreeMap<SocketAddr, Queue>, earlier: &BTreeMap<SocketAddr, Queue>) -> Vec<SocketQueue> {
+    let of = |(socket, queue): (&SocketAddr, &Queue)| {
+        let before = earlier.get(socket).map_or(0, |queue| queue.drops);
+        let drops = queue.drops.checked_sub(before).unwrap_or(queue.drops);
+        SocketQueue { socket: *socket, waiting: queue.waiting, drops }
+    };
+    let mut queues: Vec<_> = now.iter().map(of).filter(|queue| queue.drops + queue.waiting > 0).collect();
+    queues.sort_by_key(|queue| std::cmp::Reverse((queue.drops, queue.waiting)));
+    queues.truncate(SOCKETS);
+    queues
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_the_difference_of_two_readings() {
+        let local: SocketAddr = "127.0.0.1:7".parse().unwrap();
+        let counter = |value| BTreeMap::from([("UdpInDatagrams".to_owned(), value), ("UdpNoPorts".to_owned(), 3)]);
+        let queue = |drops| BTreeMap::from([(local, Queue { waiting: 0, drops })]);
+        let earlier = Reading {
+            at: Duration::from_secs(1),
+            counters: counter(5),
+            sockets: queue(40),
+            ..Reading::default()
+        };
+        let now =
+            Reading { at: Duration::from_millis(1_500), counters: counter(9), sockets: queue(41), ..Reading::default() };
+        let report = now.since(&earlier);
+        assert_eq!((report.seconds, report.drops), (0.5, None));
+        assert_eq!(report.counters, [("UdpInDatagrams".to_owned(), 4)].into());
+        assert_eq!(report.sockets, [SocketQueue { socket: local, waiting: 0, drops: 1 }]);
+        // another socket took the address
+        assert_eq!(queues(&queue(2), &queue(41))[0].drops, 2);
+        assert!(queues(&queue(41), &queue(41)).is_empty());
+    }
+}

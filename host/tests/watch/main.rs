@@ -1,0 +1,4 @@
+//! Watching real packets, threads and sockets in a network namespace of the test's own.
+
+mod drops;
+mod support;
