@@ -127,7 +127,8 @@ impl Watch {
     fn attach(&mut self, filter: &Filter) {
         let vmlinux = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
         let (Some(types), Ok(btf)) = (Types::parse(&vmlinux), Btf::from_sys_fs()) else {
-            self.lacks.push("the kernel does not tell its types (CONFIG_DEBUG_INFO_BTF), so only counters are read".into());
+            self.lacks
+                .push("the kernel does not tell its types (CONFIG_DEBUG_INFO_BTF), so only counters are read".into());
             return;
         };
         self.drops = self.lacking("drops", Drops::attach(&types, &btf, filter));

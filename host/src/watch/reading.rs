@@ -1,10 +1,6 @@
 //! All that is counted at one time, and the difference of two such readings: what happened in a window.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::Serialize;
 
@@ -104,14 +100,14 @@ mod tests {
         let local: SocketAddr = "127.0.0.1:7".parse().unwrap();
         let counter = |value| BTreeMap::from([("UdpInDatagrams".to_owned(), value), ("UdpNoPorts".to_owned(), 3)]);
         let queue = |drops| BTreeMap::from([(local, Queue { waiting: 0, drops })]);
-        let earlier = Reading {
-            at: Duration::from_secs(1),
-            counters: counter(5),
-            sockets: queue(40),
+        let earlier =
+            Reading { at: Duration::from_secs(1), counters: counter(5), sockets: queue(40), ..Reading::default() };
+        let now = Reading {
+            at: Duration::from_millis(1_500),
+            counters: counter(9),
+            sockets: queue(41),
             ..Reading::default()
         };
-        let now =
-            Reading { at: Duration::from_millis(1_500), counters: counter(9), sockets: queue(41), ..Reading::default() };
         let report = now.since(&earlier);
         assert_eq!((report.seconds, report.drops), (0.5, None));
         assert_eq!(report.counters, [("UdpInDatagrams".to_owned(), 4)].into());

@@ -57,7 +57,8 @@ fn sent_is_received_and_dropped_by_reason() {
         eprintln!("received {received}, {drops:?}, {:?}", report.counters);
         let dropped: u64 = drops.reasons.iter().map(|dropped| dropped.packets).sum();
         assert_eq!(PACKETS, received + dropped, "{:?}", report.overhead);
-        let of = |reason: &str| drops.reasons.iter().filter(|drop| drop.reason == reason).map(|drop| drop.packets).sum();
+        let of =
+            |reason: &str| drops.reasons.iter().filter(|drop| drop.reason == reason).map(|drop| drop.packets).sum();
         let (full, nobody): (u64, u64) = (of("SOCKET_RCVBUFF"), of("NO_SOCKET"));
         assert_eq!(nobody, PACKETS / 100);
         assert!(full > PACKETS / 2, "the socket did not overflow: {drops:?}");

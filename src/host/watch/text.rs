@@ -118,7 +118,11 @@ mod tests {
         let report = Report {
             seconds: 2.0,
             drops: Some(DropReport {
-                reasons: vec![Dropped { reason: "SOCKET_RCVBUFF".into(), interface: Some("eth0".into()), packets: 500 }],
+                reasons: vec![Dropped {
+                    reason: "SOCKET_RCVBUFF".into(),
+                    interface: Some("eth0".into()),
+                    packets: 500,
+                }],
                 sockets: vec![Refused { socket, buffer_full: 500, memory_full: 0 }],
                 ..DropReport::default()
             }),
