@@ -5,8 +5,7 @@ use std::{net::IpAddr, path::PathBuf, sync::atomic::Ordering, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use pathlab_canary::AsnTable;
-use pathlab_record::Run;
+use pathlab_record::{AsnTable, Run};
 use pathlab_trace::{Network, Plan, Report, mtr, probe::LEAST_SIZE, socket::Sockets, trace};
 use serde_json::json;
 use tracing::info;
@@ -111,7 +110,7 @@ pub(crate) fn run(args: &Trace, global: &Global) -> Result<Exit> {
     drop(progress);
     let mut found = Report::new(&sockets.flows(), &plan, &traced);
     if let Some(networks) = &networks {
-        found.label(|address: IpAddr| networks.isp(address).map(str::to_owned));
+        found.label(|address: IpAddr| networks.of(address).map(|network| network.name.clone()));
     }
     let mut document = serde_json::to_vec_pretty(&found)?;
     document.push(b'\n');

@@ -50,6 +50,14 @@ pub enum Error {
         /// What is missing.
         why: String,
     },
+    /// A MaxMind DB among the inputs that is damaged or of no use here.
+    #[error("{name}: no table of networks: {why}")]
+    Table {
+        /// The input, as named in the verdict.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// There is nothing to judge.
     #[error("no session to judge: {why}")]
     NoSession {

@@ -30,7 +30,6 @@
 
 mod acceptance;
 mod arm;
-mod asn;
 mod assignment;
 mod described;
 mod difference;
@@ -54,7 +53,6 @@ pub mod steer;
 
 pub use acceptance::{Accepted, Held, Outcome, accept};
 pub use arm::arm;
-pub use asn::{AsnTable, UNKNOWN};
 pub use assignment::{MAX_KEY, bucket, bucket_of_bytes};
 pub use described::{Described, Description, PooledAnswer};
 pub use early::{Early, Harm, Watched};
@@ -71,6 +69,6 @@ pub use pathlab_stats::Interval;
 pub use policy::{Decision, Reason, Topic};
 pub use registration::{Direction, PLAN, Registered, Registration};
 pub use simulate::{Alike, Controls, Effort, Sized, Wanted, alike, power};
-pub use stratum::{Cell, Family};
+pub use stratum::{Cell, Family, UNKNOWN};
 pub use verdict::{Given, SCHEMA, Verdict, plan_sha256};
 pub use window::{Evenings, Place, Window};

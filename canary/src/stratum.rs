@@ -10,6 +10,9 @@ use crate::{
     ingest::{Ingested, Seen, Session},
 };
 
+/// The ISP of whom neither a label nor a table of networks places.
+pub const UNKNOWN: &str = "unknown";
+
 /// Address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Family {

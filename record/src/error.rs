@@ -29,6 +29,14 @@ pub enum Error {
         /// What is wrong, and with which field.
         why: String,
     },
+    /// A MaxMind DB that is damaged or of no use here.
+    #[error("{}: no table of networks: {why}", file.display())]
+    Asn {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The run directory to be made exists and holds something.
     #[error("{} exists and is not empty; name another directory with --out", path.display())]
     Occupied {

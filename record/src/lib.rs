@@ -41,7 +41,9 @@
 //! What it does not do: measure. Nothing here opens a socket, reads a clock or draws a random number; times, salts and host facts are
 //! the caller's. It does not judge either: quantiles of a histogram, yes; intervals, tests and verdicts are above.
 
+mod asn;
 mod clock;
+pub mod csv;
 mod digest;
 mod directory;
 mod error;
@@ -57,6 +59,7 @@ mod sample;
 mod session;
 mod stamp;
 
+pub use asn::{AsnTable, AsnTableBuilder, Network};
 pub use clock::{Clock, Interval, Monotonic, Reading, Realtime, Tai, Time};
 pub use digest::Digest;
 pub use directory::RunDirectory;

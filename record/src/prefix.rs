@@ -10,6 +10,12 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// The prefix of an address; `None` where `length` is more than its family has bits.
+    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        (length <= width).then(|| Self { address: of_bits(network(address, length), address), length })
+    }
+
     /// Its first address.
     pub fn address(&self) -> IpAddr {
         self.address
@@ -44,6 +50,14 @@ fn network(address: IpAddr, length: u8) -> u128 {
     };
     let mask = u128::MAX.checked_shl(128 - u32::from(length.min(width))).unwrap_or(0);
     bits & mask
+}
+
+/// The address of bits at the top, of the family of `like`.
+pub(crate) fn of_bits(bits: u128, like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(((bits >> 96) as u32).into()),
+        IpAddr::V6(_) => IpAddr::V6(bits.into()),
+    }
 }
 
 /// As nft and iproute2 write it: a single address without a length.
@@ -86,11 +100,7 @@ impl FromStr for Prefix {
         }
         let bits = network(address, length);
         if bits != network(address, most) {
-            let address = match address {
-                IpAddr::V4(_) => IpAddr::V4(((bits >> 96) as u32).into()),
-                IpAddr::V6(_) => IpAddr::V6(bits.into()),
-            };
-            return Err(PrefixError::HostBits(text.to_owned(), Self { address, length }));
+            return Err(PrefixError::HostBits(text.to_owned(), Self { address: of_bits(bits, address), length }));
         }
         Ok(Self { address, length })
     }

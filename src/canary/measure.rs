@@ -12,11 +12,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use pathlab_canary::{
-    AsnTable, Experiment, UNKNOWN,
+    Experiment, UNKNOWN,
     passive::{Account, Watch},
     steer,
 };
-use pathlab_record::{Run, RunDirectory};
+use pathlab_record::{AsnTable, Run, RunDirectory};
 use pathlab_reflector::{MetricsServer, Stop};
 use serde_json::{Value, json};
 use tracing::{info, warn};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use pathlab_record::{Arm, Window};
+use pathlab_record::{Arm, Window, csv};
 
 use super::{Line, Refused, remark::*};
 use crate::{Error, Evenings, Place};
@@ -95,9 +95,8 @@ impl Columns {
     }
 }
 
-/// Plain fields: neither dates nor counts nor arms need quotes.
+/// The fields, without what is blank around them.
 fn names(line: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(line);
-    let plain = |field: &str| field.trim().trim_matches('"').to_owned();
-    text.trim_start_matches('\u{feff}').split(',').map(plain).collect()
+    csv::fields(text.trim_start_matches('\u{feff}')).iter().map(|field| field.trim().to_owned()).collect()
 }

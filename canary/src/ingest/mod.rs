@@ -5,7 +5,7 @@
 //! samples (CSV, JSONL) ─► bins ─►                  ├─► sessions ─► judge: may promote
 //! *.hlog with a session ───────►                  ─┘
 //! *.hlog without, cohorts.jsonl ─► bins of cohorts ─► pooled: describe, may roll back, never promote
-//! *.tsv ─► table of prefixes ─► ISP of sessions that no label places
+//! *.tsv, *.mmdb, CSV with a prefix ─► table of networks ─► ISP of sessions that no label places
 //! ```
 //!
 //! `sessions.jsonl` is read on all cores, chunk by chunk, and taken in the order of its lines: the verdict is that of one core. Memory grows with sessions and their windows, not with samples: bins are merged as they come. Whatever is not judged is counted under
@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     hash::{BuildHasher, RandomState},
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
     num::NonZero,
     path::Path,
     sync::{Arc, Mutex, mpsc},
@@ -35,7 +35,7 @@ use std::{
 
 use hashbrown::HashTable;
 use jiff::Timestamp;
-use pathlab_record::SessionBin;
+use pathlab_record::{AsnTableBuilder, SessionBin};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -45,9 +45,7 @@ pub(crate) use pooled::{Block, Pooled, quantile as pooled_quantile};
 pub use remark::{Remark, Remarks};
 pub(crate) use session::{Bin, ByWindow, Seen, Session};
 
-use crate::{
-    Error, Evenings, Experiment, Metric, PLAN, Registration, Series, Window, asn::AsnTableBuilder, stratum::Cell,
-};
+use crate::{Error, Evenings, Experiment, Metric, PLAN, Registration, Series, Window, stratum::Cell};
 use chunks::{Chunk, Chunks};
 use remark::{Account, Line};
 use samples::{Columns, Samples};
@@ -56,8 +54,9 @@ use told::{Lines, Reading, Told};
 /// Name of the file in a run directory.
 pub const SESSIONS: &str = "sessions.jsonl";
 
-/// Ending of a table of prefixes.
+/// Endings of tables of networks: text and MaxMind DB. One in CSV is told by its header.
 const TABLE: &str = "tsv";
+const MMDB: &str = "mmdb";
 /// Chunks that are read ahead of those that are taken, for each core.
 const AHEAD: usize = 3;
 
@@ -86,8 +85,8 @@ enum Form {
     Complaints(complaints::Columns),
     Log,
     Cohorts,
-    /// A table of prefixes.
-    Asns(AsnTableBuilder),
+    /// A table of networks.
+    Asns,
 }
 
 /// Everything that was read, ready to be judged.
@@ -150,6 +149,8 @@ pub struct Ingest {
     /// Last instant of data in each evening that was placed by the clock.
     latest: BTreeMap<Window, Timestamp>,
     account: Account,
+    /// All tables of networks so far: `reading` has what they make.
+    asns: AsnTableBuilder,
     out: Ingested,
 }
 
@@ -189,25 +190,26 @@ impl Ingest {
             cells: HashMap::new(),
             latest: BTreeMap::new(),
             account: Account::default(),
+            asns: AsnTableBuilder::default(),
             out,
         })
     }
 
-    /// Reads runs and files, tables of prefixes before all others.
+    /// Reads runs and files, tables of networks before all others and by their names: the order in which they were given makes no difference.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn runs<'p>(&mut self, paths: impl IntoIterator<Item = &'p Path>) -> Result<(), Error> {
-        let table = |path: &&Path| path.extension().is_some_and(|ending| ending == TABLE);
-        let (tables, others): (Vec<_>, Vec<_>) = paths.into_iter().partition(table);
+        let (mut tables, others): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_table(path));
+        tables.sort();
         tables.into_iter().chain(others).try_for_each(|path| self.run(path))
     }
 
     /// Reads a run directory (its `sessions.jsonl`, or else its `cohorts.jsonl`, and its `plan.json`), or one file: `.csv`, `.hlog`, JSON lines,
-    /// `plan.json`, or a table of prefixes as `.tsv`, which tells the ISP of what is read after it.
+    /// `plan.json`, or a table of networks, which tells the ISP of what is read after it.
     ///
     /// # Errors
-    /// [`Error::Input`] when it cannot be read, [`Error::QuantilesOnly`] when it has nothing but quantiles. Broken lines are no error:
+    /// [`Error::Input`] when it cannot be read, [`Error::Table`] for a MaxMind DB that is damaged, [`Error::QuantilesOnly`] when it has nothing but quantiles. Broken lines are no error:
     /// they are counted.
     pub fn run(&mut self, path: &Path) -> Result<(), Error> {
         if path.is_dir() && path.join(PLAN).exists() {
@@ -256,9 +258,11 @@ impl Ingest {
         let mut form = match name.rsplit_once('.').map(|(_, ending)| ending) {
             Some("csv") => Form::Csv(None),
             Some("hlog") => Form::Log,
-            Some(TABLE) => Form::Asns(AsnTableBuilder::default()),
+            Some(TABLE) => Form::Asns,
+            Some(MMDB) => return self.mmdb(name, reader, refused),
             _ => Form::Json,
         };
+        self.asns.begin();
         let mut chunks = Chunks::new(reader);
         let mut lines = 0;
         while let Some(chunk) = chunks.next().map_err(&refused)? {
@@ -269,10 +273,26 @@ impl Ingest {
             }
             self.chunk(&mut form, &chunk, name, &mut lines)?;
         }
-        if let Form::Asns(table) = form {
-            self.reading.asns = Some(Arc::new(table.build()));
+        if matches!(form, Form::Asns) {
+            self.reading.asns = Some(Arc::new(self.asns.clone().build()));
         }
         self.out.inputs.push(chunks.input(name, lines));
+        Ok(())
+    }
+
+    /// Reads a MaxMind DB, which has no lines.
+    fn mmdb(
+        &mut self,
+        name: &str,
+        mut reader: impl BufRead,
+        refused: impl Fn(io::Error) -> Error,
+    ) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(refused)?;
+        self.asns.mmdb(&bytes).map_err(|why| Error::Table { name: name.to_owned(), why })?;
+        self.reading.asns = Some(Arc::new(self.asns.clone().build()));
+        let sha256 = pathlab_record::Digest::of(&bytes).to_string();
+        self.out.inputs.push(Input { name: name.to_owned(), sha256, bytes: bytes.len() as u64, lines: 0 });
         Ok(())
     }
 
@@ -367,6 +387,9 @@ impl Ingest {
             }
         }
         let unreadable = |what| Refused { remark: Remark::Broken, what };
+        if matches!(form, Form::Csv(None)) && AsnTableBuilder::is_header(line) {
+            *form = Form::Asns;
+        }
         if matches!(form, Form::Csv(None)) && complaints::Columns::are(line) {
             *form = Form::Complaints(complaints::Columns::of(line, at, &mut self.account)?);
             self.out.complaints.get_or_insert_default();
@@ -390,7 +413,7 @@ impl Ingest {
                 self.out.judged_lines += u64::from(row.is_ok());
                 row
             }
-            Form::Asns(table) => table.line(line).map_err(unreadable),
+            Form::Asns => self.asns.line(line).map_err(unreadable),
             Form::Log => match log::read(line, &self.reading.zone) {
                 Ok(log::Interval::None) => Ok(()),
                 Ok(log::Interval::Session(bin, counted)) => {
@@ -560,6 +583,19 @@ impl Refused {
 fn broken(error: Option<serde_json::Error>) -> Refused {
     let what = error.map_or_else(|| "no JSON object".to_owned(), |error| error.to_string());
     Refused { remark: Remark::Broken, what }
+}
+
+/// Whether a file is a table of networks. One that cannot be read is told so when it is its turn.
+fn is_table(path: &Path) -> bool {
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some(TABLE | MMDB) => true,
+        Some("csv") => File::open(path).is_ok_and(|file| {
+            let mut header = Vec::new();
+            let line = BufReader::new(file.take(4_096)).read_until(b'\n', &mut header);
+            line.is_ok() && AsnTableBuilder::is_header(header.trim_ascii_end())
+        }),
+        _ => false,
+    }
 }
 
 /// The name of a file in a verdict: its directory and itself.

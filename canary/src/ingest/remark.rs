@@ -19,7 +19,7 @@ pub enum Remark {
     Contradicts,
     /// No label `isp` or `asn`, or no address family.
     Unlabelled,
-    /// No label tells the ISP, and the table of prefixes does not know the client. Judged as ISP `unknown`.
+    /// No label tells the ISP, and the table of networks does not know the client. Judged as ISP `unknown`.
     UnknownIsp,
     /// The same source, session and bin, or sequence number, were there before.
     Duplicate,

@@ -2,10 +2,10 @@
 //!
 //! Memory grows with sessions and bins: of a packet nothing stays but its bucket and its place in the ranges of sequence numbers.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use pathlab_record::{Arm, Labels, Outcome, Planes, Sample, SessionBin, SessionKey, SparseHistogram};
+use pathlab_record::{Arm, Labels, Outcome, Planes, Sample, SessionBin, SessionKey, SparseHistogram, csv};
 use serde_json::Value;
 
 use super::{Refused, broken, ranges::Ranges, remark::*};
@@ -55,7 +55,7 @@ impl Columns {
     /// Reads a header.
     pub(super) fn of(line: &[u8], at: Line<'_>, account: &mut Account) -> Result<Self, Error> {
         let text = String::from_utf8_lossy(line);
-        let names: Vec<_> = fields(text.trim_start_matches('\u{feff}'));
+        let names: Vec<_> = csv::fields(text.trim_start_matches('\u{feff}'));
         let names: Vec<&str> = names.iter().map(|name| name.trim()).collect();
         refuse_quantiles(&names, at)?;
         let columns: Vec<_> = names.iter().map(|name| Field::of(name)).collect();
@@ -207,7 +207,7 @@ impl Samples {
     ) -> Result<(), Refused> {
         let refused = |what: String| Refused { remark: Remark::Broken, what };
         let text = std::str::from_utf8(line).map_err(|_| refused("is not UTF-8".to_owned()))?;
-        let values = fields(text);
+        let values = csv::fields(text);
         if values.len() != columns.0.len() {
             return Err(refused(format!("{} columns, the header has {}", values.len(), columns.0.len())));
         }
@@ -410,55 +410,9 @@ fn instant(text: &str, zone: &TimeZone) -> Result<(Timestamp, bool), String> {
     Ok((time, offset != format!("{sign}{hours:02}:{minutes:02}")))
 }
 
-/// The fields of a line of CSV (RFC 4180, without line breaks inside quotes).
-fn fields(line: &str) -> Vec<Cow<'_, str>> {
-    let mut out = Vec::new();
-    let mut rest = line;
-    loop {
-        let Some(quoted) = rest.strip_prefix('"') else {
-            let end = rest.find(',');
-            out.push(Cow::Borrowed(&rest[..end.unwrap_or(rest.len())]));
-            match end {
-                Some(end) => rest = &rest[end + 1..],
-                None => return out,
-            }
-            continue;
-        };
-        let mut text = String::new();
-        let mut left = quoted;
-        loop {
-            let Some(end) = left.find('"') else {
-                text.push_str(left);
-                left = "";
-                break;
-            };
-            text.push_str(&left[..end]);
-            left = &left[end + 1..];
-            match left.strip_prefix('"') {
-                Some(more) => {
-                    text.push('"');
-                    left = more;
-                }
-                None => break,
-            }
-        }
-        out.push(Cow::Owned(text));
-        match left.find(',') {
-            Some(comma) => rest = &left[comma + 1..],
-            None => return out,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quoted_fields_keep_their_commas() {
-        assert_eq!(fields(r#"a,"b, ""c""",,d"#), ["a", r#"b, "c""#, "", "d"]);
-        assert_eq!(fields(r#""open"#), ["open"]);
-    }
 
     #[test]
     fn times_are_read_in_every_unit_and_never_without_a_zone() {

@@ -3,6 +3,9 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::experiment::tests::EXAMPLE;
 
+#[path = "../../../record/tests/support/mmdb.rs"]
+mod mmdb;
+
 fn line(session: &str, more: &str) -> String {
     format!(
         r#"{{"session":"{session}","labels":{{"isp":"NTT","family":4}},"start":"2026-11-21T10:00:00Z","end":"2026-11-21T10:10:00Z","zone":"Asia/Tokyo","sent":0,"received":0,"lost":0,"source":"probe"{more}}}"#
@@ -164,6 +167,41 @@ fn a_table_of_prefixes_tells_the_isp_where_no_label_does() {
     assert!(ingested.remarks[&Remark::Broken].first[0].starts_with("tables/asn.tsv:4: expected PREFIX"));
     assert_eq!((ingested.inputs[1].name.as_str(), ingested.inputs[1].lines), ("tables/asn.tsv", 4));
     assert_eq!(ingested.judged_lines, 4);
+}
+
+#[test]
+fn several_tables_of_any_form_are_one_in_any_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let networks = [("192.0.2.0".parse().unwrap(), 25, mmdb::Value::network(64501, "Database"))];
+    let keyed = |key: &str| line(key, &format!(",\"key\":\"{key}\"")).replace("\"isp\":\"NTT\",\"family\":4", "");
+    let lines = ["192.0.2.7:1", "192.0.2.200:1", "[2001:db8::9]:2", "198.51.100.1:3"].map(keyed).join("\n");
+    let files = [
+        file("sessions.jsonl", lines.as_bytes()),
+        file("b.tsv", b"192.0.2.0/24\t64500\tText\n"),
+        file("c.csv", b"network,asn,as_name\n2001:db8::/32,AS2914,\"N, TT\"\n2001:db9::/32,AS2914\n"),
+        file("d.mmdb", &mmdb::write(&networks, 6, 28)),
+    ];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]] {
+        let experiment = Experiment::from_toml("canary.toml", EXAMPLE).unwrap();
+        let mut ingest = Ingest::new(&experiment).unwrap();
+        ingest.runs(order.map(|place| files[place].as_path())).unwrap();
+        let ingested = ingest.finish();
+        let cells: Vec<String> = ingested.cells.iter().map(ToString::to_string).collect();
+        assert_eq!(cells, ["Database IPv4", "Text IPv4", "N, TT IPv6", "unknown IPv4"]);
+        assert_eq!((ingested.judged_lines, ingested.inputs.len()), (4, 4));
+        assert!(!ingested.remarks.contains_key(&Remark::Broken), "{:?}", ingested.remarks);
+        let database = ingested.inputs.iter().find(|input| input.name.ends_with("d.mmdb")).unwrap();
+        assert_eq!(database.bytes, std::fs::metadata(&files[3]).unwrap().len());
+    }
+    let mut ingest = Ingest::new(&Experiment::from_toml("canary.toml", EXAMPLE).unwrap()).unwrap();
+    let cut = &std::fs::read(&files[3]).unwrap()[200..];
+    let error = ingest.runs([file("cut.mmdb", cut).as_path()]).unwrap_err().to_string();
+    assert!(error.contains("cut.mmdb: no table of networks"), "{error}");
 }
 
 proptest::proptest! {

@@ -4,14 +4,13 @@
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
-use pathlab_record::{Arm, Labels, SessionBin, SessionKey, Window};
+use pathlab_record::{Arm, AsnTable, Labels, SessionBin, SessionKey, Window};
 use serde_json::Value;
 
 use super::{Refused, broken, chunks::Chunk, remark::Remark, session::*};
 use crate::{
     Evenings, Place,
-    asn::{AsnTable, UNKNOWN},
-    stratum::{Cell, Family},
+    stratum::{Cell, Family, UNKNOWN},
 };
 
 /// What decides how a line is understood.
@@ -158,8 +157,8 @@ pub(super) fn cell_of(
     let (isp, unknown) = match (isp, asns) {
         (Some(isp), _) => (Some(isp), false),
         (None, None) => (None, false),
-        (None, Some(asns)) => match address.and_then(|address| asns.isp(address)) {
-            Some(isp) => (Some(isp.to_owned()), false),
+        (None, Some(asns)) => match address.and_then(|address| asns.of(address)) {
+            Some(network) => (Some(network.name.clone()), false),
             None => (Some(UNKNOWN.to_owned()), true),
         },
     };

@@ -27,7 +27,7 @@ pub struct Passive {
     /// Names of servers by their UDP port; these ports are measured, and only these. `steer.server_port` when empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub servers: BTreeMap<Port, String>,
-    /// Table of prefixes as the judge reads it, for the label `isp` by the longest prefix that holds a client.
+    /// Table of networks as the judge reads it, for the label `isp` by the longest prefix that holds a client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isps: Option<PathBuf>,
 }

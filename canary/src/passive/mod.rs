@@ -34,10 +34,10 @@ use aya::{
     programs::TcAttachType,
 };
 use jiff::Timestamp;
-use pathlab_record::{Labels, SessionBin};
+use pathlab_record::{AsnTable, Labels, SessionBin};
 
 use crate::{
-    AsnTable, Experiment, Share, UNKNOWN,
+    Experiment, Share, UNKNOWN,
     steer::{
         self, Error, Plan, Result,
         object::{self, Failure, Watched},
@@ -187,7 +187,7 @@ impl Watch {
             if !lately.is_nothing() {
                 let flow = Flow::of(&raw);
                 let server = self.servers.name(flow.server_port, reading.cgroup);
-                let isp = self.isps.isp(flow.client.ip()).unwrap_or(UNKNOWN);
+                let isp = self.isps.of(flow.client.ip()).map_or(UNKNOWN, |network| &network.name);
                 let known = Known { flow, id: &reading.id, bucket: reading.bucket, server: &server, isp };
                 self.bins.add(&known, &lately, self.share);
             }

@@ -16,11 +16,11 @@ use std::{
 
 use jiff::Timestamp;
 use pathlab_canary::{
-    AsnTable, Experiment, Ingest, Key, KeyFrom, Mode,
+    Experiment, Ingest, Key, KeyFrom, Mode,
     passive::{Field, Order, Passive, Port, Watch},
 };
 use pathlab_guard::{in_netns, privilege::root_or_skip};
-use pathlab_record::{Arm, SessionBin};
+use pathlab_record::{Arm, AsnTable, SessionBin};
 
 use crate::{
     SEED, assigned, experiment,
