@@ -133,7 +133,7 @@ fn echo(socket: &mut XskSocket, count: usize) -> Echoed {
     echoed
 }
 
-/// Sends numbered datagrams, a few at a time, and waits for each to come back as it was.
+/// Sends numbered datagrams, a few at a time, and waits for each to come back as it was, in order.
 fn ping(targets: &[IpAddr], count: u32) {
     let sockets: Vec<UdpSocket> = targets
         .iter()
@@ -145,7 +145,9 @@ fn ping(targets: &[IpAddr], count: u32) {
         })
         .collect();
     let numbers: Vec<u32> = (0..count).collect();
-    for batch in numbers.chunks(32) {
+    // The first of each goes alone: what is sent while the kernel hands out what waited for the neighbour's address overtakes that.
+    let (first, others) = numbers.split_at(sockets.len());
+    for batch in [first].into_iter().chain(others.chunks(32)) {
         for number in batch {
             let socket = &sockets[*number as usize % sockets.len()];
             socket.send(&number.to_be_bytes().repeat(11)).expect("sends");
