@@ -21,24 +21,30 @@ use test_nic::{
     wires_found,
 };
 
-/// The samples whose reply has another after it that was made when its stamp had come, and that came while the probe waited for it: a reply
-/// tells of the one before, so that of two that leave together the first is told of by none. Those whose stamps the reflector has taken
-/// back, because its clocks may have been set, are not among them.
+/// The samples whose reply has another right after it that came while the probe waited for it: a reply tells of the one before. Those whose
+/// stamps the reflector has taken back, because its clocks may have been set, are not among them.
 fn followed(samples: &[Value]) -> Vec<&Value> {
-    const STAMP_COMES_WITHIN: i64 = 25_000_000;
     // The probe waits for its interval of 50 ms and 100 ms more.
     const WAITED_FOR: i64 = 140_000_000;
     let mut answered: Vec<&Value> = samples.iter().filter(|sample| sample["outcome"] == "received").collect();
     answered.sort_by_key(|sample| sample["seq"].as_u64());
     let pairs = answered.windows(2).filter(|pair| {
-        let times = stamp(pair[0], "B3", "app").zip(stamp(pair[1], "B2", "app"));
+        let [this, next] = [pair[0], pair[1]].map(|sample| sample["seq"].as_u64());
         let waited_for = stamp(pair[0], "A4", "app")
             .zip(stamp(pair[1], "A4", "app"))
             .is_some_and(|(this, next)| next.0 - this.0 < WAITED_FOR);
         let not_void = pair.iter().all(|sample| sample["stamps"]["B2"]["nic"].is_array());
-        waited_for && not_void && times.is_some_and(|(sent, next)| next.0 - sent.0 >= STAMP_COMES_WITHIN)
+        this.zip(next).is_some_and(|(this, next)| next == this + 1) && waited_for && not_void
     });
     pairs.map(|pair| pair[0]).collect()
+}
+
+/// The reflector's stamps of one plane that had come when the next reply was made, and those that came too late to be told: all that came.
+fn follow_ups(account: &Value, plane: &str) -> (u64, u64) {
+    let [in_time, late] = ["in_time", "late"].map(|when| account["follow_ups"][plane][when].as_u64());
+    let (in_time, late) = in_time.zip(late).unwrap_or_else(|| panic!("{account:#}"));
+    assert_eq!(account["sent_on"][plane], in_time + late, "each was one or the other");
+    (in_time, late)
 }
 
 /// How many samples have which stamps.
@@ -76,7 +82,11 @@ fn every_packet_is_stamped_by_both_cards_and_the_wire_is_as_long_as_it_is() {
     let followed = followed(&samples);
     let told = followed.iter().filter(|sample| sample["stamps"]["B3"]["nic"].is_array()).count();
     eprintln!("B3 of the card told by the next reply: {told} of {}; {:#?}", followed.len(), kinds(&samples));
-    assert!(followed.len() >= 500 && told * 1000 >= followed.len() * 999, "{told} of {}", followed.len());
+    // What was not told is what came too late, as the reflector counted it, and nothing else.
+    let (in_time, late) = follow_ups(&account, "nic");
+    let missing = (followed.len() - told) as u64;
+    eprintln!("of the reflector's stamps {in_time} came in time and {late} late, {missing} of these missed by the probe");
+    assert!(told >= 500 && missing <= late, "{told} of {}, {late} late", followed.len());
     let whole = stamped_all_round(&samples);
     let (found, of) = wires_found(&whole);
     let widths: Vec<i64> = whole.iter().filter_map(|sample| sample["ledger"]["u"].as_i64()).collect();
@@ -133,10 +143,17 @@ fn a_reply_whose_stamp_was_lost_says_so() {
         followed.iter().partition(|sample| sample["stamps"]["B3"]["nic"].is_array());
     eprintln!("B3: {lost} stamps lost; {} of the card told, {} not: {:#?}", told.len(), instead.len(), kinds(&samples));
     // Of every fifth no stamp of the card is told, and no other's in its place.
-    assert!(told.len() >= 50 && instead.len() > 10 && instead.len() as u64 <= lost, "{} of {lost}", instead.len());
+    let [(_, late), (_, late_of_kernel)] = ["nic", "kernel"].map(|plane| follow_ups(&account, plane));
+    assert!(
+        told.len() >= 50 && instead.len() > 10 && instead.len() as u64 <= lost + late,
+        "{} of {lost} and {late} late",
+        instead.len()
+    );
     assert!(received.len() as u64 - without("B3") + lost <= received.len() as u64 + 1, "a stamp that nobody took");
-    // What is told instead is the kernel's, by its name.
-    assert!(instead.iter().all(|sample| sample["stamps"]["B3"]["kernel"].is_array()), "{:#?}", kinds(&samples));
+    // What is told instead is the kernel's, by its name, unless that too came late.
+    let of_kernel = instead.iter().filter(|sample| sample["stamps"]["B3"]["kernel"].is_array()).count();
+    let nothing = (instead.len() - of_kernel) as u64;
+    assert!(of_kernel > 10 && nothing <= late_of_kernel, "{late_of_kernel} late: {:#?}", kinds(&samples));
     let (found, of) = wires_found(&stamped_all_round(&samples));
     assert!(of >= 50 && found * 1000 >= of * 999, "{found} of {of}");
 }

@@ -84,5 +84,5 @@ pub use metrics::{Metrics, MetricsServer, Scrapes};
 pub use pathlab_record::{Prefix, PrefixError};
 pub use places::{BOUNDS, Bins, Place, Stages};
 pub use reflect::{Reflector, ReflectorConfig};
-pub use report::{HwCoverage, Quantiles, ReflectorReport};
+pub use report::{FollowUps, HwCoverage, Quantiles, ReflectorReport};
 pub use stop::Stop;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     thread,
@@ -18,7 +17,7 @@ use crate::{
     datapath::{Datagram, Outgoing, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
     metrics::Metrics,
     places::{Place, Places},
-    report::{HwCoverage, ReflectorReport, Spans},
+    report::{FollowUps, HwCoverage, ReflectorReport, Spans},
     session::{
         Arrival, Reason, Reply, Request, Rules, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp,
     },
@@ -77,6 +76,14 @@ struct Port {
     departing: Departing,
 }
 
+/// What a socket has.
+#[derive(Clone, Copy)]
+struct Ready {
+    anything: bool,
+    /// Something in its error queue.
+    stamps: bool,
+}
+
 /// All that the ports share: the rules and the account.
 struct Desk {
     session: SessionReflector,
@@ -94,6 +101,7 @@ struct Desk {
     departed: u64,
     nic_received: u64,
     nic_departed: u64,
+    follow_ups: BTreeMap<Plane, FollowUps>,
     clock_steps: u64,
     steps: StepWatch,
     unconfirmed: Unconfirmed,
@@ -139,6 +147,7 @@ impl Reflector {
             departed: 0,
             nic_received: 0,
             nic_departed: 0,
+            follow_ups: BTreeMap::new(),
             clock_steps: 0,
             steps: StepWatch::default(),
             unconfirmed: Unconfirmed::default(),
@@ -171,11 +180,17 @@ impl Reflector {
                 clock_due = now + self.desk.measure_clock();
             }
             let (stopping, ready) = self.wait(stop, (clock_due - now).as_nanos() / 1_000_000 + 1)?;
-            if let Some(delay) = self.desk.delay_before_read.filter(|_| ready.contains(&true)) {
+            if let Some(delay) = self.desk.delay_before_read.filter(|_| ready.iter().any(|ready| ready.anything)) {
                 thread::sleep(delay);
             }
-            for (port, _) in self.ports.iter_mut().zip(ready).filter(|(_, ready)| *ready || stopping) {
-                port.serve(&mut self.desk, stopping)?;
+            for (port, ready) in self.ports.iter_mut().zip(ready) {
+                // Stamps that have come are taken before requests: the replies to these tell of them, however late this thread is for both.
+                if ready.stamps {
+                    port.take_stamps(&mut self.desk)?;
+                }
+                if ready.anything || stopping {
+                    port.serve(&mut self.desk, stopping)?;
+                }
             }
             if stopping {
                 return Ok(());
@@ -184,12 +199,13 @@ impl Reflector {
     }
 
     /// Waits until a socket has something; returns whether to stop, and which sockets have.
-    fn wait(&self, stop: &Stop, millis: i64) -> Result<(bool, Vec<bool>), Error> {
+    fn wait(&self, stop: &Stop, millis: i64) -> Result<(bool, Vec<Ready>), Error> {
         let mut polled: Vec<_> = self.ports.iter().map(|port| sys::Polled::readable(&port.socket)).collect();
         polled.push(sys::Polled::readable(stop));
         sys::poll(&mut polled, i32::try_from(millis).unwrap_or(i32::MAX)).map_err(Error::Wait)?;
-        let mut ready: Vec<_> = polled.iter().map(sys::Polled::is_ready).collect();
-        Ok((ready.pop().unwrap_or(false), ready))
+        let stopping = polled.pop().is_some_and(|stop| stop.is_ready());
+        let ready = |polled: &sys::Polled<'_>| Ready { anything: polled.is_ready(), stamps: polled.has_errors() };
+        Ok((stopping, polled.iter().map(ready).collect()))
     }
 
     /// The account so far.
@@ -207,6 +223,7 @@ impl Reflector {
             sent_on: [(Plane::Kernel, desk.departed), (Plane::Nic, desk.nic_departed)].into(),
             nic_received: desk.nic_received,
             hw_coverage: self.hw_coverage(),
+            follow_ups: desk.follow_ups.clone(),
             clock_steps: desk.clock_steps,
             steps: desk.steps.steps(),
             nic_void: desk.nic_clock.as_ref().map(|_| desk.unconfirmed.void()),
@@ -238,7 +255,6 @@ impl Port {
     /// Answers what has arrived: a few batches, or all of it when stopping.
     fn serve(&mut self, desk: &mut Desk, stopping: bool) -> Result<(), Error> {
         let address = self.socket.local_addr();
-        let failed = |call| move |source: io::Error| Error::Socket { address, call, source };
         for _ in 0..if stopping { BATCHES_AT_STOP } else { BATCHES_IN_TURN } {
             let (receiver, sender) = self.socket.halves();
             let departing = &mut self.departing;
@@ -249,18 +265,27 @@ impl Port {
             }
             let received = receiver
                 .receive(|datagram| desk.answer(&datagram, address.port(), now, sender, departing))
-                .map_err(failed("recvmmsg"))?;
+                .map_err(|source| Error::Socket { address, call: "recvmmsg", source })?;
             desk.send_waiting(sender, departing);
             desk.tally.received += received as u64;
-            sender
-                .sent_stamps(|id, stamp| desk.departed(departing.find(id.0.into()), stamp))
-                .map_err(failed("recvmmsg(MSG_ERRQUEUE)"))?;
-            sender.undelivered().for_each(drop);
+            self.take_stamps(desk)?;
             if received == 0 {
                 break;
             }
             desk.look();
         }
+        Ok(())
+    }
+
+    /// Takes what the error queue tells of replies that have left.
+    fn take_stamps(&mut self, desk: &mut Desk) -> Result<(), Error> {
+        let address = self.socket.local_addr();
+        let (_, sender) = self.socket.halves();
+        let departing = &self.departing;
+        sender.sent_stamps(|id, stamp| desk.departed(departing.find(id.0.into()), stamp)).map_err(|source| {
+            Error::Socket { address, call: "recvmmsg(MSG_ERRQUEUE)", source }
+        })?;
+        sender.undelivered().for_each(drop);
         Ok(())
     }
 }
@@ -311,7 +336,9 @@ impl Desk {
             self.departure.record(left - sent);
             self.places.left(self.here, left - sent);
         }
-        self.session.departed(&reply, plane, left);
+        if let Some(known) = self.session.departed(&reply, plane, left) {
+            self.follow_ups.entry(plane).or_default().count(known);
+        }
     }
 
     /// One datagram: judged, answered, counted.
@@ -404,3 +431,6 @@ impl Desk {
         self.waiting.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use crate::{
     clock::{ClockQuality, Steps},
     datapath::SlotCounts,
     places::{Place, Stages},
+    session::Known,
 };
 
 /// The account of a reflector, whichever datapath answered.
@@ -48,6 +49,10 @@ pub struct ReflectorReport {
     /// Where the card was asked for stamps, by point (`B2`, `B3`): how many packets got theirs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub hw_coverage: BTreeMap<&'static str, HwCoverage>,
+    /// What came of the stamps of departures, by plane: the next reply of the session tells of each (RFC 8972 §4.7) that has come by
+    /// then. Empty in stateless mode, which tells of none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub follow_ups: BTreeMap<Plane, FollowUps>,
     /// Replies that an ICMP message reported as not delivered.
     pub undelivered: u64,
     /// B3 - B2: what the sender takes for this host's share.
@@ -91,6 +96,29 @@ impl HwCoverage {
 impl From<SlotCounts> for HwCoverage {
     fn from(counts: SlotCounts) -> Self {
         Self { packets: counts.sends, asked: counts.asked, stamped: counts.stamped }
+    }
+}
+
+/// The stamps of departures on one plane, by when they came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowUps {
+    /// Before the next reply of their session was made, which tells of them; of a session's last reply there is none to tell.
+    pub in_time: u64,
+    /// After it had been made: no reply tells of these.
+    pub late: u64,
+}
+
+impl FollowUps {
+    pub(crate) fn count(&mut self, known: Known) {
+        *match known {
+            Known::InTime => &mut self.in_time,
+            Known::Late => &mut self.late,
+        } += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.in_time += other.in_time;
+        self.late += other.late;
     }
 }
 

@@ -263,6 +263,11 @@ impl<'fd> Polled<'fd> {
     pub(crate) fn is_ready(&self) -> bool {
         self.0.revents != 0
     }
+
+    /// Whether the error queue was not empty.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.0.revents & libc::POLLERR != 0
+    }
 }
 
 /// `poll` until one of `sources` is ready or `timeout` milliseconds are over (-1: no limit). An interrupting signal ends it early.

@@ -104,6 +104,7 @@ impl DriverReflector {
             sent_on: BTreeMap::new(),
             nic_received: 0,
             hw_coverage: Default::default(),
+            follow_ups: Default::default(),
             clock_steps: 0,
             steps: self.steps.steps(),
             nic_void: None,

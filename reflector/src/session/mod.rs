@@ -34,6 +34,7 @@ use crate::{
 };
 use extensions::Context;
 pub(crate) use extensions::Integrity;
+pub(crate) use table::Known;
 use table::{Key, Sessions};
 
 /// What the rules know of one datagram.
@@ -195,12 +196,11 @@ impl SessionReflector {
         }
     }
 
-    /// A reply has left, as `plane` says: the next reply of its session tells of it (RFC 8972 §4.7). In stateless mode nothing is
-    /// remembered, and nothing told.
-    pub fn departed(&mut self, reply: &Reply, plane: Plane, stamp: Stamp) {
-        if let (Some(sessions), Some(key)) = (&mut self.sessions, &reply.session) {
-            sessions.departed(key, reply.sequence, reply.sender_sequence, plane, stamp);
-        }
+    /// A reply has left, as `plane` says: the next reply of its session tells of it (RFC 8972 §4.7), unless that has been made before
+    /// this was known. In stateless mode nothing is remembered, and nothing told: `None`.
+    pub(crate) fn departed(&mut self, reply: &Reply, plane: Plane, stamp: Stamp) -> Option<Known> {
+        let (sessions, key) = self.sessions.as_mut().zip(reply.session.as_ref())?;
+        sessions.departed(key, reply.sequence, reply.sender_sequence, plane, stamp)
     }
 
     fn try_respond(&mut self, request: &Request<'_>, now: Time<Monotonic>, reply: &mut [u8]) -> Result<Reply, Reason> {

@@ -42,6 +42,15 @@ pub(super) struct Memory {
     pub(super) told: Option<Departed>,
 }
 
+/// When a departure's stamp came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// The session's next reply will tell of it.
+    InTime,
+    /// That had been made.
+    Late,
+}
+
 /// When a reply left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Departed {
@@ -110,12 +119,22 @@ impl Sessions {
         }
     }
 
-    /// The reply `sequence` to `sender_sequence` has left, as `plane` says.
-    pub(super) fn departed(&mut self, key: &Key, sequence: u32, sender_sequence: u32, plane: Plane, stamp: Stamp) {
-        let Some(session) = self.known.get_mut(key) else { return };
+    /// The reply `sequence` to `sender_sequence` has left, as `plane` says; whether that is known before the session's next reply is made.
+    /// `None` where the session is not known any more.
+    pub(super) fn departed(
+        &mut self,
+        key: &Key,
+        sequence: u32,
+        sender_sequence: u32,
+        plane: Plane,
+        stamp: Stamp,
+    ) -> Option<Known> {
+        let session = self.known.get_mut(key)?;
         let Memory { previous, told, .. } = &mut session.memory;
+        let mut known = Known::Late;
         if let Some(previous) = previous.as_mut().filter(|previous| previous.sequence == sequence) {
             set(&mut previous.stamps, plane, stamp);
+            known = Known::InTime;
         }
         match told {
             Some(told) if told.sequence == sequence => set(&mut told.stamps, plane, stamp),
@@ -127,6 +146,7 @@ impl Sessions {
                 *told = Some(Departed { sequence, sender_sequence, stamps });
             }
         }
+        Some(known)
     }
 
     fn sweep(&mut self, now: Time<Monotonic>) {
@@ -196,7 +216,7 @@ mod tests {
         let mut sessions = Sessions::new(1);
         let stamp = |nanos| Stamp::new(nanos, ClockId::Realtime, 0);
         let depart = |sessions: &mut Sessions, sequence, plane, nanos| {
-            sessions.departed(&key(1), sequence, sequence + 70, plane, stamp(nanos).expect("not zero"));
+            sessions.departed(&key(1), sequence, sequence + 70, plane, stamp(nanos).expect("not zero"))
         };
         let next = |sessions: &mut Sessions| {
             let memory = sessions.next(key(1), second(0)).expect("room");
@@ -204,8 +224,8 @@ mod tests {
             memory
         };
         assert_eq!(next(&mut sessions).previous, None);
-        depart(&mut sessions, 0, Plane::Kernel, 7);
-        depart(&mut sessions, 0, Plane::Nic, 8);
+        assert_eq!(depart(&mut sessions, 0, Plane::Kernel, 7), Some(Known::InTime));
+        assert_eq!(depart(&mut sessions, 0, Plane::Nic, 8), Some(Known::InTime));
         let memory = next(&mut sessions);
         let stamps = Planes { kernel: stamp(7), nic: stamp(8), ..Planes::default() };
         assert_eq!(memory.told, Some(Departed { sequence: 0, sender_sequence: 70, stamps }));
@@ -216,11 +236,11 @@ mod tests {
         let memory = next(&mut sessions);
         assert_eq!(memory.previous.map(|previous| (previous.sequence, previous.stamps.kernel)), Some((1, None)));
         assert_eq!(memory.told.map(|told| told.sequence), Some(0));
-        depart(&mut sessions, 2, Plane::Kernel, 9);
-        depart(&mut sessions, 1, Plane::Kernel, 8);
+        assert_eq!(depart(&mut sessions, 2, Plane::Kernel, 9), Some(Known::InTime));
+        assert_eq!(depart(&mut sessions, 1, Plane::Kernel, 8), Some(Known::Late));
         let memory = next(&mut sessions);
         assert_eq!(memory.told.map(|told| (told.sequence, told.stamps.kernel)), Some((2, stamp(9))));
-        sessions.departed(&key(2), 0, 0, Plane::Kernel, stamp(1).expect("not zero"));
+        assert_eq!(sessions.departed(&key(2), 0, 0, Plane::Kernel, stamp(1).expect("not zero")), None);
     }
 
     #[test]

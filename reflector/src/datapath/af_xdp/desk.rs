@@ -1,6 +1,6 @@
 //! One worker's rules and account: a frame in, the frame turned round or a reason out, without a socket.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use pathlab_record::{Interval, Monotonic, Plane, Planes, Realtime, Tai, Time};
 use pathlab_xdp::{
@@ -11,7 +11,7 @@ use pathlab_xdp::{
 use crate::{
     clock::software,
     places::{Place, Places},
-    report::Spans,
+    report::{FollowUps, Spans},
     session::{Arrival, Reason, Reply, Request, SessionReflector, Tally, Verdict, nic_stamp},
     wire::UdpFrame,
 };
@@ -37,6 +37,7 @@ pub(super) struct Account {
     pub(super) received_on: [u64; PLANES.len()],
     pub(super) sent_on: [u64; PLANES.len()],
     pub(super) nic_received: u64,
+    pub(super) follow_ups: BTreeMap<Plane, FollowUps>,
     pub(super) clock_steps: u64,
     pub(super) residence: Spans,
     pub(super) departure: Spans,
@@ -177,7 +178,9 @@ impl Desk {
                 self.account.departure.record(departure);
                 self.account.places.left(self.here, departure);
             }
-            self.session.departed(&reply, stamp.plane(), left);
+            if let Some(known) = self.session.departed(&reply, stamp.plane(), left) {
+                self.account.follow_ups.entry(stamp.plane()).or_default().count(known);
+            }
         }
     }
 }
@@ -216,6 +219,7 @@ impl Account {
             received_on: [0; PLANES.len()],
             sent_on: [0; PLANES.len()],
             nic_received: 0,
+            follow_ups: BTreeMap::new(),
             clock_steps: 0,
             residence: Spans::new(),
             departure: Spans::new(),
@@ -226,8 +230,8 @@ impl Account {
     /// The counts and the places, without the distributions: what can be copied between two batches.
     pub(super) fn counts(&self) -> Self {
         let Self { tally, received_on, sent_on, nic_received, clock_steps, .. } = *self;
-        let places = self.places.clone();
-        Self { tally, received_on, sent_on, nic_received, clock_steps, places, ..Self::new() }
+        let (follow_ups, places) = (self.follow_ups.clone(), self.places.clone());
+        Self { tally, received_on, sent_on, nic_received, follow_ups, clock_steps, places, ..Self::new() }
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -239,6 +243,9 @@ impl Account {
             *mine += theirs;
         }
         self.nic_received += other.nic_received;
+        for (plane, follow_ups) in &other.follow_ups {
+            self.follow_ups.entry(*plane).or_default().add(*follow_ups);
+        }
         self.clock_steps += other.clock_steps;
         self.residence.add(&other.residence);
         self.departure.add(&other.departure);

@@ -315,6 +315,7 @@ fn assemble(
         sent_on: by_plane(account.sent_on),
         nic_received: account.nic_received,
         hw_coverage: std::collections::BTreeMap::new(),
+        follow_ups: account.follow_ups.clone(),
         clock_steps: account.clock_steps,
         steps,
         nic_void: None,
