@@ -313,7 +313,10 @@ fn account(report: &ReflectorReport) -> String {
     }
     for (plane, told) in report.follow_ups.iter().filter(|(_, told)| told.late > 0) {
         let (plane, late) = (plane_name(*plane), told.late);
-        let _ = writeln!(text, "stamps of departures on plane {plane} that came after the next reply, which cannot tell of them: {late}");
+        let _ = writeln!(
+            text,
+            "stamps of departures on plane {plane} that came after the next reply, which cannot tell of them: {late}"
+        );
     }
     if let Some(facts) = &report.card_clock {
         let _ = writeln!(text, "clock of the card: {}", crate::report::card_clock(facts));

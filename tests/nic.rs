@@ -85,7 +85,9 @@ fn every_packet_is_stamped_by_both_cards_and_the_wire_is_as_long_as_it_is() {
     // What was not told is what came too late, as the reflector counted it, and nothing else.
     let (in_time, late) = follow_ups(&account, "nic");
     let missing = (followed.len() - told) as u64;
-    eprintln!("of the reflector's stamps {in_time} came in time and {late} late, {missing} of these missed by the probe");
+    eprintln!(
+        "of the reflector's stamps {in_time} came in time and {late} late, {missing} of these missed by the probe"
+    );
     assert!(told >= 500 && missing <= late, "{told} of {}, {late} late", followed.len());
     let whole = stamped_all_round(&samples);
     let (found, of) = wires_found(&whole);

@@ -282,9 +282,9 @@ impl Port {
         let address = self.socket.local_addr();
         let (_, sender) = self.socket.halves();
         let departing = &self.departing;
-        sender.sent_stamps(|id, stamp| desk.departed(departing.find(id.0.into()), stamp)).map_err(|source| {
-            Error::Socket { address, call: "recvmmsg(MSG_ERRQUEUE)", source }
-        })?;
+        sender
+            .sent_stamps(|id, stamp| desk.departed(departing.find(id.0.into()), stamp))
+            .map_err(|source| Error::Socket { address, call: "recvmmsg(MSG_ERRQUEUE)", source })?;
         sender.undelivered().for_each(drop);
         Ok(())
     }

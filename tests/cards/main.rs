@@ -1,6 +1,9 @@
 //! What the command makes of cards that QEMU emulates, which are real drivers' cards: `scripts/vm-test 6.12 cards`, `scripts/vm-test newest cards`.
 //!
-//! Two of igb (82576) lie on one wire, and a virtio beside them. QEMU's igb stamps what leaves and no UDP that comes.
+//! Two of igb (82576) lie on one wire, the second at a port of NUMA node 1, and two of virtio on another. QEMU's igb stamps what leaves and no UDP
+//! that comes.
+
+mod knobs;
 
 use std::{
     fs,
@@ -22,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const NEAR: &str = "02:00:00:00:00:01";
 const FAR: &str = "02:00:00:00:00:02";
 const VIRTIO: &str = "02:00:00:00:00:03";
+const FAR_VIRTIO: &str = "02:00:00:00:00:04";
 
 /// One test at a time: the cards are the guest's.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -45,10 +49,11 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The two igb as two hosts, 192.0.2.1 and 192.0.2.2, between which packets come through.
-fn hosts() -> [(Namespace, String); 2] {
-    let hosts = [(NEAR, "1"), (FAR, "2")].map(|(address, number)| {
-        let port = port(address);
+/// The two ends of a wire as two hosts, 192.0.2.1 and 192.0.2.2, between which packets come through.
+fn hosts(ends: [&str; 2]) -> [(Namespace, String); 2] {
+    let mut numbers = 1..;
+    let hosts = ends.map(|address| {
+        let (port, number) = (port(address), numbers.next().expect("a number"));
         let host = Namespace::create(&format!("plt-card-{number}")).expect("a free name");
         let name = host.name();
         ip(&format!("link set {port} netns {name}"));
@@ -87,7 +92,7 @@ fn json(output: &Output) -> Value {
 #[ignore = "needs QEMU's igb: scripts/vm-test 6.12 cards"]
 fn all_that_leaves_an_igb_has_its_stamp() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let [(near, port), (far, _)] = hosts();
+    let [(near, port), (far, _)] = hosts([NEAR, FAR]);
     let told = near.run(|| HwtstampConfig { flags: 0, tx_type: 1, rx_filter: 0 }.write(&port)).expect("inside");
     assert_eq!(told.expect("what the card can").tx_type, 1);
     let slots = TransmitSlots::new(Some(1));
@@ -156,8 +161,19 @@ fn an_audit_reads_drivers_of_real_cards() {
 #[test]
 #[ignore = "needs QEMU's igb and Linux 6.14: scripts/vm-test newest cards"]
 fn zero_copy_on_an_igb_is_the_same_conversation() {
+    the_same_conversation([NEAR, FAR]);
+}
+
+#[test]
+#[ignore = "needs QEMU's virtio and Linux 6.14: scripts/vm-test newest cards"]
+fn zero_copy_on_a_virtio_is_the_same_conversation() {
+    the_same_conversation([VIRTIO, FAR_VIRTIO]);
+}
+
+/// A reflector over zero-copy AF_XDP on the second of these.
+fn the_same_conversation(ends: [&str; 2]) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let [(near, _), (far, port)] = hosts();
+    let [(near, _), (far, port)] = hosts(ends);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("ready");
     let ready = UnixDatagram::bind(&path).expect("a socket");
@@ -186,7 +202,7 @@ fn zero_copy_on_an_igb_is_the_same_conversation() {
     let account = json(&child.wait_with_output().expect("a child"));
     let modes: Vec<&str> =
         account["queues"].as_array().into_iter().flatten().filter_map(|q| q["bind_mode"].as_str()).collect();
-    eprintln!("igb: {modes:?}, received {received:?}, left by plane {}", account["sent_on"]);
+    eprintln!("{port}: {modes:?}, received {received:?}, left by plane {}", account["sent_on"]);
     assert!(received >= Some(90) && !modes.is_empty() && modes.iter().all(|mode| *mode == "zero_copy"), "{account:#}");
     assert_eq!(account["received"], account["replied"], "{account:#}");
     // A stamp that was asked for and left at 0 is none.
