@@ -75,7 +75,7 @@ pub(crate) struct Probe {
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     coalesce: Option<Duration>,
     /// How the last stretch before a slot is spent: asleep, looking at the clock (a whole processor), or as much of both as this
-    /// host's sleeps were seen to need
+    /// host's sleeps were seen to need (half of the time between slots at most, and 500 µs)
     #[arg(long, value_name = "auto|sleep|spin", default_value = "auto", conflicts_with = "coalesce")]
     pace: Pace,
     /// Scheduling class: fifo is real time, auto takes it where this host allows it

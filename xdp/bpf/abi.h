@@ -28,6 +28,7 @@ enum reflector_counter {
 	REFLECTOR_SOURCE_UNSPECIFIED,	/* 0.0.0.0/8, :: */
 	REFLECTOR_SOURCE_LOOPBACK,	/* 127.0.0.0/8, ::1 */
 	REFLECTOR_NOT_ALLOWED,		/* in no prefix of ALLOWED */
+	REFLECTOR_UNAUTHENTICATED,	/* under LEAST: keys are given, and no room for an HMAC */
 	REFLECTOR_RATE_LIMITED,		/* the source has had its share for now */
 	REFLECTOR_PREFIX_RATE_LIMITED,	/* its /24 or /48 has */
 	REFLECTOR_TOTAL_RATE_LIMITED,	/* all have */
@@ -37,7 +38,7 @@ enum reflector_counter {
 struct reflector_counters {
 	u64 count[REFLECTOR_COUNTERS];
 };
-_Static_assert(sizeof(struct reflector_counters) == 144, "abi.rs: COUNTERS");
+_Static_assert(sizeof(struct reflector_counters) == 152, "abi.rs: COUNTERS");
 
 /* The one entry of map .data.clock: what changes while the reflector runs. */
 struct reflector_clock {

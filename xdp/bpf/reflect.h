@@ -30,6 +30,8 @@
 /* Set before loading, read-only after. */
 const volatile be16 PORT = cpu_to_be16(862);
 const volatile u8 HAND_OVER = HAND_OVER_NOTHING;
+/* Octets of the shortest test packet: 112 where all must be authenticated (RFC 8762, section 4.2.2). */
+const volatile u16 LEAST = sizeof(struct stamp_request);
 /* For test vectors: T2 and T3 as 64-bit NTP timestamps, instead of the clock. */
 const volatile u8 FIXED_CLOCK = 0;
 const volatile u64 FIXED_T2 = 0;
@@ -80,8 +82,8 @@ static INLINE enum reflector_counter judge(const struct datagram *d)
 	enum reflector_counter verdict;
 	u32 known;
 
-	if (d->payload_length < sizeof(struct stamp_request))
-		return REFLECTOR_SHORT;
+	if (d->payload_length < LEAST)
+		return d->payload_length < sizeof(struct stamp_request) ? REFLECTOR_SHORT : REFLECTOR_UNAUTHENTICATED;
 	if (d->udp->source == PORT)
 		return REFLECTOR_SOURCE_PORT_OURS;
 	if (d->udp->source == 0)

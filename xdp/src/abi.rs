@@ -33,7 +33,7 @@ macro_rules! counters {
 }
 
 /// `REFLECTOR_COUNTERS`.
-pub(crate) const COUNTERS: usize = 18;
+pub(crate) const COUNTERS: usize = 19;
 
 counters! {
     /// Not ours: left to the stack as it was.
@@ -66,6 +66,8 @@ counters! {
     SourceLoopback = "source_loopback",
     /// In no prefix of the allowlist.
     NotAllowed = "not_allowed",
+    /// Shorter than an authenticated base packet, where nothing else is answered ([`crate::XdpReflectorConfig::authenticated`]).
+    Unauthenticated = "unauthenticated",
     /// The source has had its share for now ([`crate::Limits`]).
     RateLimited = "rate_limited",
     /// Its network has had its share for now.

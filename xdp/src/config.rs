@@ -55,6 +55,9 @@ pub struct XdpReflectorConfig {
     pub error_estimate: u16,
     /// What is not answered in the driver.
     pub hand_over: HandOver,
+    /// Only authenticated packets are answered, by whom [`Self::hand_over`] hands them to: what has no room for an HMAC, under 112 octets, is dropped and
+    /// counted ([`crate::Counter::Unauthenticated`]) before it takes a place in a ring. The HMAC itself is not looked at here.
+    pub authenticated: bool,
     /// Whether to ask the card when a packet that is handed to AF_XDP came. Nothing else is stamped by the card here.
     pub nic_stamps: NicStamps,
     /// What the port's card does that the program must know of.
@@ -91,6 +94,7 @@ impl XdpReflectorConfig {
             mode: XdpMode::Auto,
             error_estimate: Self::UNSYNCHRONISED,
             hand_over: HandOver::Nothing,
+            authenticated: false,
             nic_stamps: NicStamps::Auto,
             quirks: XdpQuirks::default(),
         }

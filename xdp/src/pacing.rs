@@ -21,7 +21,7 @@ pub use sys::allowed_cpus;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pace {
-    /// Sleep, then look at the clock for as long as recent sleeps ended late, at most half of the time between two slots.
+    /// Sleep, then look at the clock for as long as recent sleeps ended late, at most half of the time between two slots, and at most half a millisecond.
     #[default]
     Auto,
     /// Sleep to the slot itself: hardly any processor time, late by what a wake-up takes.

@@ -80,6 +80,7 @@ impl ReflectorProgram {
         let (leave_ptp, read_tail) = (u8::from(leave_ptp), u8::from(read_tail));
         // as it stands in a packet
         let port = config.port.to_be();
+        let least: u16 = if config.authenticated { 112 } else { 44 };
         let fixed_clock = u8::from(fixed.t2 != 0 || fixed.t3 != 0);
         let rates = rates::Globals::new(&config.limits, fixed.rates);
         rates.apply(&mut loader);
@@ -88,6 +89,7 @@ impl ReflectorProgram {
             .override_global("READ_TAIL", &read_tail, true)
             .override_global("PORT", &port, true)
             .override_global("HAND_OVER", &hand_over, true)
+            .override_global("LEAST", &least, true)
             .override_global("ALLOWLIST", &allowlist, true)
             .override_global("FIXED_CLOCK", &fixed_clock, true)
             .override_global("FIXED_T2", &fixed.t2, true)

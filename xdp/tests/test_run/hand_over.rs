@@ -52,6 +52,26 @@ fn hand_over_cases() -> Vec<(&'static str, Vec<u8>, Counter, Counter)> {
 }
 
 #[test]
+fn where_all_must_be_authenticated_what_has_no_room_for_an_hmac_takes_no_place_in_a_ring() {
+    if !root_or_skip("where_all_must_be_authenticated_what_has_no_room_for_an_hmac_takes_no_place_in_a_ring") {
+        return;
+    }
+    let config = XdpReflectorConfig { authenticated: true, hand_over: HandOver::All, ..config() };
+    let program = ReflectorProgram::load_with_fixed_clock(&config, T2, T3).expect("loads");
+    let cases = [(43, Counter::Short), (44, Counter::Unauthenticated), (111, Counter::Unauthenticated)];
+    for (length, reason) in cases {
+        expect(&program, &Frame::v4(request(length)).bytes(), reason);
+        expect(&program, &Frame::v6(request(length)).bytes(), reason);
+    }
+    for frame in [Frame::v4(request(112)), Frame::v6(request(200))] {
+        assert_eq!(program.test_run(&frame.bytes()).expect("runs").action, Action::Pass);
+    }
+    let counters = program.counters().expect("counters");
+    assert_eq!(counters[Counter::HandedToStack], 2, "no socket on this queue");
+    assert!(sums_up(&counters));
+}
+
+#[test]
 fn what_is_handed_over_goes_untouched_to_the_socket_of_its_queue_or_to_the_stack() {
     if !root_or_skip("what_is_handed_over_goes_untouched_to_the_socket_of_its_queue_or_to_the_stack") {
         return;

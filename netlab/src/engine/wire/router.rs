@@ -22,6 +22,8 @@ use crate::steal::Ticks;
 const IDLE: Duration = Duration::from_millis(50);
 /// Frames taken from one port before the others have their turn.
 const BATCH: usize = 64;
+/// A packet may be due at any time: a quarter of a millisecond before it is looked at the clock at most.
+const SPACING: Interval = Interval::from_nanos(500_000);
 /// A thread that never sleeps lets the others of its processor run as often as this, for [`REST`]: the kernel would otherwise take 50 ms of every second for
 /// them at once (sched_rt_runtime_us, or the fair server since Linux 6.12).
 const RESTLESS: Duration = Duration::from_millis(5);
@@ -98,7 +100,7 @@ impl Router {
     /// Plays until `stop`, and says how well.
     pub(super) fn run(mut self, pacing: Pacing, stop: &AtomicBool) -> io::Result<WireGrade> {
         let claim = Claim::take(pacing, None).map_err(into_io)?;
-        let mut spin = Spin::new(pacing.pace, Interval::from_nanos(i64::MAX));
+        let mut spin = Spin::new(pacing.pace, SPACING);
         let mut clock = Clock::new();
         let before = Ticks::now().ok();
         let mut slept = Instant::now();

@@ -140,6 +140,7 @@ impl AfXdpReflector {
                 error_estimate: error_estimate.bits(),
                 // the driver checks no HMAC
                 limits: in_driver,
+                authenticated: keyed,
                 hand_over: if config.hybrid && !keyed { HandOver::Longer } else { HandOver::All },
                 nic_stamps: config.nic_stamps,
                 quirks: config.quirks,
