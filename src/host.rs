@@ -1,6 +1,7 @@
 //! `pathlab host`: is this host, or one that somebody captured, tuned for latency?
 
 mod facts;
+mod plan;
 mod watch;
 
 use std::{path::PathBuf, thread, time::Duration};
@@ -18,7 +19,7 @@ use crate::{
     output, report,
 };
 
-/// Find out what on this host makes packets wait
+/// Find out what on this host makes packets wait, change it, and take it back
 #[derive(Args)]
 pub(crate) struct HostArgs {
     #[command(subcommand)]
@@ -46,6 +47,12 @@ enum Action {
         #[arg(value_name = "CAPTURE")]
         to: PathBuf,
     },
+    /// Show what would be changed, as exact commands with their inverse, and what cannot be changed and why; changes nothing
+    Plan(plan::Wishes),
+    /// Change it: all of it or nothing, noted before it is done, kept until it is taken back
+    Apply(plan::ApplyArgs),
+    /// Take back what `apply` has changed, to the octet
+    Undo(plan::UndoArgs),
     /// Count in the kernel, while the host works, what loses packets and makes them wait
     Watch(watch::WatchArgs),
 }
@@ -121,6 +128,9 @@ pub(crate) fn run(args: HostArgs, global: &Global) -> Result<Exit> {
             }
             tell(&Audit::new(&Tree::new(root), &ports, &about.expectation()), explain, global)?;
         }
+        Action::Plan(wishes) => return plan::plan(&wishes, global),
+        Action::Apply(args) => return plan::apply(&args, global),
+        Action::Undo(args) => return plan::undo(&args, global),
         Action::Audit { about, root: None, explain } => {
             let ports = about.ports()?;
             let live = Live::begin(&ports);

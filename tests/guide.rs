@@ -148,6 +148,17 @@ fn an_experiment_is_judged_shown_and_proven_as_the_guide_says() {
 }
 
 #[test]
+fn a_host_is_tuned_and_is_as_before_as_the_guide_says() {
+    let guide = include_str!("../docs/tune-a-host.md");
+    follow("a_host_is_tuned_and_is_as_before_as_the_guide_says", guide, 7, |line, _, output| {
+        let said = String::from_utf8_lossy(&output.stdout);
+        if line.ends_with("host undo") {
+            assert!(said.contains("taken back  echo 20000 > /sys/class/net/lo/gro_flush_timeout (was 0)"), "{said}");
+        }
+    });
+}
+
+#[test]
 fn operations_are_as_their_page_says() {
     follow("operations_are_as_their_page_says", include_str!("../docs/operations.md"), 4, |_, _, _| {});
 }

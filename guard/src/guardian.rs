@@ -118,8 +118,11 @@ pub fn watch(journal: &Path) -> Result<()> {
     if is_settled(journal) {
         return Ok(());
     }
-    match journal::undo_file(journal) {
+    match journal::undo_file(journal, false) {
         Ok(undone) => {
+            for (object, now) in &undone.left {
+                warn!("{object}: somebody else has set it since, and it stays: {now}");
+            }
             info!(pid = owner.pid, removed = undone.removed.len(), "the controller died; the host is as it was")
         }
         Err(error) => {

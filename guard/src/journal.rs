@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::{Error, Object, Process, Result, netns};
+use crate::{Error, Object, Process, Result, changed::Taken, netns};
 
 const DEFAULT_DIR: &str = "/var/lib/pathlab/undo";
 
@@ -141,7 +141,7 @@ impl Journal {
     /// [`Error::Incomplete`] when something could not be taken back: the journal stays, and [`leftovers`] lists it.
     pub fn undo(mut self) -> Result<Undone> {
         self.settled = true;
-        undo_file(&self.path)
+        undo_file(&self.path, false)
     }
 
     /// Leaves everything on the host, with the journal, for a later [`Leftover::undo`].
@@ -170,7 +170,7 @@ impl Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         if !self.settled
-            && let Err(error) = undo_file(&self.path)
+            && let Err(error) = undo_file(&self.path, false)
         {
             warn!(%error, "the way back is incomplete");
         }
@@ -248,31 +248,50 @@ impl Leftover {
         self.kept || !self.owner.is_alive()
     }
 
-    /// Takes everything back, newest first, and removes the journal.
+    /// Whether the host was started anew since, so that what the kernel alone held is gone.
+    pub fn is_of_another_boot(&self) -> bool {
+        boot_id().is_ok_and(|boot| boot != self.boot)
+    }
+
+    /// Takes everything back, newest first, and removes the journal unless something in it was left to somebody else.
     ///
     /// # Errors
     /// [`Error::Incomplete`] when something could not be taken back.
     pub fn undo(self) -> Result<Undone> {
-        undo_file(&self.path)
+        undo_file(&self.path, false)
     }
 
-    fn undo_objects(&self) -> (Undone, Vec<Error>) {
+    /// Like [`Leftover::undo`], over what others have set since, too.
+    ///
+    /// # Errors
+    /// As [`Leftover::undo`].
+    pub fn undo_by_force(self) -> Result<Undone> {
+        undo_file(&self.path, true)
+    }
+
+    fn undo_objects(&self, force: bool) -> (Undone, Vec<Error>) {
         let mut undone = Undone { torn: self.torn, ..Undone::default() };
         let mut failed = Vec::new();
-        let other_boot = boot_id().is_ok_and(|boot| boot != self.boot);
+        let other_boot = self.is_of_another_boot();
+        // Ports are found in /sys, which shows the namespace of whoever mounted it.
+        let in_sysfs = !other_boot && self.objects.iter().any(|object| matches!(object, Object::Changed(_)));
         let mut work = || {
+            if in_sysfs {
+                netns::mount_own_sysfs()?;
+            }
             for object in self.objects.iter().rev() {
-                let result = if other_boot && object.is_volatile() { Ok(false) } else { object.undo() };
+                let result = if other_boot && object.is_volatile() { Ok(Taken::Gone) } else { object.undo(force) };
                 match result {
-                    Ok(true) => undone.removed.push(object.clone()),
-                    Ok(false) => undone.gone.push(object.clone()),
+                    Ok(Taken::Back) => undone.removed.push(object.clone()),
+                    Ok(Taken::Gone) => undone.gone.push(object.clone()),
+                    Ok(Taken::Left(now)) => undone.left.push((object.clone(), now)),
                     Err(error) => failed.push(error),
                 }
             }
             Ok(())
         };
         let home = if netns::current_inode().is_ok_and(|inode| inode == self.netns_inode) || other_boot {
-            work()
+            if in_sysfs { netns::on_a_thread(work) } else { work() }
         } else if let Some(namespace) = netns::find(self.netns_inode) {
             netns::inside(&namespace, work)
         } else {
@@ -291,6 +310,8 @@ pub struct Undone {
     pub removed: Vec<Object>,
     /// Found gone already.
     pub gone: Vec<Object>,
+    /// Changed by somebody else since, into this, and left so: the journal stays, for [`Leftover::undo_by_force`].
+    pub left: Vec<(Object, String)>,
     /// The journal ended in a torn line.
     pub torn: bool,
 }
@@ -320,7 +341,7 @@ pub fn leftovers() -> Vec<Leftover> {
     all().into_iter().flatten().filter(Leftover::is_orphan).collect()
 }
 
-pub(crate) fn undo_file(path: &Path) -> Result<Undone> {
+pub(crate) fn undo_file(path: &Path, force: bool) -> Result<Undone> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Undone::default()),
         other => other.map_err(Error::file("open", path))?,
@@ -332,7 +353,10 @@ pub(crate) fn undo_file(path: &Path) -> Result<Undone> {
         return Ok(Undone::default());
     }
     let journal = Leftover::read(path)?;
-    let (undone, mut failed) = journal.undo_objects();
+    let (undone, mut failed) = journal.undo_objects(force);
+    if failed.is_empty() && !undone.left.is_empty() {
+        return Ok(undone);
+    }
     if failed.is_empty() {
         fs::remove_file(path).map_err(Error::file("remove", path))?;
         return Ok(undone);
@@ -369,7 +393,7 @@ mod tests {
         journal.retract(b.clone()).unwrap();
         let path = journal.path().to_owned();
         let undone = journal.undo().unwrap();
-        assert_eq!(undone, Undone { removed: vec![c, a], gone: vec![], torn: false });
+        assert_eq!(undone, Undone { removed: vec![c, a], ..Undone::default() });
         assert!(dir.path().join("b").exists() && !path.exists());
     }
 

@@ -1,6 +1,6 @@
 //! What was put on the host, and how it is taken back.
 //!
-//! Every rule, route, namespace, sysctl or process that pathlab puts on a machine is an [`Object`]. Before it is put
+//! Every rule, route, namespace, changed setting or process that pathlab puts on a machine is an [`Object`]. Before it is put
 //! there it is written to a [`Journal`]; at the end, on Ctrl-C and on a panic the journal is undone in reverse order.
 //! After `kill -9` a [`Guardian`], a small process that holds none of these objects, undoes it instead. Should both
 //! die, what is left is inert and [`leftovers`] lists it.
@@ -30,6 +30,8 @@
 //! is in-process netlink and plain system calls: nothing is forked or executed, so it works when the process table or
 //! memory is short.
 
+mod beside;
+mod changed;
 mod error;
 mod guardian;
 mod hwtstamp;
@@ -38,25 +40,35 @@ mod netns;
 mod object;
 mod process;
 mod rtnetlink;
+mod setting;
 mod sys;
 mod sysctl;
 
 pub mod capabilities;
+pub mod ethtool;
 pub mod privilege;
 
+pub use beside::{Beside, port_irqs};
+pub use changed::{Changed, Moment};
 pub use error::{Error, Result};
 pub use guardian::{Guardian, watch};
 pub use hwtstamp::{Hwtstamp, HwtstampConfig};
 pub use journal::{Journal, Leftover, Undone, all, leftovers, undo_dir};
-pub use netns::{NETNS_DIR, in_netns};
+pub use netns::{NETNS_DIR, in_netns, with_own_sysfs};
 pub use object::{Family, Object, PROTOCOL, Route, Rule};
 pub use process::Process;
 pub use rtnetlink::Rtnetlink;
+pub use setting::{Setting, even_table, qdiscs};
 pub use sysctl::Sysctl;
 
 /// What fuzz targets hold true of any octets.
 #[cfg(fuzzing)]
 pub mod fuzzed {
+    /// Of an answer of ethtool netlink.
+    pub fn ethtool(octets: &[u8]) {
+        crate::ethtool::any_octets(octets);
+    }
+
     /// Of an answer of rtnetlink.
     pub fn rtnetlink(octets: &[u8]) {
         crate::rtnetlink::any_octets(octets);

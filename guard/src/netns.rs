@@ -47,7 +47,30 @@ pub(crate) fn inside_new<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Re
     })
 }
 
-fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Runs `work` on a thread of its own that sees under `/sys` the ports of the network namespace it is in. `nsenter --net` and setns(2) leave
+/// the view of another one in place, in which a port of the same name is another port.
+///
+/// # Errors
+/// [`Error::Call`] where sysfs may not be mounted, and whatever `work` returns.
+pub fn with_own_sysfs<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_a_thread(|| {
+        mount_own_sysfs()?;
+        work()
+    })
+}
+
+/// For a thread that ends soon: nobody else sees the mount, and it goes with the thread.
+pub(crate) fn mount_own_sysfs() -> Result<()> {
+    sys::leave_mounts().map_err(Error::call("unshare the mounts"))?;
+    sys::make_mounts_private().map_err(Error::call("make the mounts private"))?;
+    match sys::mount_sysfs() {
+        // The same sysfs is there already: it is the view that was wanted.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        other => other.map_err(Error::call("mount sysfs")),
+    }
+}
+
+pub(crate) fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 

@@ -10,7 +10,7 @@ use netlink_packet_route::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Hwtstamp, Process, Result, Rtnetlink, Sysctl, netns};
+use crate::{Changed, Error, Hwtstamp, Process, Result, Rtnetlink, Sysctl, changed::Taken, netns};
 
 /// The `protocol` tag of our rules and routes: says whose they are, and keeps the way back from ever deleting a like
 /// one of somebody else.
@@ -44,6 +44,8 @@ pub enum Object {
     Sysctl(Sysctl),
     /// What a card stamps, changed.
     Hwtstamp(Hwtstamp),
+    /// A setting of a port, an interrupt or the kernel, changed on purpose and for longer than a process.
+    Changed(Box<Changed>),
     /// A file or a socket in the file system.
     File {
         /// Its path.
@@ -112,9 +114,10 @@ pub struct Route {
 }
 
 impl Object {
-    /// Takes it back. `false` when it was gone already.
-    pub(crate) fn undo(&self) -> Result<bool> {
-        match self {
+    /// Takes it back; with `force` also where somebody else has changed it since.
+    pub(crate) fn undo(&self, force: bool) -> Result<Taken> {
+        let was_there = match self {
+            Self::Changed(changed) => return changed.restore(force),
             Self::Netns { name } => netns::delete(name),
             Self::Link { netns, name } => delete_link(netns.as_deref(), name),
             Self::Rule(rule) => rule.undo(),
@@ -126,7 +129,8 @@ impl Object {
                 other => other.map(|()| true).map_err(Error::file("remove", path)),
             },
             Self::Process(process) => process.kill(),
-        }
+        };
+        was_there.map(Taken::from)
     }
 
     /// Whether the kernel alone holds it, so that a reboot takes it away.
@@ -285,6 +289,7 @@ impl fmt::Display for Object {
                     place(netns)
                 )
             }
+            Self::Changed(changed) => changed.fmt(f),
             Self::File { path } => write!(f, "file {}", path.display()),
             Self::Process(process) => write!(f, "process {}", process.pid),
         }

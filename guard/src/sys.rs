@@ -31,6 +31,27 @@ pub(crate) fn leave_netns() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) }.into()).map(drop)
 }
 
+/// Gives the calling thread mounts of its own, at first the same; unshare(2).
+pub(crate) fn leave_mounts() -> io::Result<()> {
+    // SAFETY: unshare takes a flag and touches no memory of ours.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }.into()).map(drop)
+}
+
+/// What the calling thread mounts from now on stays its own; mount(2) with `MS_PRIVATE`.
+pub(crate) fn make_mounts_private() -> io::Result<()> {
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the target is a NUL-terminated literal; a change of propagation ignores the other pointers, which may be null.
+    check(unsafe { libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null()) }.into())
+        .map(drop)
+}
+
+/// Mounts sysfs over `/sys`: it shows the devices of the calling thread's network namespace; mount(2).
+pub(crate) fn mount_sysfs() -> io::Result<()> {
+    let kind = c"sysfs".as_ptr();
+    // SAFETY: source, target and kind are NUL-terminated literals; sysfs takes no data, so that may be null.
+    check(unsafe { libc::mount(kind, c"/sys".as_ptr(), kind, 0, std::ptr::null()) }.into()).map(drop)
+}
+
 /// Takes a mount off its place at once and lets it go when nobody uses it any more; umount2(2) with `MNT_DETACH`.
 pub(crate) fn unmount(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::{
+    change::Change,
     cpus::Cpus,
     facts::{Facts, Missing},
     rules::{RULES, Scope},
@@ -47,34 +48,6 @@ pub struct Seen {
     pub path: String,
     /// The value when it is short; else its size; or why it could not be read.
     pub value: String,
-}
-
-/// Commands that make it good, and those that bring back what is now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Change {
-    /// In order.
-    pub fix: Vec<String>,
-    /// In order; empty where only a restart of the host or a person brings it back.
-    pub undo: Vec<String>,
-}
-
-impl Change {
-    /// One command and its inverse.
-    pub(crate) fn one(fix: impl Into<String>, undo: impl Into<String>) -> Self {
-        Self { fix: vec![fix.into()], undo: vec![undo.into()] }
-    }
-
-    /// A value written into a file of procfs or sysfs, and the value that it has now.
-    pub(crate) fn write(&mut self, path: &str, value: &str, now: &str) {
-        self.fix.push(format!("echo {value} > /{path}"));
-        self.undo.push(format!("echo {now} > /{path}"));
-    }
-
-    /// A sysctl and the value that it has now.
-    pub(crate) fn sysctl(&mut self, name: &str, value: impl ToString, now: impl ToString) {
-        self.fix.push(format!("sysctl -w {name}={}", value.to_string()));
-        self.undo.push(format!("sysctl -w {name}={}", now.to_string()));
-    }
 }
 
 /// One rule's answer about one subject.

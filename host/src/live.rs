@@ -3,23 +3,22 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     path::Path,
 };
 
+use pathlab_guard::{
+    ethtool::{Ethtool, Flow, Group, Numbers, sys},
+    port_irqs,
+};
 use serde::Serialize;
 
 use crate::{
-    ethtool::Ethtool,
-    port::{Driver, FlowHash, Rss, hash_letters},
+    port::{Channels, Coalesce, Driver, Features, FlowHash, Rings, Rss},
     qdisc,
     source::{Source, Unread, names, text},
-    sys, xdp_diag,
+    xdp_diag,
 };
-
-/// linux/ethtool.h
-const UDP_V4_FLOW: u32 = 0x02;
-const UDP_V6_FLOW: u32 = 0x06;
 
 /// Programs that move interrupts, set knobs or discipline clocks.
 const SERVICES: [&str; 8] =
@@ -61,8 +60,7 @@ impl Live {
             return told(sys::statistics(port).map(|statistics| statistics.into_iter().collect::<BTreeMap<_, _>>()));
         }
         if what == "flow_hash" {
-            let letters = |flow| sys::flow_hash(port, flow).map(hash_letters);
-            let both = letters(UDP_V4_FLOW).and_then(|udp4| Ok(FlowHash { udp4, udp6: letters(UDP_V6_FLOW)? }));
+            let both = Flow::Udp4.hash(port).and_then(|udp4| Ok(FlowHash { udp4, udp6: Flow::Udp6.hash(port)? }));
             return told(both);
         }
         let mut ethtool = self.ethtool.borrow_mut();
@@ -70,15 +68,11 @@ impl Live {
             return Err(Unread::Refused("the kernel has no ethtool netlink (5.6 and later have)".into()));
         };
         match what {
-            "rings" => told(ethtool.rings(port)),
-            "channels" => told(ethtool.channels(port)),
-            "coalesce" => told(ethtool.coalesce(port)),
-            "features" => told(ethtool.features(port)),
-            // Some drivers, and kernels before 6.3, tell by ioctl alone.
-            "rss" => match ethtool.rss(port) {
-                Ok(rss) if !rss.table.is_empty() => told(Ok(rss)),
-                _ => told(sys::indirection(port).map(|table| Rss { table })),
-            },
+            "rings" => told(ethtool.numbers(Group::Rings, port).map(|told| rings(&told))),
+            "channels" => told(ethtool.numbers(Group::Channels, port).map(|told| channels(&told))),
+            "coalesce" => told(ethtool.numbers(Group::Coalesce, port).map(|told| coalesce(&told))),
+            "features" => told(ethtool.features(port).map(|told| Features { active: told.active, fixed: told.fixed })),
+            "rss" => told(ethtool.rss(port).map(|table| Rss { table })),
             _ => Err(Unread::Absent),
         }
     }
@@ -107,7 +101,7 @@ impl Source for Live {
 
     fn list(&self, path: &str) -> Result<Vec<String>, Unread> {
         match path.strip_prefix("port/").and_then(|rest| rest.strip_suffix("/irqs")) {
-            Some(port) => irqs(port),
+            Some(port) => port_irqs(port).map_err(|error| Unread::from_io(&error)),
             None => names(&Path::new("/").join(path)),
         }
     }
@@ -119,13 +113,25 @@ fn told<T: Serialize>(answer: io::Result<T>) -> Result<String, Unread> {
     serde_json::to_string(&answer).map(|json| json + "\n").map_err(|error| Unread::Refused(error.to_string()))
 }
 
-/// Interrupts of a port: those of its device, or of the device's parent (virtio sits below a PCI function).
-fn irqs(port: &str) -> Result<Vec<String>, Unread> {
-    let device = fs::canonicalize(format!("/sys/class/net/{port}/device")).map_err(|error| Unread::from_io(&error))?;
-    let own = names(&device.join("msi_irqs"));
-    match (own, device.parent()) {
-        (Err(Unread::Absent), Some(parent)) => names(&parent.join("msi_irqs")),
-        (own, _) => own,
+fn rings(told: &Numbers) -> Rings {
+    Rings { rx: told.value("rx"), rx_max: told.most("rx"), tx: told.value("tx"), tx_max: told.most("tx") }
+}
+
+fn channels(told: &Numbers) -> Channels {
+    let [rx, tx, combined] = ["rx", "tx", "combined"].map(|name| told.value(name));
+    let [rx_max, tx_max, combined_max] = ["rx", "tx", "combined"].map(|name| told.most(name));
+    Channels { rx, rx_max, tx, tx_max, combined, combined_max }
+}
+
+fn coalesce(told: &Numbers) -> Coalesce {
+    let on = |name| told.value(name).map(|on| on != 0);
+    Coalesce {
+        rx_usecs: told.value("rx-usecs"),
+        rx_frames: told.value("rx-frames"),
+        tx_usecs: told.value("tx-usecs"),
+        tx_frames: told.value("tx-frames"),
+        adaptive_rx: on("adaptive-rx"),
+        adaptive_tx: on("adaptive-tx"),
     }
 }
 

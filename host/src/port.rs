@@ -109,9 +109,3 @@ pub(crate) struct XdpStatistics {
     pub(crate) rx_ring_full: u64,
     pub(crate) rx_fill_ring_empty: u64,
 }
-
-/// The letters in which ethtool writes `RXH_*`.
-pub(crate) fn hash_letters(fields: u64) -> String {
-    const LETTERS: [(u32, char); 8] = [(1, 'm'), (2, 'v'), (3, 't'), (4, 's'), (5, 'd'), (6, 'f'), (7, 'n'), (31, 'r')];
-    LETTERS.iter().filter(|(bit, _)| fields >> bit & 1 == 1).map(|(_, letter)| letter).collect()
-}

@@ -2,31 +2,13 @@
 
 use std::io;
 
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    tc::{TcAttribute, TcHandle, TcMessage, TcStats2},
-};
-use pathlab_guard::Rtnetlink;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcStats2};
 
 use crate::port::Qdisc;
 
 /// All of the port's qdiscs, the root first; the invisible parts of the kernel's default `mq` are left out as `tc qdisc` does.
 pub(crate) fn qdiscs(index: u32) -> io::Result<Vec<Qdisc>> {
-    let mut request = TcMessage::default();
-    request.header.index = index.cast_signed();
-    let mut rtnetlink = Rtnetlink::open(None).map_err(io::Error::other)?;
-    let answers = rtnetlink.dump(RouteNetlinkMessage::GetQueueDiscipline(request))?;
-    let mut qdiscs: Vec<Qdisc> = answers
-        .into_iter()
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewQueueDiscipline(qdisc) if qdisc.header.index == index.cast_signed() => {
-                Some(read(&qdisc))
-            }
-            _ => None,
-        })
-        .collect();
-    qdiscs.sort_by_key(|qdisc| qdisc.parent != "root");
-    Ok(qdiscs)
+    Ok(pathlab_guard::qdiscs(index)?.iter().map(read).collect())
 }
 
 fn read(message: &TcMessage) -> Qdisc {

@@ -5,6 +5,7 @@ mod loss;
 mod moderation;
 mod path;
 mod processor;
+mod programs;
 mod queues;
 mod spread;
 
@@ -194,6 +195,13 @@ pub(crate) const RULES: &[Rule] = &[
         good: "no counter of losses grows",
         source: "the driver's ethtool strings (Linux 6.12)",
         scope: Scope::Port(loss::counters),
+    },
+    Rule {
+        number: 24,
+        name: "tuned",
+        good: "a profile made for latency, or nobody else who sets what is set here",
+        source: "tuned, profiles network-latency and latency-performance; tuned-adm(8)",
+        scope: Scope::Host(programs::tuned),
     },
 ];
 

@@ -3,11 +3,9 @@
 use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use pathlab_guard::ethtool::{attributes, messages};
 
-use crate::{
-    ethtool::{attributes, messages},
-    port::{XdpSocket, XdpStatistics},
-};
+use crate::port::{XdpSocket, XdpStatistics};
 
 /// linux/sock_diag.h, linux/xdp_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

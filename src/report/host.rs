@@ -1,8 +1,8 @@
-//! An audit as text: findings first, with the commands there and back; then what is well; then what could not be judged.
+//! An audit as text: findings first, with the commands there and back; then what is well; then what could not be judged. A plan as text.
 
 use std::fmt::Write;
 
-use pathlab_host::{Audit, Change, Entry, State};
+use pathlab_host::{Audit, Change, Entry, Plan, State};
 
 /// Commands shown of a change; the others are counted unless everything is asked for.
 const SHOWN: usize = 4;
@@ -44,12 +44,36 @@ pub(crate) fn text(audit: &Audit, explain: bool) -> String {
     text
 }
 
+/// A plan: what would be done, with the way back, then what would not be.
+pub(crate) fn plan(plan: &Plan) -> String {
+    let mut text = String::new();
+    for planned in &plan.changes {
+        let rule = planned.rule.as_deref().map(|rule| format!("  # {rule}")).unwrap_or_default();
+        for (at, command) in planned.fix.iter().enumerate() {
+            let _ = writeln!(text, "→ {command}{}", if at == 0 { &rule } else { "" });
+        }
+        for command in &planned.undo {
+            let _ = writeln!(text, "← {command}");
+        }
+    }
+    for refused in &plan.refused {
+        let command = if refused.fix.is_empty() { String::new() } else { format!("{}: ", refused.fix.join("; ")) };
+        let _ = writeln!(text, "✗ {command}{}", refused.because);
+    }
+    for noticed in &plan.noticed {
+        let _ = writeln!(text, "! {noticed}");
+    }
+    let changes = plan.changes.len();
+    let _ = writeln!(text, "{changes} change{}, {} refused", if changes == 1 { "" } else { "s" }, plan.refused.len());
+    text
+}
+
 fn label(entry: &Entry) -> String {
     format!("{:>2} {} {}", entry.rule, entry.subject, entry.name)
 }
 
 fn commands(text: &mut String, width: usize, change: &Change, all: bool) {
-    for (mark, commands) in [("→", &change.fix), ("←", &change.undo)] {
+    for (mark, commands) in [("→", change.fix()), ("←", change.undo())] {
         let shown = if all { commands.len() } else { commands.len().min(SHOWN) };
         for command in &commands[..shown] {
             let _ = writeln!(text, "  {:<width$}  {mark} {command}", "");

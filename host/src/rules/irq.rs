@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    audit::{Change, Expectation, Judged, Outcome, counted},
+    audit::{Expectation, Judged, Outcome, counted},
+    change::Change,
     cpus::Cpus,
     facts::{Facts, Missing, if_there},
 };
@@ -123,7 +124,7 @@ pub(super) fn wandering(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judge
     if services.lines().any(|name| name == "irqbalance") {
         return Outcome::finding(
             "irqbalance runs and may move them at any time",
-            Change::one("systemctl stop irqbalance", "systemctl start irqbalance"),
+            Change::by_hand("systemctl stop irqbalance", "systemctl start irqbalance"),
         );
     }
     Outcome::fine(format!("{} stayed, and irqbalance does not run", counted(irqs.len(), "receive interrupt")))

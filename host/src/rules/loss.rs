@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use pathlab_guard::ethtool::Group;
+
 use crate::{
-    audit::{Change, Expectation, Judged, Outcome, counted},
+    audit::{Expectation, Judged, Outcome, counted},
+    change::Change,
     counters::{Counter, Meaning, meaning, suspect, without_queue},
     facts::{Facts, Missing, if_there},
     port::{Driver, Rings, XdpSocket},
@@ -26,8 +29,7 @@ pub(super) fn ring(facts: &Facts<'_>, expectation: &Expectation, port: &str) -> 
         .map(|counter| counter.lately.unwrap_or(counter.total))
         .sum::<u64>();
     let delay = u64::from(rx) * 1_000_000 / DRAIN;
-    let resize =
-        |wanted: u32| Change::one(format!("ethtool -G {port} rx {wanted}"), format!("ethtool -G {port} rx {rx}"));
+    let resize = |wanted: u32| Change::parameters(Group::Rings, port, format!("rx {wanted}"), format!("rx {rx}"));
     if let Some(burst) = expectation.burst.filter(|burst| *burst > rx) {
         let wanted = burst.checked_next_power_of_two().unwrap_or(most).min(most);
         return if wanted > rx {

@@ -1,7 +1,10 @@
 //! How long a packet is held back before anybody is told: interrupt moderation and busy polling.
 
+use pathlab_guard::ethtool::Group;
+
 use crate::{
-    audit::{Change, Expectation, Judged, Outcome},
+    audit::{Expectation, Judged, Outcome},
+    change::Change,
     facts::{Facts, if_there},
     port::Coalesce,
 };
@@ -10,13 +13,14 @@ pub(super) fn coalescing(facts: &Facts<'_>, expectation: &Expectation, port: &st
     let Some(coalesce) = if_there(facts.told::<Coalesce>(&format!("port/{port}/coalesce")))? else {
         return Outcome::not_applicable("the driver moderates nothing that could be set");
     };
+    let set = |to, now| Change::parameters(Group::Coalesce, port, to, now);
     let budget = expectation.budget_us;
     let adaptive = coalesce.adaptive_rx == Some(true);
     let Some(usecs) = coalesce.rx_usecs else {
         return match coalesce.adaptive_rx {
             Some(true) => Outcome::finding(
                 "adaptive: the driver chooses the delay by the rate",
-                Change::one(format!("ethtool -C {port} adaptive-rx off"), format!("ethtool -C {port} adaptive-rx on")),
+                set("adaptive-rx off".into(), "adaptive-rx on".into()),
             ),
             _ => Outcome::not_applicable("the driver tells no delay"),
         };
@@ -25,16 +29,13 @@ pub(super) fn coalescing(facts: &Facts<'_>, expectation: &Expectation, port: &st
     if adaptive {
         return Outcome::finding(
             format!("adaptive: the delay goes up and down with the rate, now {usecs} µs"),
-            Change::one(
-                format!("ethtool -C {port} adaptive-rx off rx-usecs {wanted}"),
-                format!("ethtool -C {port} adaptive-rx on rx-usecs {usecs}"),
-            ),
+            set(format!("adaptive-rx off rx-usecs {wanted}"), format!("adaptive-rx on rx-usecs {usecs}")),
         );
     }
     if usecs > budget {
         return Outcome::finding(
             format!("a packet may wait {usecs} µs for its interrupt; the budget is {budget} µs"),
-            Change::one(format!("ethtool -C {port} rx-usecs {wanted}"), format!("ethtool -C {port} rx-usecs {usecs}")),
+            set(format!("rx-usecs {wanted}"), format!("rx-usecs {usecs}")),
         );
     }
     Outcome::fine(format!("fixed at {usecs} µs, budget {budget} µs"))

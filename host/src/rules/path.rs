@@ -1,7 +1,10 @@
 //! What stands in a packet's way through the stack: egress queues, connection tracking, offloads that hold packets back.
 
+use pathlab_guard::Setting;
+
 use crate::{
-    audit::{Change, Expectation, Judged, Outcome},
+    audit::{Expectation, Judged, Outcome},
+    change::Change,
     facts::{Facts, if_there},
     port::{Features, Qdisc},
 };
@@ -42,14 +45,20 @@ pub(super) fn egress(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
         wrong.push(format!("{} lets a bulk flow delay every other", kinds(&long)));
         // A default qdisc has no handle, and comes back when ours is deleted.
         let default = root.handle == "0:";
-        if root.kind == "mq" {
-            let now = facts.line("proc/sys/net/core/default_qdisc")?;
-            change.sysctl("net.core.default_qdisc", "fq_codel", &now);
-            change.fix.push(format!("tc qdisc replace dev {port} root mq"));
-            change.undo.push(format!("tc qdisc del dev {port} root"));
-        } else if default {
-            change.fix.push(format!("tc qdisc replace dev {port} root fq_codel"));
-            change.undo.push(format!("tc qdisc del dev {port} root"));
+        if default {
+            let kinds: Vec<&str> = qdiscs.iter().map(|qdisc| qdisc.kind.as_str()).collect();
+            let children = qdiscs.len() - 1;
+            // Below mq of ours each queue has its own, whatever net.core.default_qdisc says.
+            let ours = if root.kind == "mq" {
+                ["mq"].into_iter().chain(vec!["fq_codel"; children]).collect()
+            } else {
+                vec!["fq_codel"]
+            };
+            change.set(
+                Setting::Qdisc { port: port.to_owned() },
+                ours.join(" "),
+                format!("default {}", kinds.join(" ")),
+            );
         } else {
             wrong.push(format!(
                 "root {} {} was put there by somebody: see who before it is replaced",
@@ -63,7 +72,7 @@ pub(super) fn egress(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
     if stands {
         wrong.push("a queue stands: the link is slower than what is sent".into());
     }
-    match (wrong.is_empty(), change.fix.is_empty()) {
+    match (wrong.is_empty(), change.is_empty()) {
         (true, _) => Outcome::fine(format!("{}, nothing dropped, nothing standing", kinds(&queues))),
         (false, true) => Outcome::remark(wrong.join("; ")),
         (false, false) => Outcome::finding(wrong.join("; "), change),
@@ -103,15 +112,14 @@ pub(super) fn offloads(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged
         if features.fixed.iter().any(|kept| kept == name) {
             fixed.push(name);
         } else {
-            change.fix.push(format!("ethtool -K {port} {name} off"));
-            change.undo.push(format!("ethtool -K {port} {name} on"));
+            change.set(Setting::Feature { port: port.to_owned(), name: name.to_owned() }, "off", "on");
         }
     }
     if on.is_empty() {
         return Outcome::fine("no LRO, no hardware GRO");
     }
     let because = format!("{} on: the card joins packets before the stack or XDP sees them", on.join(" and "));
-    if change.fix.is_empty() {
+    if change.is_empty() {
         return Outcome::remark(format!("{because}; {} cannot be switched off", fixed.join(" and ")));
     }
     Outcome::finding(because, change)

@@ -1,7 +1,8 @@
 //! What the processors, the bus and the clock add: idle states, slow links, time taken away.
 
 use crate::{
-    audit::{Change, Expectation, Judged, Outcome, counted},
+    audit::{Expectation, Judged, Outcome, counted},
+    change::Change,
     facts::{Facts, if_there},
 };
 
@@ -90,7 +91,7 @@ pub(super) fn bus(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
         }
         told = format!("{told}, {width} lanes");
     }
-    match (wrong.is_empty(), change.fix.is_empty()) {
+    match (wrong.is_empty(), change.is_empty()) {
         (false, true) => Outcome::remark(wrong.join("; ")),
         (false, false) => Outcome::finding(wrong.join("; "), change),
         (true, _) if known => Outcome::fine(format!("{told}, {}", counted(nodes, "NUMA node"))),
@@ -125,7 +126,7 @@ pub(super) fn clock(facts: &Facts<'_>, _: &Expectation) -> Judged {
             "no program that disciplines it is seen (chronyd, ntpd, ptp4l): one-way delays cannot be told".into(),
         );
     }
-    match (wrong.is_empty(), change.fix.is_empty()) {
+    match (wrong.is_empty(), change.is_empty()) {
         (true, _) => Outcome::fine(format!("{source}, disciplined by {}", disciplined.unwrap_or_default())),
         (false, true) => Outcome::remark(wrong.join("; ")),
         (false, false) => Outcome::finding(wrong.join("; "), change),

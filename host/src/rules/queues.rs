@@ -2,8 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use pathlab_guard::{
+    Setting,
+    ethtool::{Flow, Group},
+    even_table,
+};
+
 use crate::{
-    audit::{Change, Expectation, Judged, Outcome, counted},
+    audit::{Expectation, Judged, Outcome, counted},
+    change::Change,
     facts::{Facts, Missing, if_there},
     port::{Channels, FlowHash, Rss},
 };
@@ -25,7 +32,7 @@ pub(super) fn count(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
     if now == wanted {
         return Outcome::fine(format!("{now} of at most {most}, for {local} near CPUs"));
     }
-    let change = Change::one(format!("ethtool -L {port} {kind} {wanted}"), format!("ethtool -L {port} {kind} {now}"));
+    let change = Change::parameters(Group::Channels, port, format!("{kind} {wanted}"), format!("{kind} {now}"));
     let because = if now < wanted {
         format!("{}, where {local} CPUs are near and the card has {most}", counted(now as usize, "queue"))
     } else {
@@ -58,17 +65,16 @@ pub(super) fn rss(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged {
         } else {
             format!("queues get between {least} and {most} of {} entries", table.len())
         });
-        change.fix.push(format!("ethtool -X {port} equal {queues}"));
-        // The table's own order comes back only where it was the driver's default.
-        let weights: Vec<String> = entries.values().map(usize::to_string).collect();
-        change.undo.push(format!("ethtool -X {port} weight {}", weights.join(" ")));
+        let now: Vec<String> = table.iter().map(u32::to_string).collect();
+        let even = even_table(table.len(), u32::try_from(queues).unwrap_or(u32::MAX));
+        change.set(Setting::Rss { port: port.to_owned() }, even, now.join(" "));
     }
     if let Some(hash) = &hash {
-        for (flow, letters) in [("udp4", &hash.udp4), ("udp6", &hash.udp6)] {
+        for (flow, letters) in [(Flow::Udp4, &hash.udp4), (Flow::Udp6, &hash.udp6)] {
             if letters != FOUR_TUPLE {
-                wrong.push(format!("{flow} is hashed by {letters:?}: all sessions between two hosts share a queue"));
-                change.fix.push(format!("ethtool -N {port} rx-flow-hash {flow} {FOUR_TUPLE}"));
-                change.undo.push(format!("ethtool -N {port} rx-flow-hash {flow} {letters}"));
+                let name = flow.name();
+                wrong.push(format!("{name} is hashed by {letters:?}: all sessions between two hosts share a queue"));
+                change.set(Setting::FlowHash { port: port.to_owned(), flow }, FOUR_TUPLE, letters);
             }
         }
     }
@@ -98,8 +104,7 @@ pub(super) fn families(facts: &Facts<'_>, _: &Expectation, port: &str) -> Judged
         && udp4 != udp6
     {
         wrong.push(format!("the card hashes udp4 by {udp4:?} and udp6 by {udp6:?}"));
-        change.fix.push(format!("ethtool -N {port} rx-flow-hash udp6 {udp4}"));
-        change.undo.push(format!("ethtool -N {port} rx-flow-hash udp6 {udp6}"));
+        change.set(Setting::FlowHash { port: port.to_owned(), flow: Flow::Udp6 }, udp4, udp6);
     }
     if let (Some(v4), Some(v6)) = policies
         && v4 != v6

@@ -1,7 +1,8 @@
 //! How software spreads packets over CPUs: RPS, RFS and XPS.
 
 use crate::{
-    audit::{Change, Expectation, Judged, Outcome, counted},
+    audit::{Expectation, Judged, Outcome, counted},
+    change::Change,
     cpus::Cpus,
     facts::{Facts, if_there},
 };
@@ -153,7 +154,7 @@ mod tests {
         let to = |value: u32| {
             [0, 2].map(|queue| format!("echo {value} > /sys/class/net/eth0/queues/rx-{queue}/rps_flow_cnt")).to_vec()
         };
-        assert_eq!((change.fix, change.undo), (to(16384), to(0)));
+        assert_eq!((change.fix(), change.undo()), (to(16384), to(0)));
     }
 
     #[test]

@@ -2,5 +2,5 @@
 //! run there on generated input with every test run.
 
 pub use pathlab_canary::steer::fuzzed_nfnetlink as nfnetlink;
-pub use pathlab_guard::fuzzed::rtnetlink;
-pub use pathlab_host::fuzzed::{ethtool, xdp_diag};
+pub use pathlab_guard::fuzzed::{ethtool, rtnetlink};
+pub use pathlab_host::fuzzed::xdp_diag;

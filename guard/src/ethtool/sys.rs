@@ -1,4 +1,4 @@
-//! The system calls of this crate, one a function, so that every other file is safe code.
+//! What ethtool netlink does not tell, or not on every kernel, by ioctl: one call a function.
 #![allow(unsafe_code)]
 
 use std::{
@@ -12,8 +12,10 @@ const GDRVINFO: u32 = 0x3;
 const GSTRINGS: u32 = 0x1b;
 const GSTATS: u32 = 0x1d;
 const GRXFH: u32 = 0x29;
+const SRXFH: u32 = 0x2a;
 const GSSET_INFO: u32 = 0x37;
 const GRXFHINDIR: u32 = 0x38;
+const SRXFHINDIR: u32 = 0x39;
 const SET_OF_STATISTICS: u32 = 1;
 const NAME: usize = 32;
 
@@ -21,7 +23,10 @@ const NAME: usize = 32;
 const MOST: u32 = 65_536;
 
 /// `ETHTOOL_GDRVINFO`: driver, its version, and the bus address, as text.
-pub(crate) fn driver(interface: &str) -> io::Result<[String; 3]> {
+///
+/// # Errors
+/// As the kernel gave it: `EOPNOTSUPP`, `ENODEV`.
+pub fn driver(interface: &str) -> io::Result<[String; 3]> {
     // struct ethtool_drvinfo: cmd, driver[32], version[32], fw_version[32], bus_info[32], and 64 octets more
     let mut argument = Buffer::new(196);
     argument.set_u32(0, GDRVINFO);
@@ -30,7 +35,10 @@ pub(crate) fn driver(interface: &str) -> io::Result<[String; 3]> {
 }
 
 /// `ETHTOOL_GSTRINGS` and `ETHTOOL_GSTATS`: the driver's own statistics, in its order.
-pub(crate) fn statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
+///
+/// # Errors
+/// As the kernel gave it: `EOPNOTSUPP` where the driver has none, `ENODEV`.
+pub fn statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
     // struct ethtool_sset_info: cmd, reserved, sset_mask (64 bits), data[]: a length for each set asked for
     let mut sets = Buffer::new(20);
     sets.set_u32(0, GSSET_INFO);
@@ -56,7 +64,10 @@ pub(crate) fn statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
 }
 
 /// `ETHTOOL_GRXFH`: which fields of a flow are hashed to choose its receive queue (`RXH_*`).
-pub(crate) fn flow_hash(interface: &str, flow: u32) -> io::Result<u64> {
+///
+/// # Errors
+/// As the kernel gave it: `EOPNOTSUPP` where the driver does not say, `ENODEV`.
+pub fn flow_hash(interface: &str, flow: u32) -> io::Result<u64> {
     // struct ethtool_rxnfc: cmd, flow_type, data (64 bits), a flow's specification, which stays zero; 192 octets in all
     let mut argument = Buffer::new(256);
     argument.set_u32(0, GRXFH);
@@ -65,8 +76,39 @@ pub(crate) fn flow_hash(interface: &str, flow: u32) -> io::Result<u64> {
     Ok(argument.u64(8))
 }
 
+/// `ETHTOOL_SRXFH`: sets those fields.
+///
+/// # Errors
+/// As the kernel gave it: `EINVAL` for fields that the card cannot hash, `EOPNOTSUPP`, `EPERM`, `ENODEV`.
+pub fn set_flow_hash(interface: &str, flow: u32, fields: u64) -> io::Result<()> {
+    let mut argument = Buffer::new(256);
+    argument.set_u32(0, SRXFH);
+    argument.set_u32(4, flow);
+    argument.set_u64(8, fields);
+    call(interface, &mut argument)
+}
+
+/// `ETHTOOL_SRXFHINDIR`: sets the table, entry by entry; an empty one brings the driver's own back.
+///
+/// # Errors
+/// As the kernel gave it: `EINVAL` for a table of another size or with a queue that is not there, `EOPNOTSUPP`, `EPERM`, `ENODEV`.
+pub fn set_indirection(interface: &str, table: &[u32]) -> io::Result<()> {
+    let size = u32::try_from(table.len()).ok().filter(|size| *size <= MOST);
+    let size = size.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let mut argument = Buffer::new(8 + table.len() * 4);
+    argument.set_u32(0, SRXFHINDIR);
+    argument.set_u32(4, size);
+    for (at, queue) in table.iter().enumerate() {
+        argument.set_u32(8 + at * 4, *queue);
+    }
+    call(interface, &mut argument)
+}
+
 /// `ETHTOOL_GRXFHINDIR`: the receive queue of each entry of the RSS table, for kernels whose ethtool netlink does not tell (before 6.3).
-pub(crate) fn indirection(interface: &str) -> io::Result<Vec<u32>> {
+///
+/// # Errors
+/// As the kernel gave it: `EOPNOTSUPP` where the driver has no table, `ENODEV`.
+pub fn indirection(interface: &str) -> io::Result<Vec<u32>> {
     // struct ethtool_rxfh_indir: cmd, size, ring_index[size]
     let mut argument = Buffer::new(8);
     argument.set_u32(0, GRXFHINDIR);
@@ -106,6 +148,11 @@ impl Buffer {
         let mut word = self.0[at / 8].to_ne_bytes();
         word[at % 8..at % 8 + 4].copy_from_slice(&value.to_ne_bytes());
         self.0[at / 8] = u64::from_ne_bytes(word);
+    }
+
+    /// At a multiple of eight.
+    fn set_u64(&mut self, at: usize, value: u64) {
+        self.0[at / 8] = value;
     }
 
     fn text(&self, at: usize) -> String {

@@ -1,10 +1,16 @@
-//! What ethtool netlink tells of a port, asked on one blocking socket: a table of attributes for each message instead of a type for each.
+//! A port by ethtool netlink, asked and told on one blocking socket: a table of attributes for each message instead of a type for each. What netlink
+//! does not tell on every kernel goes by ioctl, in [`sys`].
 
-use std::{collections::BTreeMap, io};
+mod flow;
+mod parameters;
+pub mod sys;
+
+use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 
-use crate::port::{Channels, Coalesce, Features, Rings, Rss};
+pub use flow::Flow;
+pub use parameters::{Group, Numbers};
 
 /// linux/netlink.h, linux/genetlink.h
 const NLM_F_REQUEST: u16 = 1;
@@ -21,14 +27,18 @@ const NLA_TYPE: u16 = (1 << 14) - 1;
 const HEADER: u16 = 1;
 const HEADER_DEV_NAME: u16 = 2;
 const FEATURES_GET: u8 = 11;
-const RINGS_GET: u8 = 15;
-const CHANNELS_GET: u8 = 17;
-const COALESCE_GET: u8 = 19;
+const FEATURES_SET: u8 = 12;
 const RSS_GET: u8 = 38;
+const FEATURES_WANTED: u16 = 3;
+const BITSET_NOMASK: u16 = 1;
+const BITSET_BITS: u16 = 3;
+const BITSET_BIT: u16 = 1;
+const BIT_NAME: u16 = 2;
+const BIT_VALUE: u16 = 3;
 
 /// A generic netlink socket that speaks to the `ethtool` family.
 #[derive(Debug)]
-pub(crate) struct Ethtool {
+pub struct Ethtool {
     socket: Socket,
     family: u16,
     sequence: u32,
@@ -36,7 +46,10 @@ pub(crate) struct Ethtool {
 
 impl Ethtool {
     /// Opens the socket in the calling thread's network namespace.
-    pub(crate) fn open() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` before Linux 5.6; a socket that the kernel does not give.
+    pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_GENERIC)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -50,58 +63,70 @@ impl Ethtool {
         Ok(this)
     }
 
-    /// `ethtool -g`.
-    pub(crate) fn rings(&mut self, interface: &str) -> io::Result<Rings> {
-        let told = Numbers::of(&self.get(RINGS_GET, interface)?);
-        Ok(Rings { rx: told.at(6), rx_max: told.at(2), tx: told.at(9), tx_max: told.at(5) })
+    /// What the driver tells of a group of parameters.
+    ///
+    /// # Errors
+    /// As the kernel gave it: `EOPNOTSUPP` where the driver has none of the group, `ENODEV`.
+    pub fn numbers(&mut self, group: Group, interface: &str) -> io::Result<Numbers> {
+        Ok(Numbers::of(group, &self.get(group.ask(), interface)?))
     }
 
-    /// `ethtool -l`.
-    pub(crate) fn channels(&mut self, interface: &str) -> io::Result<Channels> {
-        let told = Numbers::of(&self.get(CHANNELS_GET, interface)?);
-        let [rx, tx, combined] = [6, 7, 9].map(|kind| told.at(kind));
-        let [rx_max, tx_max, combined_max] = [2, 3, 5].map(|kind| told.at(kind));
-        Ok(Channels { rx, rx_max, tx, tx_max, combined, combined_max })
+    /// Sets those parameters of a group that are named; the others stay.
+    ///
+    /// # Errors
+    /// As the kernel gave it: `EINVAL` for a name that the group has not or a value that the driver refuses, `EOPNOTSUPP`, `EPERM`, `ENODEV`.
+    pub fn set_numbers(&mut self, group: Group, interface: &str, values: &[(&str, u32)]) -> io::Result<()> {
+        let mut request = header(interface);
+        for (name, value) in values {
+            request.extend(group.attribute(name, *value).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?);
+        }
+        self.ask(group.tell(), &request).map(drop)
     }
 
-    /// `ethtool -c`.
-    pub(crate) fn coalesce(&mut self, interface: &str) -> io::Result<Coalesce> {
-        let told = Numbers::of(&self.get(COALESCE_GET, interface)?);
-        Ok(Coalesce {
-            rx_usecs: told.at(2),
-            rx_frames: told.at(3),
-            tx_usecs: told.at(6),
-            tx_frames: told.at(7),
-            adaptive_rx: told.at(11).map(|on| on != 0),
-            adaptive_tx: told.at(12).map(|on| on != 0),
-        })
-    }
-
-    /// `ethtool -k`: what is on, and what cannot be changed.
-    pub(crate) fn features(&mut self, interface: &str) -> io::Result<Features> {
+    /// `ethtool -k`, by the kernel's names.
+    ///
+    /// # Errors
+    /// As the kernel gave it: `ENODEV`.
+    pub fn features(&mut self, interface: &str) -> io::Result<Features> {
         let answer = self.get(FEATURES_GET, interface)?;
         let set = |wanted: u16| {
             attributes(&answer).find(|(kind, _)| *kind == wanted).map(|(_, bitset)| names(bitset)).unwrap_or_default()
         };
-        Ok(Features { active: set(4), fixed: set(5) })
+        Ok(Features { changeable: set(2), wanted: set(FEATURES_WANTED), active: set(4), fixed: set(5) })
     }
 
-    /// `ethtool -x`; kernels before 6.3 do not know the message.
-    pub(crate) fn rss(&mut self, interface: &str) -> io::Result<Rss> {
-        let answer = self.get(RSS_GET, interface)?;
-        let table = attributes(&answer).find(|(kind, _)| *kind == 4).map(|(_, table)| table).unwrap_or_default();
-        Ok(Rss {
-            table: table
-                .chunks_exact(4)
-                .map(|entry| u32::from_ne_bytes(entry.try_into().unwrap_or_default()))
-                .collect(),
-        })
+    /// Wishes a feature on or off. What comes of the wish is in [`Ethtool::features`]: another feature may stand in its way.
+    ///
+    /// # Errors
+    /// As the kernel gave it: `EINVAL` for an unknown name, `EPERM`, `ENODEV`.
+    pub fn set_feature(&mut self, interface: &str, name: &str, on: bool) -> io::Result<()> {
+        let mut bit = attribute(BIT_NAME, &[name.as_bytes(), &[0]].concat());
+        if on {
+            bit.extend(attribute(BIT_VALUE, &[]));
+        }
+        let bits = attribute(BITSET_BITS | NLA_F_NESTED, &attribute(BITSET_BIT | NLA_F_NESTED, &bit));
+        let mut request = header(interface);
+        request.extend(attribute(FEATURES_WANTED | NLA_F_NESTED, &bits));
+        self.ask(FEATURES_SET, &request).map(drop)
+    }
+
+    /// `ethtool -x`: the receive queue of each entry. Kernels before 6.3 do not know the message, and some drivers tell by ioctl alone.
+    ///
+    /// # Errors
+    /// As the kernel gave it: `EOPNOTSUPP` where the driver has no table, `ENODEV`.
+    pub fn rss(&mut self, interface: &str) -> io::Result<Vec<u32>> {
+        let told = self.get(RSS_GET, interface).map(|answer| {
+            let table = attributes(&answer).find(|(kind, _)| *kind == 4).map(|(_, table)| table).unwrap_or_default();
+            table.chunks_exact(4).map(|entry| u32::from_ne_bytes(entry.try_into().unwrap_or_default())).collect()
+        });
+        match told {
+            Ok(table) if !Vec::is_empty(&table) => Ok(table),
+            _ => sys::indirection(interface),
+        }
     }
 
     fn get(&mut self, command: u8, interface: &str) -> io::Result<Vec<u8>> {
-        let mut name = interface.as_bytes().to_vec();
-        name.push(0);
-        self.ask(command, &attribute(HEADER | NLA_F_NESTED, &attribute(HEADER_DEV_NAME, &name)))
+        self.ask(command, &header(interface))
     }
 
     /// One request; the attributes of its answer.
@@ -140,8 +165,26 @@ impl Ethtool {
     }
 }
 
+/// `ethtool -k`, sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Those that the driver lets be switched.
+    pub changeable: Vec<String>,
+    /// Those that are wished on; what is put back is this.
+    pub wanted: Vec<String>,
+    /// Those that are on.
+    pub active: Vec<String>,
+    /// Those that nobody can switch.
+    pub fixed: Vec<String>,
+}
+
+/// The name of a port, as every request begins.
+fn header(interface: &str) -> Vec<u8> {
+    attribute(HEADER | NLA_F_NESTED, &attribute(HEADER_DEV_NAME, &[interface.as_bytes(), &[0]].concat()))
+}
+
 /// Whole messages of a datagram: type, payload, sequence. A length that does not fit ends them.
-pub(crate) fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8], u32)> {
+pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8], u32)> {
     std::iter::from_fn(move || {
         let header: &[u8; 16] = rest.first_chunk()?;
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -153,7 +196,7 @@ pub(crate) fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8], u32
 }
 
 /// Attributes: type without its flags, payload. A length that does not fit ends them.
-pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header: &[u8; 4] = rest.first_chunk()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -172,29 +215,14 @@ fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// The attributes that are numbers of one or four octets.
-struct Numbers(BTreeMap<u16, u32>);
-
-impl Numbers {
-    fn of(answer: &[u8]) -> Self {
-        let number = |payload: &[u8]| match payload {
-            [octet] => Some(u32::from(*octet)),
-            _ => payload.try_into().ok().map(u32::from_ne_bytes),
-        };
-        Self(attributes(answer).filter_map(|(kind, payload)| Some((kind, number(payload)?))).collect())
-    }
-
-    fn at(&self, kind: u16) -> Option<u32> {
-        self.0.get(&kind).copied()
-    }
-}
-
-/// The names in a verbose bitset (`ETHTOOL_A_BITSET_BITS`).
+/// The names in a verbose bitset (`ETHTOOL_A_BITSET_BITS`): all of a list, of a set with a mask those that have a value.
 fn names(bitset: &[u8]) -> Vec<String> {
-    let bits = attributes(bitset).find(|(kind, _)| *kind == 3).map(|(_, bits)| bits).unwrap_or_default();
+    let bits = attributes(bitset).find(|(kind, _)| *kind == BITSET_BITS).map(|(_, bits)| bits).unwrap_or_default();
+    let is_list = attributes(bitset).any(|(kind, _)| kind == BITSET_NOMASK);
     let name = |bit: &[u8]| {
-        let name = attributes(bit).find(|(kind, _)| *kind == 2)?.1;
-        Some(String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
+        let name = attributes(bit).find(|(kind, _)| *kind == BIT_NAME)?.1;
+        let set = is_list || attributes(bit).any(|(kind, _)| kind == BIT_VALUE);
+        set.then(|| String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
     };
     let mut names: Vec<String> = attributes(bits).filter_map(|(_, bit)| name(bit)).collect();
     names.sort();
@@ -209,7 +237,9 @@ pub(crate) fn any_octets(octets: &[u8]) {
     let values: usize = attributes(octets).map(|(_, value)| 4 + value.len()).sum();
     assert!(values <= octets.len(), "{values} of {} octets", octets.len());
     assert!(names(octets).len() <= octets.len() / 4);
-    assert!(Numbers::of(octets).0.len() <= octets.len() / 4);
+    for group in Group::ALL {
+        assert!(Numbers::of(group, octets).told().count() <= octets.len() / 4);
+    }
 }
 
 #[cfg(test)]
@@ -219,19 +249,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rings_as_the_kernel_sends_them() {
-        let answer = [(2_u16, 4096_u32), (5, 8192), (6, 512), (9, 1024)]
-            .map(|(kind, value)| attribute(kind, &value.to_ne_bytes()))
-            .concat();
-        let told = Numbers::of(&answer);
-        assert_eq!([2, 5, 6, 9, 7].map(|kind| told.at(kind)), [Some(4096), Some(8192), Some(512), Some(1024), None]);
-    }
-
-    #[test]
     fn a_bitset_names_its_bits() {
         let bit = |name: &[u8]| attribute(1 | NLA_F_NESTED, &attribute(2, name));
         let bitset = attribute(3 | NLA_F_NESTED, &[bit(b"rx-gro\0"), bit(b"rx-lro\0")].concat());
-        assert_eq!(names(&bitset), ["rx-gro", "rx-lro"]);
+        let list = [attribute(BITSET_NOMASK, &[]), bitset.clone()].concat();
+        assert_eq!(names(&list), ["rx-gro", "rx-lro"]);
+        // With a mask, which names what there is, a bit is set where it has a value.
+        assert_eq!(names(&bitset), [""; 0]);
+        let set = attribute(1 | NLA_F_NESTED, &[attribute(2, b"tx-lro\0"), attribute(BIT_VALUE, &[])].concat());
+        let bitset = attribute(3 | NLA_F_NESTED, &[bit(b"rx-gro\0"), set].concat());
+        assert_eq!(names(&bitset), ["tx-lro"]);
     }
 
     proptest! {
