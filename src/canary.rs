@@ -86,7 +86,7 @@ enum Action {
     },
     /// Compare the arms of measured runs: Promote (0), Hold (3) or RollBack (4)
     Judge {
-        /// Run directories or files; a .tsv is a table of prefixes that tells the ISPs
+        /// Run directories or files; a table of networks (.tsv, .mmdb) among them tells the ISPs
         #[arg(required = true)]
         runs: Vec<PathBuf>,
         #[command(flatten)]
@@ -97,7 +97,7 @@ enum Action {
     },
     /// Are we done? Two consecutive evenings against [acceptance]: pass (0), insufficient (3) or fail (4)
     Accept {
-        /// Run directories, or their sessions.jsonl: the evenings, and up to 14 days before them as the baseline
+        /// Run directories or files: the evenings, up to 14 days before them as the baseline, and complaints as CSV
         #[arg(required = true)]
         runs: Vec<PathBuf>,
         #[command(flatten)]
@@ -377,7 +377,7 @@ fn judge_runs(runs: &[PathBuf], experiment: &Experiment, out: Option<PathBuf>, g
     if global.json {
         out!("{}", verdict.to_json());
     } else {
-        out!("{}", report::verdict::text(&verdict));
+        output::prose(&report::verdict::text(&verdict));
         outln!("\n{}  sealed {head}", path.display());
     }
     Ok(verdict.decision.into())
@@ -404,6 +404,10 @@ fn replay(path: &Path, runs: &[PathBuf], global: &Global) -> Result<Exit> {
     let from = given.experiment().key.from;
     let verdict = given.replay(found.iter().map(PathBuf::as_path), move |seed, key| bucket(seed, key, from))?;
     let document = json!({ "replayed": file, "decision": verdict.decision });
-    answer(global, &document, format_args!("{}: the same bytes again\n{}", file.display(), verdict.sentence))?;
+    if global.json {
+        output::json("canary", &document)?;
+    } else {
+        output::prose(&format!("{}: the same bytes again\n{}\n", file.display(), verdict.sentence));
+    }
     Ok(verdict.decision.into())
 }

@@ -12,7 +12,7 @@ use super::{ingest, seed};
 use crate::{
     Global,
     exit::{Exit, Misuse},
-    host, report, run_directory,
+    host, output, report, run_directory,
 };
 
 impl From<Outcome> for Exit {
@@ -51,7 +51,7 @@ pub(super) fn accept(runs: &[PathBuf], experiment: &Experiment, out: Option<Path
     if global.json {
         out!("{text}");
     } else {
-        out!("{}", report::acceptance::text(&accepted));
+        output::prose(&report::acceptance::text(&accepted));
         outln!("\n{}  sealed {head}", path.display());
     }
     Ok(accepted.outcome.into())

@@ -112,7 +112,7 @@ pub(super) fn size(args: &PowerArgs, global: &Global) -> Result<()> {
         });
         return output::json("canary.power", &document);
     }
-    out!("{}", text(args, &experiment, &sized));
+    output::prose(&text(args, &experiment, &sized));
     Ok(())
 }
 

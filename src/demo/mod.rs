@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Demo, global: &Global) -> Result<Exit> {
         let document = json!({ "run": out, "head": story.head.to_string(), "report": story.report, "verdict": story.verdict, "splits": story.splits });
         output::json("demo", &document)?;
     } else {
-        out!("{}", screen::text(&story, &out));
+        output::prose(&screen::text(&story, &out));
     }
     Ok(story.verdict.decision.into())
 }

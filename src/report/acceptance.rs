@@ -13,7 +13,7 @@ pub(crate) fn text(accepted: &Accepted) -> String {
         more => format!("{} to {}, {more} windows", accepted.baseline[0], accepted.baseline[more - 1]),
     };
     let _ = writeln!(text, "baseline: {baseline}");
-    for held in accepted.targets.iter().chain(&accepted.elsewhere) {
+    for held in accepted.targets.iter().chain(&accepted.elsewhere).chain(&accepted.complaints) {
         let mark = match held.outcome {
             Outcome::Pass => '✓',
             Outcome::Fail => '✗',

@@ -3,8 +3,9 @@
 //! It asks about levels, not about arms: after a promotion there is one path. A limit is met where the upper limit of the measured value lies under it
 //! (one-sided 95 %), missed where the lower one lies above; anything between is insufficient, as are cohorts with fewer sessions than the policy's
 //! minimum. Elsewhere stands for every other cohort, held against the same cohort's baseline: the evenings of up to 14 days before, or, where there are
-//! none, the A/A prelude.
+//! none, the A/A prelude. Where the policy guards by complaints, they are held against their baseline as well.
 
+mod complaints;
 mod measure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
     Error, Experiment, Ingested, Metric, Series,
-    findings::{Number, plain},
+    findings::{Number, Scope, plain},
     ingest::{Seen, Session},
     judge::minimum,
     stratum::{Cell, whole_of},
@@ -65,8 +66,8 @@ impl std::fmt::Display for Outcome {
 pub struct Held {
     /// What was measured.
     pub metric: Metric,
-    /// Whose sessions.
-    pub cohort: Cell,
+    /// Whose sessions: of one ISP and family, or all.
+    pub cohort: Scope,
     /// When.
     pub evening: Date,
     /// Whether it is a distance from the baseline; a level otherwise.
@@ -84,7 +85,7 @@ pub struct Held {
 impl Held {
     /// `rtt.p95 of NTT IPv4 on 2026-11-21: 41.2 ms (90 % interval 40.1 ms to 42.0 ms), limit 60.0 ms`.
     pub fn text(&self) -> String {
-        let value = |value: f64| plain(self.metric != Metric::Loss, value);
+        let value = |value: f64| plain(matches!(self.metric, Metric::Quantile { .. }), value);
         let Interval { estimate, low, high } = self.measured;
         let less = if self.from_baseline { " above its baseline" } else { "" };
         format!(
@@ -103,12 +104,15 @@ impl Held {
 
 impl Serialize for Held {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let latency = self.metric != Metric::Loss;
+        let latency = matches!(self.metric, Metric::Quantile { .. });
         let number = |value: f64| Number(value * if latency { 1e-6 } else { 1.0 });
         let mut out = to.serialize_struct("Held", 11)?;
         out.serialize_field("metric", &self.metric)?;
-        out.serialize_field("isp", &self.cohort.isp)?;
-        out.serialize_field("family", &self.cohort.family)?;
+        // Absent where it is about all.
+        if let (Some(isp), Some(family)) = (&self.cohort.isp, self.cohort.family) {
+            out.serialize_field("isp", isp)?;
+            out.serialize_field("family", &family)?;
+        }
         out.serialize_field("window", &self.evening)?;
         out.serialize_field("unit", if latency { "ms" } else { "share" })?;
         out.serialize_field("sessions", &self.sessions)?;
@@ -136,6 +140,8 @@ pub struct Accepted {
     pub targets: Vec<Held>,
     /// Every other cohort against its baseline; `measured` is the distance from it.
     pub elsewhere: Vec<Held>,
+    /// Complaints of all sessions against their baseline, where the policy guards by them.
+    pub complaints: Vec<Held>,
     /// Cohorts with fewer sessions than the policy's minimum on one of the evenings, and the fewest that they had.
     pub too_small: Vec<(Cell, u64)>,
 }
@@ -148,10 +154,12 @@ pub fn accept(experiment: &Experiment, seed: u32, ingested: &Ingested) -> Result
     if ingested.sessions.is_empty() {
         return Err(Error::NoSession { why: "the inputs have no session".to_owned() });
     }
-    Ok(accept_those(experiment, seed, ingested, |_| true))
+    let mut acceptor = Acceptor::new(experiment, seed, ingested, |_| true);
+    acceptor.complaints = complaints::counts(experiment, ingested);
+    Ok(experiment.acceptance.as_ref().map(|_| acceptor.accepted()))
 }
 
-/// The same of the sessions for which `belongs`, beside a prelude of all.
+/// The same of the sessions for which `belongs`, beside a prelude of all. Complaints are no part of it: they are not told by session.
 pub(crate) fn accept_those(
     experiment: &Experiment,
     seed: u32,
@@ -170,6 +178,8 @@ struct Acceptor<'a> {
     measure: Measure,
     cohorts: BTreeMap<(Cell, Window), Cohort<'a>>,
     in_progress: Option<Window>,
+    /// By window, where the policy guards by them.
+    complaints: Option<BTreeMap<Window, u64>>,
 }
 
 impl<'a> Acceptor<'a> {
@@ -185,7 +195,8 @@ impl<'a> Acceptor<'a> {
             }
         }
         let measure = Measure { seed: seed.into(), replicates: experiment.policy.replicates as usize };
-        Self { experiment, measure, cohorts, in_progress: ingested.in_progress.map(|(window, ..)| window) }
+        let in_progress = ingested.in_progress.map(|(window, ..)| window);
+        Self { experiment, measure, cohorts, in_progress, complaints: None }
     }
 
     /// Dates with data, but not the one that is not over.
@@ -220,6 +231,7 @@ impl<'a> Acceptor<'a> {
             baseline: Vec::new(),
             targets: Vec::new(),
             elsewhere: Vec::new(),
+            complaints: Vec::new(),
             too_small: Vec::new(),
             evenings,
         };
@@ -269,6 +281,10 @@ impl<'a> Acceptor<'a> {
                 }
             }
         }
+        if let Some(counts) = &self.complaints {
+            let held = |date: &Date| self.complained(counts, *date, &baseline);
+            accepted.complaints = accepted.evenings.iter().map(held).collect();
+        }
     }
 
     /// The three targets against one evening of one cohort.
@@ -281,7 +297,7 @@ impl<'a> Acceptor<'a> {
         ];
         let hold = |(metric, limit): (Metric, f64)| {
             let measured = self.measure.level(metric, sample);
-            self.held(metric, cell, evening, sample.sessions(), measured, limit, false)
+            held(metric, Scope::cell(cell), evening, sample.sessions(), measured, limit, false)
         };
         metrics.into_iter().map(hold).collect()
     }
@@ -291,40 +307,19 @@ impl<'a> Acceptor<'a> {
         let hold = |metric: Metric| {
             let measured = self.measure.distance(metric, sample, before);
             let limit = self.experiment.policy.margin_of(metric);
-            self.held(metric, cell, evening, sample.sessions(), measured, limit, true)
+            held(metric, Scope::cell(cell), evening, sample.sessions(), measured, limit, true)
         };
         [RTT, IPDV, Metric::Loss].into_iter().map(hold).collect()
     }
 
-    #[allow(clippy::too_many_arguments)] // what one row says
-    fn held(
-        &self,
-        metric: Metric,
-        cell: &Cell,
-        evening: Date,
-        sessions: u64,
-        measured: Option<Interval>,
-        limit: f64,
-        from_baseline: bool,
-    ) -> Held {
-        let unknown = Interval { estimate: f64::NAN, low: f64::NEG_INFINITY, high: f64::INFINITY };
-        let measured = measured.unwrap_or(unknown);
-        let outcome = match measured {
-            Interval { high, .. } if high <= limit => Outcome::Pass,
-            Interval { low, .. } if low > limit => Outcome::Fail,
-            _ => Outcome::Insufficient,
-        };
-        Held { metric, cohort: cell.clone(), evening, from_baseline, sessions, measured, limit, outcome }
-    }
-
     fn conclude(&self, accepted: &Accepted) -> (Outcome, String) {
-        let all = || accepted.targets.iter().chain(&accepted.elsewhere);
+        let all = || accepted.targets.iter().chain(&accepted.elsewhere).chain(&accepted.complaints);
         if let Some(missed) = all().find(|held| held.outcome == Outcome::Fail) {
             return (Outcome::Fail, missed.text());
         }
         let minimum = minimum(self.experiment);
         let wanted = &self.experiment.policy.target.isp;
-        let measured = |isp: &str| accepted.targets.iter().any(|held| held.cohort.isp == isp);
+        let measured = |isp: &str| accepted.targets.iter().any(|held| held.cohort.isp.as_deref() == Some(isp));
         let unmeasured = wanted.iter().find(|isp| !measured(isp));
         let small_target = accepted.too_small.iter().find(|(cell, _)| self.is_target(&cell.isp));
         if let Some((cell, fewest)) = small_target {
@@ -338,6 +333,13 @@ impl<'a> Acceptor<'a> {
                 "no baseline to tell a regression elsewhere by: neither evenings of the 14 days before nor a prelude";
             return (Outcome::Insufficient, text.to_owned());
         }
+        if let Some(untold) = accepted.complaints.iter().find(|held| held.measured.estimate.is_nan()) {
+            let text = format!(
+                "no complaints of {} to hold against a baseline: give a CSV with a row for each evening and for its baseline, 0 where there were none",
+                untold.evening
+            );
+            return (Outcome::Insufficient, text);
+        }
         if let Some(unsure) = all().find(|held| held.outcome == Outcome::Insufficient) {
             return (Outcome::Insufficient, format!("not sure enough: {}", unsure.text()));
         }
@@ -350,12 +352,13 @@ impl<'a> Acceptor<'a> {
             return (Outcome::Insufficient, text);
         }
         let dates: Vec<_> = accepted.evenings.iter().map(Date::to_string).collect();
-        let cohorts: BTreeSet<&Cell> = accepted.targets.iter().map(|held| &held.cohort).collect();
+        let cohorts: BTreeSet<&Scope> = accepted.targets.iter().map(|held| &held.cohort).collect();
         let against = if accepted.elsewhere.is_empty() { "no cohort elsewhere" } else { "no regression elsewhere" };
+        let complaints = if accepted.complaints.is_empty() { "" } else { ", complaints are at their baseline" };
         (
             Outcome::Pass,
             format!(
-                "rtt.p95, ipdv.p95 and loss of {} cohorts are at or under target on {}, {against}",
+                "rtt.p95, ipdv.p95 and loss of {} cohorts are at or under target on {}, {against}{complaints}",
                 cohorts.len(),
                 dates.join(" and ")
             ),
@@ -370,6 +373,26 @@ impl<'a> Acceptor<'a> {
         let target = &self.experiment.policy.target.isp;
         target.is_empty() || target.iter().any(|name| name == isp)
     }
+}
+
+/// One row; unknown where nothing was measured.
+fn held(
+    metric: Metric,
+    cohort: Scope,
+    evening: Date,
+    sessions: u64,
+    measured: Option<Interval>,
+    limit: f64,
+    from_baseline: bool,
+) -> Held {
+    let unknown = Interval { estimate: f64::NAN, low: f64::NEG_INFINITY, high: f64::INFINITY };
+    let measured = measured.unwrap_or(unknown);
+    let outcome = match measured {
+        Interval { high, .. } if high <= limit => Outcome::Pass,
+        Interval { low, .. } if low > limit => Outcome::Fail,
+        _ => Outcome::Insufficient,
+    };
+    Held { metric, cohort, evening, from_baseline, sessions, measured, limit, outcome }
 }
 
 const RTT: Metric = Metric::Quantile { series: Series::Rtt, level: Level::P95 };

@@ -1,4 +1,4 @@
-//! Complaints and tickets by arm, as a help desk exports them: CSV with the columns `complaints`, `arm`, and `time` or `window`.
+//! Complaints and tickets, as a help desk exports them: CSV with the columns `complaints`, `time` or `window`, and `arm` while there are arms.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use pathlab_record::{Arm, Window, csv};
 use super::{Line, Refused, remark::*};
 use crate::{Error, Evenings, Place};
 
-/// Complaints by window and arm.
-pub(crate) type Complaints = BTreeMap<(Window, Arm), u64>;
+/// Complaints by window and arm; without an arm where the file has none, as after a promotion.
+pub(crate) type Complaints = BTreeMap<(Window, Option<Arm>), u64>;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Field {
@@ -41,10 +41,10 @@ impl Columns {
             _ => Field::Unknown,
         };
         let columns: Vec<_> = names.iter().map(field).collect();
-        if !columns.contains(&Field::Arm) || !(columns.contains(&Field::Time) || columns.contains(&Field::Window)) {
+        if !columns.contains(&Field::Time) && !columns.contains(&Field::Window) {
             return Err(Error::Columns {
                 at: format!("{}:{}", at.file, at.number),
-                why: "needs the columns complaints, arm, and time or window; `canary assign` tells the arm of a client"
+                why: "needs the columns complaints, time or window, and for a verdict arm; `canary assign` tells that of a client"
                     .to_owned(),
             });
         }
@@ -83,7 +83,7 @@ impl Columns {
             }
         }
         let refused = |remark| Err(Refused { remark, what: String::from_utf8_lossy(line).into_owned() });
-        let (Some(place), Some(arm), Some(count)) = (place, arm, count) else {
+        let (Some(place), Some(count)) = (place, count) else {
             return Err(broken("no count".to_owned()));
         };
         match place {

@@ -43,6 +43,7 @@ pub use cohort::{Bucket, COHORTS, CohortBin};
 pub(crate) use complaints::Complaints;
 pub(crate) use pooled::{Block, Pooled, quantile as pooled_quantile};
 pub use remark::{Remark, Remarks};
+use session::Noted;
 pub(crate) use session::{Bin, ByWindow, Seen, Session};
 
 use crate::{Error, Evenings, Experiment, Metric, PLAN, Registration, Series, Window, stratum::Cell};
@@ -201,7 +202,7 @@ impl Ingest {
     /// As [`run`](Self::run).
     pub fn runs<'p>(&mut self, paths: impl IntoIterator<Item = &'p Path>) -> Result<(), Error> {
         let (mut tables, others): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_table(path));
-        tables.sort();
+        tables.sort_by_key(|path| name_of(path).ok());
         tables.into_iter().chain(others).try_for_each(|path| self.run(path))
     }
 
@@ -506,7 +507,8 @@ impl Ingest {
             }
         };
         let session = &mut sessions[place];
-        if !session.note(window, Bin { source, ..bin }) {
+        let noted = session.note(window, Bin { source, ..bin });
+        if noted == Noted::Again {
             return refused(Remark::Duplicate);
         }
         let relabelled = session.cell != cell;
@@ -522,6 +524,7 @@ impl Ingest {
             (Remark::Relabelled, relabelled),
             (Remark::CrossedOver, crossed),
             (Remark::OtherZone, told.other_zone),
+            (Remark::ClockJump, noted == Noted::Over),
         ] {
             if applies {
                 self.account.add(remark, at, &named);

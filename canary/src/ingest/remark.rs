@@ -37,7 +37,7 @@ pub enum Remark {
     CrossedOver,
     /// The line's time zone is not the experiment's. Judged: instants are UTC.
     OtherZone,
-    /// A later sequence number with an earlier time. Judged where its time says.
+    /// A later sequence number with an earlier time, or a bin over another of its session and source. Judged where its time says.
     ClockJump,
     /// A column or field that is not known. Judged without it.
     UnknownColumn,
@@ -66,6 +66,25 @@ impl fmt::Display for Remark {
 }
 
 impl Remark {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Broken,
+        Self::Truncated,
+        Self::Contradicts,
+        Self::Unlabelled,
+        Self::UnknownIsp,
+        Self::Duplicate,
+        Self::OutsideWindows,
+        Self::StraddlesWindow,
+        Self::Holiday,
+        Self::Relabelled,
+        Self::ArmChanged,
+        Self::CrossedOver,
+        Self::OtherZone,
+        Self::ClockJump,
+        Self::UnknownColumn,
+    ];
+
     /// Whether such a line is judged all the same.
     pub fn judged(self) -> bool {
         matches!(

@@ -271,6 +271,11 @@ impl Samples {
             return refused(Remark::Duplicate, &name);
         }
         raw.arm = raw.arm.or(row.arm);
+        // The first line of a bin labels it; a bin with other labels is told when it is taken.
+        let placed = |labels: &Labels| ["isp", "asn", "family"].map(|name| labels.get(name).cloned());
+        if raw.bins.get(&start).is_some_and(|known| placed(&known.bin.labels) != placed(&row.labels)) {
+            account.add(Remark::Relabelled, at, &name);
+        }
         let gathered = raw.bins.entry(start).or_insert_with(|| Gathered {
             bin: SessionBin {
                 session: name.clone(),

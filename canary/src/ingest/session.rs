@@ -109,20 +109,33 @@ pub(crate) struct Session {
     pub(crate) bins: Vec<(Window, Bin)>,
 }
 
+/// How a bin lies beside those of its session that its source told of before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Noted {
+    Beside,
+    /// Over one of them: the clock by which bins begin and end went back.
+    Over,
+    /// It is one of them, and was not noted again.
+    Again,
+}
+
 impl Session {
-    /// Notes a bin; `false` where the same source told of the same bin before.
-    pub(crate) fn note(&mut self, window: Window, bin: Bin) -> bool {
+    /// Notes a bin.
+    pub(crate) fn note(&mut self, window: Window, bin: Bin) -> Noted {
+        let mut noted = Noted::Beside;
         // A labelled window may be shorter than a bin, so that two of them share one.
-        let same = |(known, other): &(Window, Bin)| {
-            (*known, other.source, other.start, other.end) == (window, bin.source, bin.start, bin.end)
-        };
-        if self.bins.iter().any(same) {
-            return false;
+        for (_, other) in self.bins.iter().filter(|(of, other)| (*of, other.source) == (window, bin.source)) {
+            if (other.start, other.end) == (bin.start, bin.end) {
+                return Noted::Again;
+            }
+            if other.start < bin.end && bin.start < other.end {
+                noted = Noted::Over;
+            }
         }
         if self.bins.len() < 4 {
             self.bins.reserve_exact(1);
         }
         self.bins.push((window, bin));
-        true
+        noted
     }
 }

@@ -59,8 +59,10 @@ impl Judge<'_> {
         let sessions = self.arms(&all, &self.evenings);
         let confidence = Confidence::P90;
         let of = |arm: Arm| {
-            let counts = self.ingested.complaints.as_ref()?;
-            Some(self.evenings.iter().filter_map(|window| counts.get(&(*window, arm))).sum::<u64>())
+            // Those without an arm could be of either: with them nothing is known of the two.
+            let counts =
+                self.ingested.complaints.as_ref().filter(|counts| counts.keys().all(|(_, arm)| arm.is_some()))?;
+            Some(self.evenings.iter().filter_map(|window| counts.get(&(*window, Some(arm)))).sum::<u64>())
         };
         let counts = of(Arm::Control).zip(of(Arm::Canary));
         let rate = |count: u64, sessions: u64| {

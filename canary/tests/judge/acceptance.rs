@@ -102,6 +102,40 @@ fn what_cannot_be_said_is_insufficient() {
 }
 
 #[test]
+fn complaints_return_to_their_baseline_or_they_did_not() {
+    let mut experiment = experiment();
+    experiment.policy.guardrails.push(Metric::Complaints);
+    experiment.policy.margins.insert(Metric::Complaints, Margin::Share("2%".parse().unwrap()));
+    // Of 1,200 sessions an evening one in a hundred complains.
+    let with = |header: &str, rows: &str| {
+        let mut ingest = pathlab_canary::Ingest::new(&experiment).unwrap();
+        WORLD.bins(&experiment, 1, &WITH_BASELINE, |_| CLEAR, |number, bin| ingest.bin("simulated", number, bin));
+        ingest.lines("tickets.csv", format!("{header}\n{rows}").as_bytes()).unwrap();
+        accept(&experiment, 1, &ingest.finish()).unwrap().unwrap()
+    };
+    let header = "window,complaints";
+    let usual = "2026-11-10,11\n2026-11-11,13\n2026-11-21,12\n2026-11-22,10\n";
+    let back = with(header, usual);
+    assert_outcome(&back, Outcome::Pass, "no regression elsewhere, complaints are at their baseline");
+    assert_eq!(back.complaints.len(), 2);
+    assert!((back.complaints[0].measured.estimate).abs() < 1e-9, "{:?}", back.complaints[0]);
+    // While there were two arms, both count.
+    let arms = "2026-11-10,control,7\n2026-11-10,canary,4\n2026-11-11,control,13\n2026-11-21,canary,12\n2026-11-22,canary,10\n";
+    assert_eq!(with("window,arm,complaints", arms), back);
+    let more = usual.replace("2026-11-22,10", "2026-11-22,60");
+    assert_outcome(&with(header, &more), Outcome::Fail, "complaints of all ISPs on 2026-11-22: 4.00 %");
+    let text = serde_json::to_value(&with(header, &more).complaints[1]).unwrap();
+    assert_eq!((&text["metric"], text.get("isp"), &text["unit"]), (&"complaints".into(), None, &"share".into()));
+    // An evening that nobody counted, and none of the baseline, are not none.
+    for gone in ["2026-11-22,10\n", "2026-11-10,11\n2026-11-11,13\n"] {
+        let gone = usual.replace(gone, "");
+        assert_outcome(&with(header, &gone), Outcome::Insufficient, "no complaints of 2026-11-2");
+    }
+    assert_outcome(&with(header, &usual.replace("-22,10", "-22,0")), Outcome::Pass, "complaints are at their");
+    assert_outcome(&accepted(&experiment, WORLD, &WITH_BASELINE, |_| CLEAR), Outcome::Insufficient, "no complaints of");
+}
+
+#[test]
 fn dead_sessions_are_no_way_to_a_good_percentile() {
     let dead = |who: &Who<'_>| match who.isp == "NTT" && who.window != "aa" && who.lot < 0.12 {
         true => Path { loss: 1.0, ..CLEAR },

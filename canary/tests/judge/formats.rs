@@ -280,50 +280,6 @@ fn a_row_that_comes_twice_is_counted_once() {
 }
 
 #[test]
-fn whatever_is_wrong_with_a_row_is_counted_with_file_and_line() {
-    use pathlab_canary::Remark;
-
-    let row = |time: &str, seq: &str, rtt: &str| format!("{time},s1,{seq},{rtt},canary,NTT,4,x\n");
-    let text = [
-        "time,session,seq,rtt_ms,arm,isp,family,mood\n".to_owned(),
-        row("2026-11-21T10:00:00Z", "1", "40"),
-        row("2026-11-21T19:00:01", "2", "40"),       // no zone
-        row("2026-11-21T11:00:02+01:00", "3", "40"), // another zone
-        row("2026-11-21T10:00:01Z", "4", "40"),      // a clock that jumped back
-        row("2026-11-21T10:00:04Z", "x", "40"),
-        row("2026-11-21T10:00:05Z", "6", "-1"),
-        row("2026-11-21T10:00:06Z", "1", "40"), // duplicate
-        "2026-11-21T10:00:07Z,s1\n".to_owned(),
-        row("2026-11-21T03:00:00Z", "9", "40"), // in no window
-        row("2026-11-21T10:00:09Z", "10", "40").replace("canary", "control"),
-        row("2026-11-21T10:00:10Z", "11", "40").replace("NTT", ""),
-        "2026-11-21T10:00:11Z,s1,12".to_owned(),
-    ]
-    .concat();
-    let verdict = judged("run/rum.csv", &text);
-    for (remark, lines, place) in [
-        (Remark::UnknownColumn, 1, 1),
-        (Remark::Broken, 4, 3),
-        (Remark::OtherZone, 1, 4),
-        (Remark::ClockJump, 2, 5), // the second back to the morning
-        (Remark::Duplicate, 1, 8),
-        (Remark::OutsideWindows, 1, 10),
-        (Remark::ArmChanged, 1, 11),
-        (Remark::Truncated, 1, 13),
-    ] {
-        let remarks = verdict.remarks.get(&remark).unwrap_or_else(|| panic!("{remark:?}: {:?}", verdict.remarks));
-        let at = format!("run/rum.csv:{place}: ");
-        assert!(remarks.lines == lines && remarks.first[0].starts_with(&at), "{remark:?} {remarks:?}");
-    }
-    let left_out: u64 = verdict.remarks.iter().filter(|(remark, _)| !remark.judged()).map(|(_, r)| r.lines).sum();
-    assert_eq!(
-        left_out + verdict.findings.checks.lines + 1,
-        verdict.inputs[0].lines,
-        "the header is the one line more"
-    );
-}
-
-#[test]
 fn quantiles_alone_are_refused() {
     let plan = plan("2ms");
     for (file, text) in [

@@ -5,6 +5,7 @@ mod chance;
 mod coverage;
 mod formats;
 mod prometheus;
+mod remarks;
 mod replay;
 mod schema;
 mod simulator;

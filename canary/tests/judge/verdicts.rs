@@ -98,6 +98,10 @@ fn two_percent_of_sessions_a_hundred_times_worse_are_rolled_back() {
 
 /// Of the whole prelude and two evenings, with complaints as a help desk would export them.
 fn complaining(rows: &str, path: impl Fn(&Who<'_>) -> Path) -> Verdict {
+    complaining_as("time,arm,complaints", rows, path)
+}
+
+fn complaining_as(header: &str, rows: &str, path: impl Fn(&Who<'_>) -> Path) -> Verdict {
     let mut plan = plan("5ms");
     let complaints = "complaints".parse().unwrap();
     plan.policy.guardrails.push(complaints);
@@ -105,7 +109,7 @@ fn complaining(rows: &str, path: impl Fn(&Who<'_>) -> Path) -> Verdict {
     let mut ingest = pathlab_canary::Ingest::new(&plan).unwrap();
     World::PLAYERS.bins(&plan, 1, &EVENINGS, path, |number, bin| ingest.bin("simulated", number, bin));
     if !rows.is_empty() {
-        ingest.lines("tickets.csv", format!("time,arm,complaints\n{rows}").as_bytes()).unwrap();
+        ingest.lines("tickets.csv", format!("{header}\n{rows}").as_bytes()).unwrap();
     }
     judge(&plan, 1, &ingest.finish(), bucket).unwrap()
 }
@@ -115,8 +119,8 @@ fn complaints_of_the_canary_roll_back_and_their_absence_from_the_data_is_hold() 
     // Of 5,200 sessions some 780 are on the canary: 20 of 40 complaints are theirs.
     let many = "2026-11-21T11:00:00Z,control,12\n2026-11-21T11:00:00Z,canary,11\n2026-11-22T23:30:00+09:00,control,8\n2026-11-22T14:00:00Z,canary,9\n";
     assert_decision(&complaining(many, improved), Decision::RollBack, "complaints of all ISPs is worse on the canary");
-    let fair = many.replace("canary,11", "canary,2").replace("canary,9", "canary,1");
-    let fair = complaining(&fair, improved);
+    let fair_rows = many.replace("canary,11", "canary,2").replace("canary,9", "canary,1");
+    let fair = complaining(&fair_rows, improved);
     assert_decision(&fair, Decision::Promote, "rtt.p95 of NTT is better");
     assert!(
         fair.reasons
@@ -124,6 +128,12 @@ fn complaints_of_the_canary_roll_back_and_their_absence_from_the_data_is_hold() 
             .any(|reason| reason.holds && reason.text.starts_with("complaints of all ISPs is not worse"))
     );
     assert_decision(&complaining("", improved), Decision::Hold, "no data for complaints of all ISPs");
+    let armless = fair_rows.replace(",control,", ",").replace(",canary,", ",");
+    assert_decision(
+        &complaining_as("time,complaints", &armless, improved),
+        Decision::Hold,
+        "no data for complaints of all ISPs",
+    );
     // What is outside the evenings, or broken, is counted and not judged.
     let odd = complaining(
         "2026-11-21T09:00:00Z,canary,50\n2026-11-21T11:00:00Z,both,1\n2026-11-21T11:00:00Z,canary\n",
