@@ -34,6 +34,8 @@ use crate::{
 const VERB: &str = "lab";
 /// Since Linux 6.11; of both families.
 const HASH_SEED: &str = "net.ipv4.fib_multipath_hash_seed";
+/// Bits of `fib_multipath_hash_fields`: source and destination address, protocol, source and destination port.
+const ADDRESSES_AND_PORTS: &str = "55";
 
 /// A running lab. Dropping it takes everything down, unless it is kept.
 #[derive(Debug)]
@@ -300,6 +302,8 @@ impl Lab {
             ("net.ipv4.conf.default.send_redirects", "0"),
             ("net.ipv6.conf.all.disable_ipv6", "0"),
             ("net.ipv6.conf.default.disable_ipv6", "0"),
+            // For flow labels every packet is hashed by a secret of this boot, and that too is taken for the flow's hash on the way.
+            ("net.ipv6.auto_flowlabels", "0"),
         ];
         if !node.any_address.is_empty() {
             settings.push(("net.ipv6.ip_nonlocal_bind", "1"));
@@ -311,8 +315,11 @@ impl Lab {
             sysctl::set(&namespace, key, value)?;
         }
         if node.routes.iter().any(|route| !route.members.is_empty()) {
-            // By addresses and ports, as a game's flows differ in ports alone.
-            sysctl::set(&namespace, "net.ipv4.fib_multipath_hash_policy", "1")?;
+            // By addresses and ports, as a game's flows differ in ports alone. A packet keeps what its sender's socket hashed it to, a random
+            // number where that is connected, and policy 1 takes it for the flow's hash; policy 3 never does. Under that, though, what the kernel
+            // answers when it is asked for a route of IPv6 is not where it sends the packet.
+            sysctl::set(&namespace, "net.ipv4.fib_multipath_hash_policy", "3")?;
+            sysctl::set(&namespace, "net.ipv4.fib_multipath_hash_fields", ADDRESSES_AND_PORTS)?;
             sysctl::set(&namespace, "net.ipv6.fib_multipath_hash_policy", "1")?;
             sysctl::set(&namespace, HASH_SEED, &self.scenario.hash_seed.to_string()).map_err(|_| Error::NoHashSeed)?;
         }

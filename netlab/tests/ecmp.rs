@@ -3,7 +3,10 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use pathlab_netlab::{
     engine::{discrete, kernel::Player},
@@ -32,6 +35,62 @@ fn members(ways: &Ways) -> BTreeMap<String, usize> {
         *counts.entry(dev.clone()).or_default() += 1;
         counts
     })
+}
+
+/// The next hops of `edge` by the datagrams that it has sent on to them, from its counters in nftables.
+fn forwarded(lab: &Lab) -> BTreeMap<String, usize> {
+    let listed = lab.command("edge", "nft").expect("a node").args(["list", "table", "inet", "seen"]).output();
+    let text = String::from_utf8(listed.expect("nftables").stdout).expect("text");
+    let rules = text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("oifname \"")?;
+        let (member, rest) = rest.split_once('"')?;
+        let packets = rest.split_once("packets ")?.1.split_whitespace().next()?.parse().ok()?;
+        Some((member.to_owned(), packets))
+    });
+    rules.collect()
+}
+
+#[test]
+fn packets_go_where_the_kernel_says_that_they_would() {
+    if !isolated("packets_go_where_the_kernel_says_that_they_would") {
+        return;
+    }
+    // The shipped network without its delays and its fault, so that no link is played.
+    let text = include_str!("../scenarios/ecmp-fault.toml").replace(", delay = \"2ms\"", "").replace(", delay = \"8ms\"", "");
+    let (text, _) = text.split_once("[[fault]]").expect("the shipped file");
+    let scenario = Scenario::parse("plain.toml", text, None).expect("sound");
+    let lab = Lab::up(&scenario, "ecmp-plain", scenario.seed).expect("up");
+    let members = ["m1", "m2", "m3", "m4"];
+    let rules = members.map(|member| format!("oifname \"{member}\" meta l4proto udp counter\n")).concat();
+    let table = format!("table inet seen {{\nchain forward {{\ntype filter hook forward priority 0\n{rules}}}\n}}\n");
+    assert!(lab.command("edge", "nft").expect("a node").arg(table).status().expect("nftables").success());
+    let sessions = scenario.sessions(scenario.seed);
+    let ways = lab.ways(&sessions).expect("the kernel's answers");
+    // Connected IPv6 sockets are hashed to a number of their own, whatever the flow.
+    for (connected, v6) in [(false, false), (true, false), (false, true)] {
+        let before = forwarded(&lab);
+        let mut expected = before.clone();
+        for (session, way) in sessions.iter().zip(&ways).filter(|(session, _)| session.target.is_ipv6() == v6) {
+            let send = || {
+                let socket = std::net::UdpSocket::bind(session.source)?;
+                if connected {
+                    socket.connect(session.target)?;
+                    socket.send(&[0; 44])
+                } else {
+                    socket.send_to(&[0; 44], session.target)
+                }
+            };
+            lab.namespace("clients").expect("a node").run(send).expect("entered").expect("sent");
+            let (_, member) = way.iter().find(|(node, dev)| node == "edge" && dev.starts_with('m')).expect("a member");
+            *expected.get_mut(member).expect("counted") += 1;
+        }
+        // The last may still be on its way.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while forwarded(&lab) != expected && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(forwarded(&lab), expected, "connected {connected}, IPv6 {v6}, before {before:?}");
+    }
 }
 
 #[test]
