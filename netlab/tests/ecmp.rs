@@ -56,7 +56,8 @@ fn packets_go_where_the_kernel_says_that_they_would() {
         return;
     }
     // The shipped network without its delays and its fault, so that no link is played.
-    let text = include_str!("../scenarios/ecmp-fault.toml").replace(", delay = \"2ms\"", "").replace(", delay = \"8ms\"", "");
+    let text =
+        include_str!("../scenarios/ecmp-fault.toml").replace(", delay = \"2ms\"", "").replace(", delay = \"8ms\"", "");
     let (text, _) = text.split_once("[[fault]]").expect("the shipped file");
     let scenario = Scenario::parse("plain.toml", text, None).expect("sound");
     let lab = Lab::up(&scenario, "ecmp-plain", scenario.seed).expect("up");

@@ -1,5 +1,6 @@
 """Runs tests in guests: which tests on which kernel, what each guest's words mean, and the sum of it all. See scripts/vm-test."""
 
+import os
 import re
 import shlex
 import shutil
@@ -218,7 +219,9 @@ def play(kernel: str, wanted: list, arguments, total: Sum):
     if len(total.broken) > before and not named:
         print(run.text)
     boot = f"up after {run.boot_seconds():.1f} s" if run.boot_seconds() else "never up"
-    print(f"vm: {kernel} is {stock.abi}: {boot}, {run.seconds:.0f} s in all, log in {log}", file=sys.stderr)
+    # What a guest that was too slow had to share the machine with.
+    load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    print(f"vm: {kernel} is {stock.abi}: {boot}, {run.seconds:.0f} s in all, load of the host {load}, log in {log}", file=sys.stderr)
 
 
 def main(arguments) -> int:
