@@ -57,6 +57,7 @@ seeds = {
     "codec": lambda: list(vectors()),
     "respond": lambda: [b"\0\xc6\x33\x64\x07" + b"\0" * 12 + b"\x9c\x40" + b"\x40" * 13 + packet for packet in vectors()],
     "extensions": lambda: [bytes([head]) + packet[44:] for packet in vectors() for head in (0, 1, 4, 5)],
+    "return_trace": lambda: [b"PLR\1" + bytes([hops, 0, 0, 0]) + b"\0" * (8 + 28 * room) for hops in (0, 3) for room in (1, 16)],
     "frame": lambda: [frame(packet, v6) for packet in vectors() for v6 in (False, True)],
     "keys": lambda: [b'default = "' + b"00" * 32 + b'"\n[ssid]\n7 = "' + b"11" * 32 + b'"\n'],
     "sessions": lambda: [b'{"target":"192.0.2.1:862"}\n', b'{"target":"[2001:db8::1]:862","labels":{"isp":"NTT"}}\n'],

@@ -72,6 +72,9 @@ pub(crate) struct Reflect {
     /// DSCP that a sender may ask its replies to have; may be given more than once; none if not given (socket and afxdp datapaths)
     #[arg(long = "allow-dscp", value_name = "N", value_parser = clap::value_parser!(u8).range(..64))]
     allow_dscp: Vec<u8>,
+    /// Let authentic senders ask that replies end on their way back, and tell them where: `pathlab trace --reverse` (socket datapath)
+    #[arg(long, requires = "auth_key_file", requires = "stateful")]
+    allow_reverse_trace: bool,
     /// The card's timestamps where it has any, the card's or nothing, or the kernel's alone; the card is that of --iface or of the addresses to answer on
     #[arg(long, value_enum, default_value_t = Timestamps::Auto)]
     timestamps: Timestamps,
@@ -141,12 +144,17 @@ impl Reflect {
         let limits = Limits { source, prefix, total };
         let limiter = (limits != Limits::default()).then(|| Limiter::new(limits).into());
         let keys = self.auth_key_file.as_deref().map(Keys::load).transpose().map_err(Misuse::of)?;
+        if self.allow_reverse_trace && !keys.as_ref().is_some_and(Keys::authenticate) {
+            let wrong = "--allow-reverse-trace: only authenticated packets may ask: the key file has to protect them, not extensions alone";
+            return Err(Misuse(wrong.into()).into());
+        }
         Ok(Rules {
             allow: self.allow.clone(),
             limiter,
             sessions: self.stateful.then_some(STATEFUL_SESSIONS),
             keys: keys.map(Arc::new),
             ptp_shaped: self.ptp_shaped,
+            return_trace: self.allow_reverse_trace,
             allowed_dscp: self.allow_dscp.iter().fold(0, |allowed, dscp| allowed | 1 << dscp),
         })
     }
@@ -168,7 +176,12 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         PlanOptions { ptp_shaped: args.ptp_shaped, ..PlanOptions::default() },
         "reflect",
     )?;
-    let socket = SocketOptions { device: args.iface, receive_buffer: Some(4 << 20), ..SocketOptions::stamped() };
+    let socket = SocketOptions {
+        device: args.iface,
+        receive_buffer: Some(4 << 20),
+        report_errors: args.allow_reverse_trace,
+        ..SocketOptions::stamped()
+    };
     let socket = stamps.apply(socket);
     let served = Served::bind(args.metrics)?;
     let config = ReflectorConfig {
@@ -211,6 +224,10 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     }
     if hybrid && args.auth_key_file.is_some() {
         let wrong = "the driver checks no HMAC: --auth-key-file needs the socket or afxdp datapath";
+        return Err(Misuse(wrong.into()).into());
+    }
+    if args.allow_reverse_trace {
+        let wrong = "the errors of routers come to sockets: --allow-reverse-trace needs the socket datapath";
         return Err(Misuse(wrong.into()).into());
     }
     if args.fault_delay_rx.is_some() || args.fault_delay_departure.is_some() {
@@ -316,6 +333,13 @@ fn account(report: &ReflectorReport) -> String {
         let _ = writeln!(
             text,
             "stamps of departures on plane {plane} that came after the next reply, which cannot tell of them: {late}"
+        );
+    }
+    if let Some(traced) = report.return_trace {
+        let _ = writeln!(
+            text,
+            "replies that were to end on their way back: {}, answered by routers {}; left with the usual hop limit instead: {}",
+            traced.limited, traced.answered, traced.refused
         );
     }
     if let Some(facts) = &report.card_clock {

@@ -14,12 +14,13 @@ use pathlab_xdp::{NicClock, clock::SystemLook};
 use crate::{
     Error,
     clock::{ClockQuality, StepWatch, Unconfirmed, monotonic_now, nothing_known, realtime_now, software},
-    datapath::{Datagram, Outgoing, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots},
+    datapath::{Datagram, Outgoing, Sender, SentStamp, SocketOptions, StampedSocket, TransmitSlots, Undelivered},
     metrics::Metrics,
     places::{Place, Places},
     report::{FollowUps, HwCoverage, ReflectorReport, Spans},
     session::{
-        Arrival, Reason, Reply, Request, Rules, SessionReflector, Tally, Verdict, departing::Departing, nic_stamp,
+        Arrival, Reason, Reply, ReplyError, Request, Rules, SessionReflector, Tally, Verdict, departing::Departing,
+        nic_stamp,
     },
     stop::Stop,
     sys,
@@ -234,6 +235,7 @@ impl Reflector {
             card_clock: desk.nic_clock.as_ref().and_then(|clock| clock.facts()),
             queues: Vec::new(),
             handed_to_stack: 0,
+            return_trace: desk.session.return_trace_counts(),
             places: desk.places.all(),
         }
     }
@@ -285,7 +287,7 @@ impl Port {
         sender
             .sent_stamps(|id, stamp| desk.departed(departing.find(id.0.into()), stamp))
             .map_err(|source| Error::Socket { address, call: "recvmmsg(MSG_ERRQUEUE)", source })?;
-        sender.undelivered().for_each(drop);
+        sender.undelivered().for_each(|undelivered| desk.reply_error(&undelivered));
         Ok(())
     }
 }
@@ -339,6 +341,18 @@ impl Desk {
         if let Some(known) = self.session.departed(&reply, plane, left) {
             self.follow_ups.entry(plane).or_default().count(known);
         }
+    }
+
+    /// An ICMP error came about a reply.
+    fn reply_error(&mut self, undelivered: &Undelivered) {
+        let Some(from) = undelivered.reporter else { return };
+        self.session.reply_error(&ReplyError {
+            peer: undelivered.peer,
+            from,
+            kind: undelivered.kind,
+            at: undelivered.at.unwrap_or_else(realtime_now),
+            quoted: undelivered.quoted(),
+        });
     }
 
     /// One datagram: judged, answered, counted.
@@ -409,6 +423,7 @@ impl Desk {
                 to: *to,
                 from: *from,
                 dscp: reply.dscp(),
+                hop_limit: reply.hop_limit(),
                 payload: &bytes[..reply.len()],
             })
             .collect();

@@ -11,7 +11,7 @@ use crate::{
     clock::{ClockQuality, Steps},
     datapath::SlotCounts,
     places::{Place, Stages},
-    session::Known,
+    session::{Known, ReturnTraceCounts},
 };
 
 /// The account of a reflector, whichever datapath answered.
@@ -69,6 +69,9 @@ pub struct ReflectorReport {
     /// Requests to the reflector's port and addresses that the driver left to the stack, for want of an AF_XDP socket on their
     /// queue. They are counted by whatever socket takes them, and not here.
     pub handed_to_stack: u64,
+    /// Replies that were to end on their way back because an authentic sender asked; absent where none may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_trace: Option<ReturnTraceCounts>,
     /// The stages of the time in this host by place; for metrics, and too much for a report.
     #[serde(skip)]
     pub places: Vec<(Place, Stages)>,

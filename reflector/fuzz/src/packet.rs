@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use pathlab_record::Time;
 use pathlab_reflector::{
     keys::{Key, Keys, Protection},
-    session::{Reason, Request, Rules, SessionReflector, Verdict},
+    session::{Reason, ReplyError, Request, Rules, SessionReflector, Verdict},
     wire::{
-        AUTHENTICATED_PART, AuthenticatedSenderPacket, BASE_LEN, ErrorEstimate, NtpTimestamp, ReflectedPacket,
-        ReflectorStages, SenderPacket, Tlv, UdpFrame,
+        AUTHENTICATED_PART, AuthenticatedSenderPacket, BASE_LEN, ErrorEstimate, MOST_REPORTS, NtpTimestamp,
+        RETURN_TRACE, ReflectedPacket, ReflectorStages, ReturnTrace, SenderPacket, Tlv, UdpFrame,
     },
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -151,5 +151,58 @@ pub fn extensions(data: &[u8]) {
         if let Ok(stages) = ReflectorStages::read_from_bytes(&reply[base..][tlv.value()]) {
             let _ = [stages.received_nic, stages.sent_app, stages.departed_nic].map(|stamp| stamp.stamp());
         }
+    }
+}
+
+/// A Return Trace of any octets, signed by the sender's key, then an error that quotes any of them: its parser reads or refuses, a reply leaves with the Hop
+/// Limit that was asked for or with the usual one, and what is told is what there was.
+pub fn return_trace(data: &[u8]) {
+    let mut value = data.to_vec();
+    if let Some((head, reports)) = ReturnTrace::read(data) {
+        assert!(reports.len() <= MOST_REPORTS && head.reports.get() as usize == reports.len());
+        reports.iter().for_each(|report| drop(report.answer()));
+        assert!(ReturnTrace::split(&mut value).is_some(), "what is read can be answered");
+    }
+    let key = || Key::new(&[7; 32]).expect("32 octets");
+    let rules = Rules {
+        keys: Some(Keys::of(Protection::Authenticated, key()).into()),
+        sessions: Some(1),
+        return_trace: true,
+        ..Rules::default()
+    };
+    let mut reflector = SessionReflector::new(rules, ErrorEstimate::from_bits(0x0101));
+    let peer = SocketAddr::from(([192, 0, 2, 1], 5000));
+    for turn in 0..3_u32 {
+        let plain = SenderPacket::new(turn, NtpTimestamp::from_bits(9), ErrorEstimate::from_bits(0x0101));
+        let mut packet = AuthenticatedSenderPacket::from(plain);
+        packet.hmac = key().hmac(&[&packet.as_bytes()[..AUTHENTICATED_PART]]);
+        let Ok(length) = u16::try_from(data.len()) else { return };
+        let tlv = [&[0x80, RETURN_TRACE][..], &length.to_be_bytes(), data].concat();
+        let tag = key().hmac(&[plain.sequence.as_bytes(), &tlv]);
+        let payload = [packet.as_bytes(), &tlv, &[0x80, 8, 0, 16], &tag].concat();
+        let request = Request {
+            peer,
+            local: None,
+            local_port: 862,
+            unicast: true,
+            ttl: None,
+            traffic_class: None,
+            arrival: Time::from_nanos(1).into(),
+            payload: &payload,
+        };
+        let mut reply = vec![0xee; payload.len()];
+        let Verdict::Reply(unfinished) = reflector.respond(&request, Time::from_nanos(1), &mut reply) else {
+            panic!("it is authentic, and there is room")
+        };
+        reflector.finish(&unfinished, Time::from_nanos(2), &mut reply);
+        let asked = ReturnTrace::split(&mut value).map(|(head, _)| head.asked).filter(|asked| *asked > 0);
+        assert_eq!(unfinished.hop_limit(), asked);
+        if let Some((head, reports)) = ReturnTrace::read(&reply[112 + 4..][..data.len()]).filter(|_| asked.is_some()) {
+            assert_eq!((head.given, reports.len()), (head.asked, 0), "what ends on its way tells nobody");
+        }
+        let from = IpAddr::from([198, 51, 100, 1]);
+        let quoted = &reply[..data.len().min(32)];
+        reflector.reply_error(&ReplyError { peer, from, kind: (11, 0), at: Time::from_nanos(3), quoted });
+        reflector.reply_error(&ReplyError { peer, from, kind: (11, 0), at: Time::from_nanos(-3), quoted: data });
     }
 }

@@ -66,9 +66,9 @@ const SCM_TS_OPT_ID: libc::c_int = 81;
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 8;
 
-/// The control messages of one send: at most a packet info, a stamp number, a wish for stamps and a traffic class.
+/// The control messages of one send: at most a packet info, a stamp number, a wish for stamps, a traffic class and a TTL.
 pub(super) struct SendControl {
-    bytes: [u8; 4 * HEADER + 24 + 8 + 8 + 8],
+    bytes: [u8; 5 * HEADER + 24 + 4 * 8],
     len: usize,
 }
 
@@ -111,6 +111,13 @@ impl SendControl {
         self.push(level, kind, &class);
     }
 
+    /// `IP_TTL`, `IPV6_HOPLIMIT`.
+    pub(super) fn hop_limit(&mut self, v6: bool, hops: u8) {
+        let (level, kind) =
+            if v6 { (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) } else { (libc::IPPROTO_IP, libc::IP_TTL) };
+        self.push(level, kind, &libc::c_int::from(hops).to_ne_bytes());
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -140,6 +147,19 @@ mod tests {
         let scoped = SocketAddrV6::new("fe80::1".parse().expect("an address"), 862, 7, 3);
         assert_eq!(socket_address(&SocketName::from(SocketAddr::V6(scoped)).bytes), Some(scoped.into()));
         assert_eq!(socket_address(&[0; NAME_SPACE]), None);
+    }
+
+    #[test]
+    fn all_messages_of_a_send_fit() {
+        let mut control = SendControl::new();
+        control.source("2001:db8::1".parse().expect("an address"));
+        control.stamp_id(1);
+        control.stamps(2);
+        control.dscp(true, 3);
+        control.hop_limit(true, 4);
+        let read = Control::parse(control.as_bytes());
+        assert_eq!((read.traffic_class, read.hop_limit), (Some(12), Some(4)));
+        assert_eq!(control.as_bytes().len(), control.bytes.len());
     }
 
     #[test]

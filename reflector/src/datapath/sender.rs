@@ -20,6 +20,9 @@ use crate::{clock::monotonic_now, sys};
 /// Messages of one read of the error queue.
 const BATCH: usize = 64;
 
+/// Octets that are kept of a payload that could not be delivered.
+const QUOTED: usize = 32;
+
 /// How many [`Undelivered`] wait to be taken; what comes beyond is counted alone.
 const MOST_UNDELIVERED: usize = 256;
 
@@ -47,6 +50,19 @@ pub struct Undelivered {
     pub errno: i32,
     /// Who said so; absent where this host did.
     pub reporter: Option<IpAddr>,
+    /// Type and code of the ICMP or ICMPv6 message; zeroes where there was none.
+    pub kind: (u8, u8),
+    /// When the stack took that message from the driver; absent where arrivals are not stamped.
+    pub at: Option<Time<Realtime>>,
+    quoted: [u8; QUOTED],
+    quoted_len: u8,
+}
+
+impl Undelivered {
+    /// What is quoted of the datagram's payload, at most its first 32 octets.
+    pub fn quoted(&self) -> &[u8] {
+        &self.quoted[..usize::from(self.quoted_len)]
+    }
 }
 
 /// One datagram of [`Sender::send_all`].
@@ -58,6 +74,8 @@ pub struct Outgoing<'a> {
     pub from: Option<IpAddr>,
     /// Its DSCP, 0 to 63; the socket's if absent.
     pub dscp: Option<u8>,
+    /// Its TTL or Hop Limit, 1 to 255; the socket's if absent.
+    pub hop_limit: Option<u8>,
     /// UDP payload.
     pub payload: &'a [u8],
 }
@@ -97,7 +115,7 @@ impl Sender {
             next: 0,
             numbering,
             nic,
-            reports: sys::Batch::new(BATCH, 0),
+            reports: sys::Batch::new(BATCH, QUOTED),
             undelivered: VecDeque::with_capacity(MOST_UNDELIVERED),
             undelivered_total: 0,
         }
@@ -109,7 +127,7 @@ impl Sender {
     /// The kernel's answer to `sendmsg`: no route, refused by a filter (`EPERM`), larger than 65,507 bytes, buffer full
     /// (`EAGAIN`; kernels before 6.13 wait instead when transmit stamps are on). The datagram has not left then.
     pub fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, payload: &[u8]) -> io::Result<SendId> {
-        self.send_one(&Outgoing { to, from, dscp: None, payload })
+        self.send_one(&Outgoing { to, from, dscp: None, hop_limit: None, payload })
     }
 
     fn send_one(&mut self, one: &Outgoing<'_>) -> io::Result<SendId> {
@@ -191,6 +209,9 @@ impl Sender {
         if let Some(dscp) = one.dscp {
             control.dscp(one.to.is_ipv6(), dscp);
         }
+        if let Some(hops) = one.hop_limit {
+            control.hop_limit(one.to.is_ipv6(), hops);
+        }
         if self.numbering == Some(Numbering::Ours) {
             control.stamp_id(id.0);
         }
@@ -246,7 +267,18 @@ impl Sender {
                 } else if let Some((error, peer)) = control.error.zip(socket_address(message.name)) {
                     self.undelivered_total += 1;
                     if self.undelivered.len() < MOST_UNDELIVERED {
-                        self.undelivered.push_back(Undelivered { peer, errno: error.errno, reporter: error.reporter });
+                        let mut quoted = [0; QUOTED];
+                        let length = message.payload.len().min(QUOTED);
+                        quoted[..length].copy_from_slice(&message.payload[..length]);
+                        self.undelivered.push_back(Undelivered {
+                            peer,
+                            errno: error.errno,
+                            reporter: error.reporter,
+                            kind: (error.kind, error.code),
+                            at: control.software,
+                            quoted,
+                            quoted_len: length as u8,
+                        });
                     }
                 }
             }

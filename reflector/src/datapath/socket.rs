@@ -46,6 +46,8 @@ pub struct SocketOptions {
     pub mark: Option<u32>,
     /// DSCP of everything sent, 0 to 63.
     pub dscp: Option<u8>,
+    /// Hear of datagrams that were not delivered ([`Sender::undelivered`]), on kernels before 6.13 instead of transmit stamps.
+    pub report_errors: bool,
     /// Share the port with other sockets of the same user (`SO_REUSEPORT`).
     pub reuse_port: bool,
 }
@@ -95,6 +97,14 @@ impl StampedSocket {
     pub fn bind(addr: SocketAddr, options: &SocketOptions) -> Result<Self, Error> {
         let numbering = if !options.any_transmit_stamps() || kernel_takes_stamp_ids(addr)? {
             Numbering::Ours
+        } else if options.report_errors {
+            let unstamped = SocketOptions {
+                transmit_stamps: false,
+                sched_stamps: false,
+                nic_transmit_stamps: None,
+                ..options.clone()
+            };
+            return Self::bind_with(addr, &unstamped, Numbering::Ours);
         } else {
             Numbering::Kernels
         };

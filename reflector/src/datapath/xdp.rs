@@ -115,6 +115,7 @@ impl DriverReflector {
             card_clock: None,
             queues: Vec::new(),
             handed_to_stack: counters[Counter::HandedToStack],
+            return_trace: None,
             places: Vec::new(),
         })
     }

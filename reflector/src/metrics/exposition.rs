@@ -73,6 +73,12 @@ impl Collector for Account {
         let seen = [("system", Some(report.steps.system)), ("card", report.steps.card)];
         let seen = seen.into_iter().filter_map(|(clock, count)| Some(([("clock", clock)], count?)));
         families.counters("steps", "Steps of this host's clocks that were seen", None, seen)?;
+        if let Some(traced) = report.return_trace {
+            let outcomes = [("limited", traced.limited), ("refused", traced.refused), ("answered", traced.answered)];
+            let outcomes = outcomes.map(|(outcome, count)| ([("outcome", outcome)], count));
+            let help = "Replies that a sender asked to end on their way, those that left with the usual hop limit, and errors about the former";
+            families.counters("return_trace", help, None, outcomes)?;
+        }
         if let Some(void) = report.nic_void {
             families.datagrams(
                 "nic_void",

@@ -1,19 +1,20 @@
 //! What a Session-Reflector does to the TLVs of a packet (RFC 8972 §4), in place, so that a reply is as long as its request.
 //!
-//! Answered are Timestamp Information (3), Class of Service (4), Follow-Up Telemetry (7), our own Reflector Stages (250), the HMAC (8) where
-//! there is a key, and Direct Measurement (5) where sessions are remembered. Extra Padding (1) goes back as it came. All others go back
+//! Answered are Timestamp Information (3), Class of Service (4), Follow-Up Telemetry (7), our own Reflector Stages (250), our own Return Trace (251)
+//! where that is allowed, the HMAC (8) where there is a key, and Direct Measurement (5) where sessions are remembered. Extra Padding (1) goes back as it came. All others go back
 //! with flag U, Location (2) and Access Report (6) among them: this host tells nobody its addresses, and has no access network.
 
 use pathlab_record::{ClockId, Monotonic, Plane, Planes, Stamp, Time};
 use pathlab_xdp::clock::Assurance;
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
-use super::{Arrival, table::Memory};
+use super::{Arrival, return_trace::Told, table::Memory};
 use crate::{
     keys::{HMAC_LEN, Key},
     wire::{
         CardWord, ClassOfService, DirectMeasurement, ErrorEstimate, FollowUpTelemetry, NtpTimestamp, REFLECTOR_STAGES,
-        ReflectorStages, TimestampInformation, Tlv, sync_source, timestamp_method, tlv_flag, tlv_type,
+        RETURN_TRACE, ReflectorStages, ReturnTrace, TimestampInformation, Tlv, sync_source, timestamp_method, tlv_flag,
+        tlv_type,
     },
 };
 
@@ -31,11 +32,13 @@ pub(super) struct Context<'a> {
     pub(super) now: Time<Monotonic>,
     /// Absent in stateless mode.
     pub(super) memory: Option<&'a Memory>,
+    /// Absent where the sender may not ask, or did not.
+    pub(super) return_trace: Option<&'a Told>,
 }
 
 /// Whether what the TLVs say may be used (RFC 8972 §4.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Integrity {
+pub enum Integrity {
     /// They carry no HMAC, and need none.
     Unprotected,
     /// Their HMAC is right.
@@ -45,9 +48,9 @@ pub(crate) enum Integrity {
 }
 
 impl Integrity {
-    /// Checks `extensions` of a packet with this Sequence Number. `required`: in authenticated mode all but a single Extra Padding must be
+    /// Checks `extensions` of a packet with this Sequence Number, four octets. `required`: in authenticated mode all but a single Extra Padding must be
     /// protected.
-    pub(crate) fn of(extensions: &[u8], sequence: &[u8], key: Option<&Key>, required: bool) -> Self {
+    pub fn of(extensions: &[u8], sequence: &[u8], key: Option<&Key>, required: bool) -> Self {
         let Some(hmac) = Tlv::all(extensions).find(|tlv| tlv.kind == Some(tlv_type::HMAC)) else {
             let mut tlvs = Tlv::all(extensions);
             let first = tlvs.next();
@@ -126,6 +129,7 @@ fn is_known(kind: Option<u8>) -> bool {
                 | FOLLOW_UP_TELEMETRY
                 | HMAC
                 | REFLECTOR_STAGES
+                | RETURN_TRACE
         )
     )
 }
@@ -159,6 +163,17 @@ fn answer(kind: u8, value: &mut [u8], context: &Context<'_>) -> u8 {
             // another experiment of the same number
             _ => return tlv_flag::UNRECOGNIZED,
         },
+        RETURN_TRACE => match (ReturnTrace::split(value), context.return_trace) {
+            (Some((head, reports)), Some(told)) => {
+                let count = reports.len().min(told.reports().len());
+                (head.given, head.reports) = (told.given, (count as u16).into());
+                (head.limited, head.refused) = (told.limited.into(), told.refused.into());
+                reports.as_mut_bytes().fill(0);
+                reports[..count].copy_from_slice(&told.reports()[..count]);
+                Some(())
+            }
+            _ => return tlv_flag::UNRECOGNIZED,
+        },
         _ => return tlv_flag::UNRECOGNIZED,
     };
     if filled.is_some() { 0 } else { tlv_flag::MALFORMED }
@@ -177,6 +192,13 @@ pub(super) fn dscp(extensions: &[u8], integrity: Integrity, context: &Context<'_
         .filter(|_| integrity != Integrity::Failed)?;
     let class = ClassOfService::read_from_bytes(&extensions[class.value()]).ok()?;
     Some(reply_dscp(class, context))
+}
+
+/// The Hop Limit that the first Return Trace TLV asks for, and its room for reports; `None` without one.
+pub(super) fn return_trace(extensions: &mut [u8]) -> Option<(u8, usize)> {
+    let tlv = Tlv::all(extensions).find(|tlv| tlv.kind == Some(RETURN_TRACE) && !tlv.cut)?;
+    let (head, reports) = ReturnTrace::split(&mut extensions[tlv.value()])?;
+    Some((head.asked, reports.len()))
 }
 
 fn stages(context: &Context<'_>) -> ReflectorStages {

@@ -245,8 +245,13 @@ proptest! {
 }
 
 mod authenticated {
+    use std::time::Duration;
+
     use super::*;
-    use crate::keys::{Key, Protection};
+    use crate::{
+        keys::{Key, Protection},
+        wire::ReturnTrace,
+    };
 
     fn key(octet: u8) -> Key {
         Key::new(&[octet; 32]).expect("long enough")
@@ -289,6 +294,104 @@ mod authenticated {
             assert_eq!(plain.timestamp.time(), Some(Time::from_nanos(1_792_000_000_000_000_009)));
             assert_eq!((plain.sender_ttl, plain.sender_error_estimate.bits()), (64, 0x0101));
         }
+    }
+
+    /// Extensions with a Return Trace that asks for `hop_limit` and has room for two reports, under an HMAC.
+    fn tracing(hop_limit: u8, key: &Key) -> Vec<u8> {
+        let value = [ReturnTrace::asking(hop_limit).as_bytes(), &[0; 56]].concat();
+        let tlv = [&[0x80, 251, 0, value.len() as u8][..], &value].concat();
+        let tag = key.hmac(&[&41_u32.to_be_bytes(), &tlv]);
+        [&tlv[..], &[0x80, 8, 0, 16], &tag].concat()
+    }
+
+    fn traced(rules: impl FnOnce(&mut Rules)) -> SessionReflector {
+        let mut all = Rules {
+            keys: Some(Keys::of(Protection::Authenticated, key(1)).into()),
+            sessions: Some(4),
+            return_trace: true,
+            ..Rules::default()
+        };
+        rules(&mut all);
+        reflector(all)
+    }
+
+    /// The Hop Limit of the reply, flags of its Return Trace, and the octets of the reply.
+    fn trace_answer(reflector: &mut SessionReflector, payload: &[u8], at: i64) -> (Option<u8>, u8, Vec<u8>) {
+        let mut bytes = vec![0; payload.len()];
+        let now = Time::from_nanos(at);
+        let Verdict::Reply(reply) = reflector.respond(&request(payload), now, &mut bytes) else { panic!("a reply") };
+        reflector.finish(&reply, Time::from_nanos(1_792_000_000_000_000_009), &mut bytes);
+        (reply.hop_limit(), bytes[payload.len() - tracing(0, &key(1)).len()], bytes)
+    }
+
+    #[test]
+    fn a_reply_ends_on_its_way_where_an_authentic_sender_asks_and_a_later_one_tells_where() {
+        const SECOND: i64 = 1_000_000_000;
+        let mut reflector = traced(|_| {});
+        let ask = |hop_limit| signed(0, &key(1), &tracing(hop_limit, &key(1)));
+        let (first, flags, bytes) = trace_answer(&mut reflector, &ask(3), SECOND);
+        assert_eq!((first, flags), (Some(3), 0));
+        let (second, ..) = trace_answer(&mut reflector, &ask(4), SECOND);
+        assert_eq!(second, Some(4));
+        let router: IpAddr = [198, 51, 100, 9].into();
+        let mut error = ReplyError {
+            peer: "192.0.2.1:50000".parse().expect("an address"),
+            from: router,
+            kind: (11, 0),
+            at: Time::from_nanos(1_792_000_000_007_000_009),
+            quoted: &bytes[..28],
+        };
+        reflector.reply_error(&error);
+        // The same again, another's, and one that quotes too little: nothing.
+        reflector.reply_error(&error);
+        error.peer.set_port(50_001);
+        reflector.reply_error(&error);
+        reflector.reply_error(&ReplyError { quoted: &bytes[..3], ..error });
+        let read = |bytes: &[u8]| {
+            let value = bytes[AUTHENTICATED_LEN + 4..][..72].to_vec();
+            let (head, reports) = ReturnTrace::read(&value).expect("ours");
+            (head.limited.get(), reports.iter().map(|report| report.answer()).collect::<Vec<_>>())
+        };
+        let told = Some((router, Duration::from_millis(7)));
+        for at in [SECOND, 2 * SECOND, 3 * SECOND + 1] {
+            let (hop_limit, flags, bytes) = trace_answer(&mut reflector, &ask(0), at);
+            let silent = (at > 3 * SECOND).then_some(None);
+            let wanted: Vec<_> = silent.into_iter().chain([told]).collect();
+            assert_eq!((hop_limit, flags, read(&bytes)), (None, 0, (2, wanted)), "after {at}");
+        }
+        let (_, _, bytes) = trace_answer(&mut reflector, &ask(0), 4 * SECOND);
+        assert_eq!(read(&bytes), (2, vec![None]), "told three times");
+        let counts = reflector.return_trace_counts().expect("allowed");
+        assert_eq!((counts.limited, counts.refused, counts.answered), (2, 0, 1));
+    }
+
+    #[test]
+    fn no_reply_ends_on_its_way_unless_everything_allows_it() {
+        let request = signed(0, &key(1), &tracing(3, &key(1)));
+        let unknown = (None, 0x80);
+        let flags = |mut reflector, request: &[u8]| {
+            let (hop_limit, flags, _) = trace_answer(&mut reflector, request, 1);
+            (hop_limit, flags)
+        };
+        assert_eq!(flags(traced(|_| {}), &request), (Some(3), 0));
+        assert_eq!(flags(traced(|rules| rules.return_trace = false), &request), unknown);
+        assert_eq!(flags(traced(|rules| rules.sessions = None), &request), unknown);
+        let forged = signed(0, &key(1), &tracing(3, &key(2)));
+        assert_eq!(flags(traced(|_| {}), &forged), (None, 0x20), "integrity failed");
+        let open = |rules: &mut Rules| rules.keys = Some(Keys::of(Protection::Extensions, key(1)).into());
+        let plain = SenderPacket::new(41, NtpTimestamp::from_bits(5), ErrorEstimate::from_bits(0x0101));
+        let in_the_open = [plain.as_bytes(), &tracing(3, &key(1))].concat();
+        assert_eq!(flags(traced(open), &in_the_open), unknown, "signed TLVs of a packet that is not");
+    }
+
+    #[test]
+    fn replies_that_end_on_their_way_are_bounded_and_the_others_go_through() {
+        let mut reflector = traced(|_| {});
+        let request = signed(0, &key(1), &tracing(3, &key(1)));
+        let limited = (0..1000).filter(|_| trace_answer(&mut reflector, &request, 1).0.is_some()).count();
+        assert!((1..=200).contains(&limited), "{limited}");
+        let counts = reflector.return_trace_counts().expect("allowed");
+        assert_eq!((counts.limited, counts.refused), (limited as u64, 1000 - limited as u64));
     }
 
     #[test]

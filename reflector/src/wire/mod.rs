@@ -9,6 +9,7 @@ mod extension;
 mod frame;
 pub mod ip;
 pub mod ptp_shape;
+mod return_trace;
 mod stages;
 mod stamp;
 mod time;
@@ -22,6 +23,7 @@ pub use extension::{
     ClassOfService, DirectMeasurement, FollowUpTelemetry, TimestampInformation, sync_source, timestamp_method,
 };
 pub use frame::{MalformedFrame, UdpFrame};
+pub use return_trace::{MOST_REPORTS, RETURN_TRACE, ReturnReport, ReturnTrace};
 pub use stages::{CardWord, REFLECTOR_STAGES, ReflectorStages, WireStamp};
 pub use stamp::{BASE_LEN, MalformedPacket, ReflectedPacket, STAMP_PORT, SenderPacket};
 pub use time::{ErrorEstimate, NtpTimestamp, PtpTimestamp, WireTime};

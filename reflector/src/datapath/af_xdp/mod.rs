@@ -327,6 +327,7 @@ fn assemble(
         card_clock: identity.nic_clock.as_ref().and_then(|clock| clock.facts()),
         queues,
         handed_to_stack: counters[Counter::HandedToStack],
+        return_trace: None,
         places: account.places.all(),
     })
 }

@@ -225,7 +225,8 @@ fn a_batch_leaves_in_order_and_what_cannot_leave_holds_up_nothing() {
         let to = b.local_addr();
         let payload = |place| if place == TOO_LONG { vec![0; 70_000] } else { vec![place] };
         let payloads: Vec<_> = (0..COUNT).map(payload).collect();
-        let batch: Vec<_> = payloads.iter().map(|payload| Outgoing { to, from: None, dscp: None, payload }).collect();
+        let batch: Vec<_> =
+            payloads.iter().map(|payload| Outgoing { to, from: None, dscp: None, hop_limit: None, payload }).collect();
         let mut outcomes = Vec::new();
         a.halves().1.send_all(&batch, |place, outcome| outcomes.push((place, outcome)));
 

@@ -24,6 +24,7 @@ fn answered(extensions: &[u8], planes: Planes, synchronised: bool, memory: Optio
     let now = Time::from_nanos(900_000_000);
     let assurance = Assurance { fit: 0x5_0007, steps: 1, confirmed: Some(Time::from_nanos(650_000_000)) };
     let context = Context {
+        return_trace: None,
         arrival: &arrival,
         traffic_class: 0xb9,
         allowed_dscp: 1 << 10,
@@ -214,6 +215,7 @@ mod integrity {
 
     fn stateless(arrival: &Arrival) -> Context<'_> {
         Context {
+            return_trace: None,
             arrival,
             traffic_class: 0,
             allowed_dscp: 0,
