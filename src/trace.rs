@@ -1,12 +1,23 @@
 //! `pathlab trace`: which link loses the packets of a flow?
 
-use std::{net::IpAddr, path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use pathlab_record::{AsnTable, Run};
-use pathlab_trace::{Network, Plan, Report, mtr, probe::LEAST_SIZE, socket::Sockets, trace};
+use pathlab_reflector::keys::Keys;
+use pathlab_trace::{
+    Network, Plan, Report, mtr,
+    probe::{LEAST_SIZE, Shape},
+    socket::Sockets,
+    trace,
+};
 use serde_json::json;
 use tracing::info;
 
@@ -49,6 +60,12 @@ pub(crate) struct Trace {
     /// Table of networks: lines `PREFIX ASN NAME` or `FIRST LAST ASN COUNTRY NAME` between tabs, also of exchange points
     #[arg(long, value_name = "TSV")]
     networks: Option<PathBuf>,
+    /// Trace the way back, too: replies that are to end on it tell where; the reflector needs `--stateful --allow-reverse-trace` and the same key
+    #[arg(long, requires = "auth_key_file")]
+    reverse: bool,
+    /// Send authenticated packets (RFC 8762) by the default key of this file: TOML, as for `pathlab reflect`, for its owner alone to read
+    #[arg(long, value_name = "FILE")]
+    auth_key_file: Option<PathBuf>,
     /// What to print: text, or the JSON of mtr, which has one path and so wants --flows 1
     #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "json")]
     format: Format,
@@ -78,13 +95,22 @@ pub(crate) fn run(args: &Trace, global: &Global) -> Result<Exit> {
         return Err(Misuse(format!("--source-port: no {} ports from there on", args.flows)).into());
     }
     let networks = args.networks.as_deref().map(AsnTable::read).transpose().map_err(Misuse::of)?;
+    let keys = args.auth_key_file.as_deref().map(Keys::load).transpose().map_err(Misuse::of)?.map(Arc::new);
+    let key = keys.as_ref().and_then(|keys| keys.find(0));
+    if args.auth_key_file.is_some() && !(key.is_some() && keys.as_ref().is_some_and(|keys| keys.authenticate())) {
+        let wrong = "--auth-key-file: a trace needs a default key that protects packets, not extensions alone";
+        return Err(Misuse(wrong.into()).into());
+    }
+    let least = Shape { size: 0, key, ask: args.reverse.then_some(0) }.least();
     let target = probe::target(&args.target)?;
     let plan = Plan {
         rounds: args.count,
         interval: args.interval,
         max_hops: args.max_hops,
-        size: args.size,
+        size: args.size.max(least),
         patience: args.patience,
+        reverse: args.reverse,
+        keys,
     };
     let stop = Interrupt::on_signals()?;
     let mut sockets = Sockets::open(target, args.flows, args.source_port)?;
@@ -94,10 +120,11 @@ pub(crate) fn run(args: &Trace, global: &Global) -> Result<Exit> {
     let started = Timestamp::now();
     let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("trace", started));
     let about = Run {
-        options: json!({ "target": target, "flows": args.flows, "count": args.count, "size": args.size,
+        options: json!({ "target": target, "flows": args.flows, "count": args.count, "size": plan.size,
             "interval": args.interval.as_secs_f64(), "patience": args.patience.as_secs_f64(), "max_hops": args.max_hops,
             "source_ports": sockets.flows().iter().map(|flow| flow.source.port()).collect::<Vec<_>>(),
-            "networks": args.networks, "raw_icmp": sockets.sees_short_quotations() }),
+            "networks": args.networks, "reverse": args.reverse, "authenticated": plan.keys.is_some(),
+            "raw_icmp": sockets.sees_short_quotations() }),
         host: host::facts(),
         clock: host::clock(None),
         ..Run::new("trace", started)

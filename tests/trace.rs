@@ -9,108 +9,32 @@ use std::{
     collections::BTreeSet,
     io::Read,
     net::{IpAddr, UdpSocket},
-    path::Path,
-    process::Command,
+    os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
 
-use pathlab_netlab::{lab::Lab, scenario::Scenario, sysctl};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
+#[path = "support/diamond.rs"]
+mod diamond;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/isolation.rs"]
 mod isolation;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/realtime.rs"]
 mod realtime;
+#[path = "trace/reverse.rs"]
+mod reverse;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/verbs.rs"]
 mod verbs;
 
+use diamond::{B, Diamond, R3, TARGETS, flows, loss};
 use isolation::isolated;
 use verbs::Reflector;
 
-const DIAMOND: &str = include_str!("support/diamond.toml");
 const GUIDE: &str = include_str!("../docs/which-link-is-it.md");
-const TARGETS: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
-/// The losing branch's addresses towards r1.
-const B: [&str; 2] = ["192.0.2.18", "2001:db8:a2::2"];
-const R3: [&str; 2] = ["192.0.2.22", "2001:db8:b2::2"];
-
-struct Diamond {
-    lab: Lab,
-    reflector: Option<Reflector>,
-    place: tempfile::TempDir,
-    runs: u32,
-}
-
-impl Diamond {
-    /// Up, with a stateful reflector on the server; `limited` leaves the routers' limits of ICMP as the kernel has them: by destination, and of all that
-    /// a namespace sends, 1,000 a second and 50 at once (`icmp_msgs_per_sec`, a namespace's own since Linux 6.12).
-    fn up(limited: bool) -> Self {
-        let scenario = Scenario::parse("diamond.toml", DIAMOND, None).expect("a sound scenario");
-        let lab = Lab::up(&scenario, "diamond", 1).expect("up");
-        for router in ["r1", "a", "b", "r3"].into_iter().filter(|_| !limited) {
-            let namespace = lab.namespace(router).expect("a node");
-            sysctl::set(namespace, "net.ipv4.icmp_ratelimit", "0").expect("a setting");
-            sysctl::set(namespace, "net.ipv6.icmp.ratelimit", "0").expect("a setting");
-            let own = namespace.run(|| std::path::Path::new("/proc/sys/net/ipv4/icmp_msgs_per_sec").exists());
-            if own.expect("entered") {
-                sysctl::set(namespace, "net.ipv4.icmp_msgs_per_sec", "1000000").expect("a setting");
-                sysctl::set(namespace, "net.ipv4.icmp_msgs_burst", "10000").expect("a setting");
-            }
-        }
-        let listen = "--listen 203.0.113.10:862 --listen [2001:db8:1::10]:862 --stateful --datapath socket";
-        let reflector = Reflector::start(lab.namespace("server").expect("a node"), listen);
-        let place = tempfile::tempdir().expect("a temporary directory");
-        Self { lab, reflector: Some(reflector), place, runs: 0 }
-    }
-
-    /// Drops a share of what a router forwards to an address.
-    fn lose(&self, router: &str, percent: u32, rule: &str) {
-        let table = format!(
-            "table inet faults {{\nchain forward {{\ntype filter hook forward priority 0\n{rule} numgen random mod 100 < {percent} drop\n}}\n}}\n"
-        );
-        let mut nft = self.lab.command(router, "nft").expect("a node");
-        assert!(nft.arg(table.as_str()).status().expect("nftables").success(), "{table}");
-    }
-
-    fn trace(&mut self, args: &str) -> Value {
-        self.runs += 1;
-        let out = self.place.path().join(self.runs.to_string());
-        let output = run(self.lab.command("client", env!("CARGO_BIN_EXE_pathlab")).expect("a node"), args, &out);
-        let report: Value = serde_json::from_slice(&output).expect("one JSON document");
-        assert_eq!(report["schema"], "pathlab.trace/1");
-        assert!(pathlab_record::verify(&out).is_ok(), "a sealed run directory");
-        report
-    }
-}
-
-impl Drop for Diamond {
-    fn drop(&mut self) {
-        drop(self.reflector.take());
-    }
-}
-
-fn run(mut command: Command, args: &str, out: &Path) -> Vec<u8> {
-    command.args(["trace", "--json", "--out"]).arg(out).args(args.split_whitespace());
-    let output = command.env("PATHLAB_LOG", "warn").output().expect("pathlab was built");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{args}: {}: {said}", output.status);
-    output.stdout
-}
-
-fn flows(report: &Value) -> &[Value] {
-    report["flows"].as_array().expect("flows")
-}
-
-/// Sent and lost.
-fn loss(share: &Value) -> (u64, u64) {
-    let count = |name: &str| share[name].as_u64().expect("a count");
-    (count("sent"), count("lost"))
-}
-
 /// One losing branch: its link is named by each of its flows and by all together, each flow with 30 % in its interval; the flows through the other lose
 /// nothing. Returns, by branch, the sent and lost of each flow.
 fn names_the_link(diamond: &mut Diamond, family: usize, ports: u16) -> [Vec<(u64, u64)>; 2] {
@@ -333,12 +257,18 @@ fn every_trace_of_the_guide_runs() {
     diamond.lose("b", 30, "meta l4proto udp udp dport 862");
     let networks = "192.0.2.0/26\t64500\tTransit A\n203.0.113.0/24\t64501\tGame\n";
     std::fs::write(diamond.place.path().join("networks.tsv"), networks).expect("a table");
+    let key = diamond.place.path().join("trace.key");
+    std::fs::write(&key, format!("default = \"{}\"\n", "5a".repeat(32))).expect("a key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    let traced_back =
+        format!("--listen 203.0.113.10:8862 --stateful --allow-reverse-trace --auth-key-file {}", key.display());
+    let keyed = Reflector::start(diamond.lab.namespace("server").expect("a node"), &traced_back);
     let traces: Vec<&str> = GUIDE
         .lines()
         .filter_map(|line| line.strip_prefix("$ pathlab "))
         .filter(|line| line.starts_with("trace"))
         .collect();
-    assert!(traces.len() >= 4, "{traces:?}");
+    assert!(traces.len() >= 5, "{traces:?}");
     for args in traces {
         let mut command = diamond.lab.command("client", env!("CARGO_BIN_EXE_pathlab")).expect("a node");
         let output = command
@@ -351,6 +281,11 @@ fn every_trace_of_the_guide_runs() {
         if args.contains("mtr") {
             let mtr: Value = serde_json::from_slice(&output.stdout).expect("JSON");
             assert_eq!(mtr["report"]["hubs"].as_array().map(Vec::len), Some(4), "{mtr:#}");
+        } else if args.contains("--reverse") {
+            assert!(
+                said.contains("way back of flow") && said.contains("back") && said.contains("192.0.2.101"),
+                "{said}"
+            );
         } else if !args.contains("json") {
             eprintln!("$ pathlab {args}\n{said}");
             let lost = "packets are lost between hop 2 (192.0.2.18) and hop 3 (192.0.2.22), on the way there";
@@ -358,6 +293,7 @@ fn every_trace_of_the_guide_runs() {
             assert_eq!(args.contains("--networks"), said.contains("Transit A"), "{said}");
         }
     }
+    drop(keyed);
 }
 
 #[test]

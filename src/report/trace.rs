@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pathlab_trace::{Direction, End, FlowReport, PathReport, Report, Rtt, Share, Verdict};
+use pathlab_trace::{Direction, End, FlowReport, Hop, PathChange, PathReport, Report, Reverse, Rtt, Share, Verdict};
 
 use super::{Table, percent, span};
 
@@ -40,8 +40,44 @@ pub(crate) fn text(report: &Report) -> String {
     for one in &said {
         let _ = writeln!(text, "{}", sentence(one, &report.flows));
     }
+    text.push_str(&backwards(report));
     for (place, flow) in report.flows.iter().enumerate() {
         let _ = write!(text, "\n{}", table(place, flow, report));
+    }
+    text
+}
+
+/// What is said of the way back, where it was traced.
+fn backwards(report: &Report) -> String {
+    let mut said: Vec<(&Reverse, Vec<String>, Vec<String>)> = Vec::new();
+    for (place, flow) in report.flows.iter().enumerate() {
+        let Some(way) = &flow.reverse else { continue };
+        let (number, lost) = ((place + 1).to_string(), share(way.loss));
+        match said.iter_mut().find(|(known, ..)| same(&known.verdict, &way.verdict)) {
+            Some((_, flows, losses)) => {
+                flows.push(number);
+                losses.push(lost);
+            }
+            None => said.push((way, vec![number], vec![lost])),
+        }
+    }
+    let mut text = String::new();
+    for (way, flows, losses) in said {
+        let who = format!("way back of flow{} {}", if flows.len() > 1 { "s" } else { "" }, flows.join(", "));
+        let end = |end: End| match (end.hop, way.distance) {
+            (0, _) => "the reflector".to_owned(),
+            (hop, Some(distance)) if hop == distance => "this host".to_owned(),
+            _ => hop(end),
+        };
+        let what = match &way.verdict {
+            Verdict::Culprit { from, to, .. } => {
+                format!("packets are lost between {} and {}: {}", end(*from), end(*to), losses.join("; "))
+            }
+            Verdict::BlackHole { after } => format!("nothing comes from beyond {}", end(*after)),
+            Verdict::Insufficient { why } => format!("insufficient: {why}"),
+            Verdict::None => format!("no loss: {}", losses.join("; ")),
+        };
+        let _ = writeln!(text, "{who}, counted from the reflector: {what}");
     }
     text
 }
@@ -134,22 +170,8 @@ fn share(share: Share) -> String {
 
 fn table(place: usize, flow: &FlowReport, report: &Report) -> String {
     let mut text = format!("flow {}: {} to {}\n", place + 1, flow.source, report.target);
-    let mut table = Table::new(["hop", "", "sent", "loss", "95 % interval", "p50", "p95", ""]);
-    let mut row = |name: String, who: String, loss: Share, rtt: Option<Rtt>, note: String| {
-        let times =
-            [rtt.map(|rtt| rtt.median_ns), rtt.map(|rtt| rtt.p95_ns)].map(|time| time.map_or_else(|| "–".into(), span));
-        let [p50, p95] = times;
-        let lost = loss.share.map_or_else(|| "–".into(), percent);
-        let range = format!("{} to {}", percent(loss.low), percent(loss.high));
-        table.row([name, who, loss.sent.to_string(), lost, range, p50, p95, note]);
-    };
-    for hop in &flow.hops {
-        let addresses: Vec<String> = hop.addresses.iter().take(3).map(ToString::to_string).collect();
-        let who = if addresses.is_empty() { "no answer".into() } else { addresses.join(" ") };
-        let mut notes: Vec<String> = hop.network.iter().map(|name| printable(name)).collect();
-        notes.extend(hop.seldom.then(|| "answers seldom, loses nothing by that".to_owned()));
-        row(hop.hop.to_string(), who, hop.loss, hop.rtt, notes.join("; "));
-    }
+    let mut rows = Rows(Table::new(["hop", "", "sent", "loss", "95 % interval", "p50", "p95", ""]));
+    flow.hops.iter().for_each(|hop| rows.hop(hop));
     let end = &flow.destination;
     let mut notes: Vec<String> = end.network.iter().map(|name| printable(name)).collect();
     notes.push(match end.answers {
@@ -161,20 +183,17 @@ fn table(place: usize, flow: &FlowReport, report: &Report) -> String {
         notes.push(format!("{there} lost there, {back} back"));
     }
     let name = end.distance.map_or_else(|| "end".into(), |distance| distance.to_string());
-    row(name, report.target.ip().to_string(), end.loss, end.rtt, notes.join("; "));
-    let _ = write!(text, "{table}");
-    for change in flow.changes.iter().take(8) {
-        let address =
-            |address: Option<std::net::IpAddr>| address.map_or_else(|| "?".into(), |address| address.to_string());
-        let what = match change.hop {
-            Some(hop) => format!("hop {hop}: {} gave way to {}", address(change.before), address(change.after)),
-            None => "the path's length changed".into(),
-        };
-        let _ = writeln!(text, "  after {}: {what}", span(change.at_ns));
+    rows.row(name, report.target.ip().to_string(), end.loss, end.rtt, notes.join("; "));
+    let _ = write!(text, "{}", rows.0);
+    if let Some(way) = flow.reverse.as_ref().filter(|way| way.loss.sent > 0) {
+        let mut rows = Rows(Table::new(["back", "", "sent", "loss", "95 % interval", "p50", "p95", ""]));
+        way.hops.iter().for_each(|hop| rows.hop(hop));
+        let name = way.distance.map_or_else(|| "end".into(), |distance| distance.to_string());
+        rows.row(name, flow.source.ip().to_string(), way.loss, None, "this host".into());
+        let _ = write!(text, "{}", rows.0);
+        changes(&mut text, &way.changes, "the way back's");
     }
-    if flow.changes.len() > 8 {
-        let _ = writeln!(text, "  and {} more changes", flow.changes.len() - 8);
-    }
+    changes(&mut text, &flow.changes, "the path's");
     if let Some(too_big) = flow.too_big {
         let mtu = if too_big.mtu == 0 { "not told".into() } else { too_big.mtu.to_string() };
         let _ =
@@ -185,6 +204,44 @@ fn table(place: usize, flow: &FlowReport, report: &Report) -> String {
             writeln!(text, "  {} answers quoted too little to be told apart: run it with CAP_NET_RAW", flow.unmatched);
     }
     text
+}
+
+/// Changes of a path, the first of them one by one.
+fn changes(text: &mut String, changes: &[PathChange], whose: &str) {
+    for change in changes.iter().take(8) {
+        let address =
+            |address: Option<std::net::IpAddr>| address.map_or_else(|| "?".into(), |address| address.to_string());
+        let what = match change.hop {
+            Some(hop) => format!("{whose} hop {hop}: {} gave way to {}", address(change.before), address(change.after)),
+            None => format!("{whose} length changed"),
+        };
+        let _ = writeln!(text, "  after {}: {what}", span(change.at_ns));
+    }
+    if changes.len() > 8 {
+        let _ = writeln!(text, "  and {} more changes", changes.len() - 8);
+    }
+}
+
+/// Rows of a table of hops.
+struct Rows(Table);
+
+impl Rows {
+    fn hop(&mut self, hop: &Hop) {
+        let addresses: Vec<String> = hop.addresses.iter().take(3).map(ToString::to_string).collect();
+        let who = if addresses.is_empty() { "no answer".into() } else { addresses.join(" ") };
+        let mut notes: Vec<String> = hop.network.iter().map(|name| printable(name)).collect();
+        notes.extend(hop.seldom.then(|| "answers seldom, loses nothing by that".to_owned()));
+        self.row(hop.hop.to_string(), who, hop.loss, hop.rtt, notes.join("; "));
+    }
+
+    fn row(&mut self, name: String, who: String, loss: Share, rtt: Option<Rtt>, note: String) {
+        let times =
+            [rtt.map(|rtt| rtt.median_ns), rtt.map(|rtt| rtt.p95_ns)].map(|time| time.map_or_else(|| "–".into(), span));
+        let [p50, p95] = times;
+        let lost = loss.share.map_or_else(|| "–".into(), percent);
+        let range = format!("{} to {}", percent(loss.low), percent(loss.high));
+        self.0.row([name, who, loss.sent.to_string(), lost, range, p50, p95, note]);
+    }
 }
 
 /// A name out of a user's file, without what a terminal would obey.

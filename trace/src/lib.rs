@@ -33,29 +33,35 @@
 //!
 //! A router that answers only some of the probes has not lost the others: it may be told to answer seldom. Such hops say nothing, and
 //! the blamed link becomes a stretch of links around them. Answers of routers come back their own way: loss on the return path
-//! is told from loss on the way there only by a stateful reflector at the destination. Paths are named by the addresses that routers give.
+//! is told from loss on the way there only by a stateful reflector at the destination, and its link only by one that traces back ([`Plan::reverse`]). Paths are named by the addresses that routers give.
 
 pub mod blame;
 mod error;
 mod flow;
 pub mod foreign;
 pub mod icmp;
+mod legs;
 pub mod mtr;
 mod network;
 pub mod probe;
+mod reply;
 mod report;
+mod reverse;
 mod run;
 pub mod simulation;
 pub mod socket;
 mod sys;
 mod tracer;
 mod verdict;
+mod way_back;
 mod weighed;
 
 pub use error::Error;
 pub use flow::Flow;
 pub use network::{Arrival, Network};
-pub use report::{Destination, FlowReport, Hop, PathReport, Report, Rtt, Share};
+pub use report::{Destination, FlowReport, Hop, PathChange, PathReport, Report, Rtt, Share, TooBig};
+pub use reverse::Reverse;
 pub use run::trace;
 pub use tracer::{Change, Plan, Traced, Tracer};
 pub use verdict::{Direction, End, LEAST, Verdict};
+pub use way_back::WayBack;

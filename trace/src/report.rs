@@ -10,8 +10,9 @@ use pathlab_stats::{Confidence, Rate, wilson};
 use serde::Serialize;
 
 use crate::{
-    Change, Flow, Plan, Traced, Verdict,
+    Change, Flow, Plan, Reverse, Traced, Verdict,
     blame::Count,
+    legs::{self, Legs},
     tracer::{Answer, Probe, What},
     weighed::{Weighed, agree, share},
 };
@@ -61,6 +62,9 @@ pub struct FlowReport {
     pub hops: Vec<Hop>,
     /// The destination.
     pub destination: Destination,
+    /// The way back, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverse: Option<Reverse>,
     /// Changes of the path, in order.
     pub changes: Vec<PathChange>,
     /// Rounds that the counts are from: all, or the longest stretch without a change.
@@ -190,7 +194,7 @@ impl Report {
         let target = self.target.ip();
         for flow in &mut self.flows {
             flow.destination.network = network(target);
-            for hop in &mut flow.hops {
+            for hop in flow.hops.iter_mut().chain(flow.reverse.iter_mut().flat_map(|way| &mut way.hops)) {
                 hop.network = hop.addresses.first().and_then(|address| network(*address));
             }
         }
@@ -202,7 +206,9 @@ fn of_flow(flow: &Flow, traced: &Traced) -> (FlowReport, Weighed) {
     let hops_asked = traced.distance.map_or_else(|| highest(probes), |distance| distance - 1);
     let far = |probe: &&Probe| traced.distance.map_or(probe.ttl > hops_asked, |distance| probe.ttl >= distance);
     let arrived = |answer: &Answer| matches!(answer.what, What::Reflected(_) | What::Closed);
-    let destination = count(probes.iter().filter(far), arrived);
+    // Replies that were to end on their way are none of the destination's.
+    let end = |probe: &&Probe| far(probe) && probe.ask == 0;
+    let destination = count(probes.iter().filter(end), arrived);
     let reflects =
         probes.iter().any(|probe| probe.answer.is_some_and(|answer| matches!(answer.what, What::Reflected(_))));
     let closed = probes.iter().any(|probe| probe.answer.is_some_and(|answer| answer.what == What::Closed));
@@ -214,8 +220,9 @@ fn of_flow(flow: &Flow, traced: &Traced) -> (FlowReport, Weighed) {
     let mut named: Vec<Option<IpAddr>> = addresses.iter().map(|addresses| addresses.first().copied()).collect();
     named.push((destination.answered > 0).then_some(flow.target.ip()));
 
-    let legs = legs(probes, far, counts_by_itself(traced));
-    let weighed = Weighed { path, addresses: named, reflects, legs, unstable };
+    let legs = Legs::of(probes, far, legs::counts_by_itself(traced));
+    let weighed =
+        Weighed { path, addresses: named, reflects, legs: legs.as_ref().map(|legs| (legs.there, legs.back)), unstable };
     let hops = (1..=hops_asked).zip(addresses).map(|(hop, addresses)| {
         let place = usize::from(hop) - 1;
         let (loss, seldom) = (share(weighed.path[place]), weighed.seldom(place));
@@ -230,10 +237,11 @@ fn of_flow(flow: &Flow, traced: &Traced) -> (FlowReport, Weighed) {
             answers: if reflects { Some("reflector") } else { closed.then_some("port_unreachable") },
             network: None,
             loss: share(destination),
-            lost_forward: legs.map(|(there, _)| there),
-            lost_return: legs.map(|(_, back)| back),
-            rtt: rtt(probes.iter().filter(far).filter(|probe| probe.answer.as_ref().is_some_and(arrived))),
+            lost_forward: legs.as_ref().map(|legs| legs.there),
+            lost_return: legs.as_ref().map(|legs| legs.back),
+            rtt: rtt(probes.iter().filter(end).filter(|probe| probe.answer.as_ref().is_some_and(arrived))),
         },
+        reverse: traced.way_back.as_ref().map(|way| Reverse::of(flow, probes, way, legs.as_ref())),
         changes: traced.changes.iter().map(change).collect(),
         probes: probes.len() as u64,
         too_big: traced.too_big.map(|(from, mtu)| TooBig { from, mtu }),
@@ -273,7 +281,8 @@ fn steady(traced: &Traced) -> (&[Probe], bool) {
         return (probes, false);
     }
     // A change is seen hop by hop: within a round it is one.
-    let round = usize::from(traced.distance.unwrap_or(1)) + 1;
+    let back = traced.way_back.as_ref().and_then(|way| way.distance).unwrap_or(0);
+    let round = usize::from(traced.distance.unwrap_or(1)) + usize::from(back) + 1;
     let mut cuts: Vec<usize> = Vec::new();
     for change in &traced.changes {
         let at = change.number as usize;
@@ -303,46 +312,25 @@ fn count<'a>(probes: impl Iterator<Item = &'a Probe>, counts: impl Fn(&Answer) -
 }
 
 fn answering<'a>(probes: impl Iterator<Item = &'a Probe>) -> Vec<IpAddr> {
+    by_frequency(probes.filter_map(|probe| Some(probe.answer?.from)))
+}
+
+/// Each address once, the most frequent first.
+pub(crate) fn by_frequency(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let mut often: BTreeMap<IpAddr, u64> = BTreeMap::new();
-    probes.filter_map(|probe| probe.answer).for_each(|answer| *often.entry(answer.from).or_default() += 1);
+    addresses.for_each(|address| *often.entry(address).or_default() += 1);
     let mut addresses: Vec<_> = often.into_iter().collect();
     addresses.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
     addresses.into_iter().map(|(address, _)| address).collect()
 }
 
-/// Packets lost on the way there and back between the first and the last reply, by the reflector's own numbers; `None` where it does not count.
-fn legs(probes: &[Probe], far: impl Fn(&&Probe) -> bool, counts: bool) -> Option<(u64, u64)> {
-    let sent: Vec<Option<u32>> = probes.iter().filter(far).filter(|probe| probe.sent.is_some()).map(theirs).collect();
-    if !counts {
-        return None;
-    }
-    let (first, last) = (sent.iter().position(Option::is_some)?, sent.iter().rposition(Option::is_some)?);
-    let answered = sent.iter().flatten().count() as u64 - 1;
-    let numbers = || sent.iter().flatten();
-    let arrived = u64::from(numbers().max()? - numbers().min()?);
-    // Another count has begun in between where it does not fit.
-    let there = ((last - first) as u64).checked_sub(arrived)?;
-    Some((there, arrived.checked_sub(answered)?))
-}
-
-/// A stateless reflector gives our own numbers back, which the probes of routers make gaps in.
-fn counts_by_itself(traced: &Traced) -> bool {
-    traced
-        .probes
-        .iter()
-        .enumerate()
-        .any(|(number, probe)| theirs(probe).is_some_and(|theirs| theirs as usize != number))
-}
-
-fn theirs(probe: &Probe) -> Option<u32> {
-    match probe.answer?.what {
-        What::Reflected(number) => Some(number),
-        _ => None,
-    }
-}
-
 fn rtt<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<Rtt> {
-    let in_order: Vec<u64> = probes.filter_map(|probe| Some(nanos(probe.answer?.rtt))).collect();
+    summary(probes.filter_map(|probe| Some(probe.answer?.rtt)))
+}
+
+/// Of round trips in order of time.
+pub(crate) fn summary(round_trips: impl Iterator<Item = Duration>) -> Option<Rtt> {
+    let in_order: Vec<u64> = round_trips.map(nanos).collect();
     let mut sorted = in_order.clone();
     sorted.sort_unstable();
     let at = |share: f64| sorted.get(((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied();
@@ -359,7 +347,7 @@ fn rtt<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<Rtt> {
     })
 }
 
-fn change(change: &Change) -> PathChange {
+pub(crate) fn change(change: &Change) -> PathChange {
     PathChange { at_ns: nanos(change.at), hop: change.hop, before: change.before, after: change.after }
 }
 

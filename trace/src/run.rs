@@ -1,6 +1,9 @@
 //! The loop between tracer and network: sends what is due, hands over what came.
 
-use crate::{Arrival, Error, Network, Plan, Traced, Tracer, probe};
+use crate::{
+    Arrival, Error, Network, Plan, Traced, Tracer,
+    probe::{self, Shape},
+};
 
 /// Traces the flows of a network by `plan`, one result a flow; `stop` ends it early.
 ///
@@ -8,6 +11,7 @@ use crate::{Arrival, Error, Network, Plan, Traced, Tracer, probe};
 /// The network's.
 pub fn trace(network: &mut dyn Network, plan: &Plan, stop: &dyn Fn() -> bool) -> Result<Vec<Traced>, Error> {
     let flows = network.flows();
+    let key = plan.keys.as_ref().and_then(|keys| keys.find(0));
     let mut tracer = Tracer::new(plan.clone(), flows.clone());
     while let Some(due) = tracer.due().filter(|_| !stop()) {
         let now = network.now();
@@ -18,7 +22,8 @@ pub fn trace(network: &mut dyn Network, plan: &Plan, stop: &dyn Fn() -> bool) ->
         let Some(probe) = tracer.take_due() else { break };
         let at = network.now();
         let wall = network.opened() + pathlab_record::Interval::from_nanos(at.as_nanos() as i64);
-        let payload = probe::payload(&flows[probe.flow], probe.number, wall, plan.size);
+        let shape = Shape { size: plan.size, key, ask: plan.reverse.then_some(probe.ask) };
+        let payload = probe::payload(&flows[probe.flow], probe.number, wall, &shape);
         let sent = network.send(probe.flow, probe.ttl, &payload)?;
         tracer.sent(&probe, at, sent);
         // Answers are never left to a later turn, however dense the schedule.

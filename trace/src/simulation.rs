@@ -2,12 +2,18 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
-use pathlab_record::{Realtime, Time};
-use pathlab_reflector::wire::{ErrorEstimate, ReflectedPacket, SenderPacket};
+use pathlab_record::{Interval, Monotonic, Realtime, Time};
+use pathlab_reflector::{
+    keys::Keys,
+    session::{ReplyError, Request, Rules, SessionReflector, Verdict as SessionVerdict},
+    wire::{ErrorEstimate, ReflectedPacket, SenderPacket},
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use zerocopy::{FromZeros, IntoBytes};
@@ -71,10 +77,21 @@ pub struct Simulation {
     tokens: BTreeMap<IpAddr, (f64, Duration)>,
     /// Of the reflector, by flow; `None`: nobody listens there.
     replies: Option<Vec<u32>>,
+    /// One that has keys, instead.
+    keyed: Option<Keyed>,
     clock: Duration,
     queue: BTreeMap<(Duration, u64), Arrival>,
     order: u64,
     random: ChaCha8Rng,
+}
+
+/// The real rules of a reflector, which say little of themselves.
+struct Keyed(SessionReflector);
+
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keyed(..)")
+    }
 }
 
 const LINK_DELAY: Duration = Duration::from_millis(3);
@@ -107,6 +124,7 @@ impl Simulation {
             faults: Vec::new(),
             tokens: BTreeMap::new(),
             replies: Some(vec![0; flows.into()]),
+            keyed: None,
             clock: Duration::ZERO,
             queue: BTreeMap::new(),
             order: 0,
@@ -132,6 +150,53 @@ impl Simulation {
     /// Nobody listens at the destination: Port Unreachable, at most so often a second.
     pub fn close(&mut self) {
         self.replies = None;
+    }
+
+    /// The reflector answers authenticated packets alone, by our own rules; it may let senders trace back.
+    pub fn keyed(&mut self, keys: Arc<Keys>, return_trace: bool) {
+        let rules = Rules { keys: Some(keys), sessions: Some(100), return_trace, ..Rules::default() };
+        self.keyed = Some(Keyed(SessionReflector::new(rules, ErrorEstimate::from_nanos(1000, true))));
+    }
+
+    /// What a reflector with keys does with a packet that has reached it.
+    fn answer_keyed(&mut self, flow: usize, hops_left: u8, payload: &[u8]) {
+        let Flow { source, target } = self.flows[flow];
+        let distance = self.paths[flow].len() as u8 + 1;
+        let arrived =
+            self.opened() + Interval::from_nanos((self.clock + LINK_DELAY * u32::from(distance)).as_nanos() as i64);
+        let now = Time::<Monotonic>::from_nanos(arrived.as_nanos() - self.opened().as_nanos());
+        let request = Request {
+            peer: source,
+            local: Some(target.ip()),
+            local_port: target.port(),
+            unicast: true,
+            ttl: Some(hops_left),
+            traffic_class: Some(0),
+            arrival: arrived.into(),
+            payload,
+        };
+        let mut bytes = vec![0; payload.len()];
+        let Some(Keyed(reflector)) = &mut self.keyed else { return };
+        let SessionVerdict::Reply(reply) = reflector.respond(&request, now, &mut bytes) else { return };
+        reflector.finish(&reply, arrived, &mut bytes);
+        let ends_after = reply.hop_limit().filter(|hops| *hops < distance);
+        let Some(hops) = ends_after else {
+            return self.bring_back(flow, distance, Arrival::Datagram { flow, payload: bytes });
+        };
+        let links = distance + 1 - hops..=distance;
+        if links.clone().rev().any(|link| self.lost(flow, link, Direction::Return)) {
+            return;
+        }
+        let router = self.paths[flow][usize::from(distance - hops) - 1];
+        if !self.may_answer(router) || links.clone().any(|link| self.lost(flow, link, Direction::Forward)) {
+            return;
+        }
+        let at = arrived + Interval::from_nanos((LINK_DELAY * 2 * u32::from(hops)).as_nanos() as i64);
+        let kind = if source.is_ipv6() { (3, 0) } else { (11, 0) };
+        let quoted = &bytes[..router.quotes.saturating_sub(8).min(bytes.len())];
+        if let Some(Keyed(reflector)) = &mut self.keyed {
+            reflector.reply_error(&ReplyError { peer: source, from: router.address, kind, at, quoted });
+        }
     }
 
     fn lost(&mut self, flow: usize, link: u8, direction: Direction) -> bool {
@@ -242,6 +307,10 @@ impl Network for Simulation {
         }
         if ttl >= distance {
             let left = ttl - distance + 1;
+            if self.keyed.is_some() {
+                self.answer_keyed(flow, left, payload);
+                return Ok(true);
+            }
             let answer = if self.replies.is_some() {
                 self.reply(flow, left, payload).map(|payload| Arrival::Datagram { flow, payload })
             } else {

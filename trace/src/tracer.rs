@@ -1,10 +1,16 @@
 //! A trace as a function: which probe is due when, and what each arrival says of it. Reads no clock, moves no packet.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use pathlab_reflector::wire::ReflectedPacket;
+use pathlab_reflector::{keys::Keys, wire::ReturnTrace};
 
-use crate::{Arrival, Flow, icmp::Kind, probe};
+use crate::{
+    Arrival, Flow,
+    icmp::Kind,
+    probe,
+    reply::{Reply, Way},
+    way_back::WayBack,
+};
 
 /// How a trace goes about it.
 #[derive(Clone, Debug)]
@@ -19,6 +25,10 @@ pub struct Plan {
     pub size: usize,
     /// How long an answer may take; what comes later is lost.
     pub patience: Duration,
+    /// Keys of authenticated mode; probes have SSID 0.
+    pub keys: Option<Arc<Keys>>,
+    /// Trace the way back, too, by replies that end on it; needs keys, and a reflector that allows it.
+    pub reverse: bool,
 }
 
 impl Default for Plan {
@@ -29,6 +39,8 @@ impl Default for Plan {
             max_hops: 30,
             size: probe::LEAST_SIZE,
             patience: Duration::from_secs(2),
+            keys: None,
+            reverse: false,
         }
     }
 }
@@ -36,7 +48,7 @@ impl Default for Plan {
 /// TTL of probes that are meant for the destination.
 const FAR: u8 = 64;
 /// While the destination has not answered, so many hops beyond the last one that has are asked.
-const AHEAD: u8 = 4;
+pub(crate) const AHEAD: u8 = 4;
 
 /// A probe that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +59,8 @@ pub struct Due {
     pub number: u32,
     /// TTL or Hop Limit.
     pub ttl: u8,
+    /// The Hop Limit that its reply shall leave with; 0: the usual one.
+    pub ask: u8,
 }
 
 /// What became of one probe.
@@ -56,8 +70,14 @@ pub struct Probe {
     pub ttl: u8,
     /// When, since the network was opened; absent where this host did not send it.
     pub sent: Option<Duration>,
+    /// The Hop Limit that its reply was to leave with; 0: the usual one.
+    pub ask: u8,
     /// The first answer.
     pub answer: Option<Answer>,
+    /// What the reflector told with that answer of replies that were to end on their way: how many there were so far, and whether this is one.
+    pub limited: Option<(u32, bool)>,
+    /// What the reflector told of the reply to this probe, which was to end on its way: who answered it and after how long, or nobody.
+    pub told: Option<Option<(IpAddr, Duration)>>,
 }
 
 /// The first answer to a probe.
@@ -112,6 +132,8 @@ pub struct Traced {
     pub too_big: Option<(IpAddr, u32)>,
     /// Errors that quote too little to be told whose they are.
     pub unmatched: u64,
+    /// The way back, where it was asked for.
+    pub way_back: Option<WayBack>,
 }
 
 /// The run of all flows.
@@ -122,7 +144,7 @@ pub struct Tracer {
     states: Vec<State>,
     round: u32,
     /// Probes of this round still to be sent, each with its time, the next one last.
-    todo: Vec<(Duration, usize, u8)>,
+    todo: Vec<(Duration, usize, (u8, u8))>,
 }
 
 #[derive(Debug)]
@@ -136,7 +158,14 @@ struct State {
 impl Tracer {
     /// Nothing sent yet.
     pub fn new(plan: Plan, flows: Vec<Flow>) -> Self {
-        let empty = Traced { probes: Vec::new(), distance: None, changes: Vec::new(), too_big: None, unmatched: 0 };
+        let empty = Traced {
+            probes: Vec::new(),
+            distance: None,
+            changes: Vec::new(),
+            too_big: None,
+            unmatched: 0,
+            way_back: plan.reverse.then(WayBack::default),
+        };
         let states = flows.iter().map(|_| State { traced: empty.clone(), at_hop: [None; 256], highest: 0 }).collect();
         let mut tracer = Self { plan, flows, states, round: 0, todo: Vec::new() };
         tracer.begin_round();
@@ -150,14 +179,14 @@ impl Tracer {
 
     /// Takes the next probe.
     pub fn take_due(&mut self) -> Option<Due> {
-        let (_, flow, ttl) = self.todo.pop()?;
+        let (_, flow, (ttl, ask)) = self.todo.pop()?;
         let probes = &mut self.states[flow].traced.probes;
         let number = probes.len() as u32;
-        probes.push(Probe { ttl, sent: None, answer: None });
+        probes.push(Probe { ttl, sent: None, ask, answer: None, limited: None, told: None });
         if self.todo.is_empty() {
             self.begin_round();
         }
-        Some(Due { flow, number, ttl })
+        Some(Due { flow, number, ttl, ask })
     }
 
     /// Notes whether and when a probe left.
@@ -170,24 +199,22 @@ impl Tracer {
         self.states
             .iter()
             .flat_map(|state| &state.traced.probes)
-            .any(|probe| probe.sent.is_some() && probe.answer.is_none())
+            .any(|probe| probe.sent.is_some() && probe.answer.is_none() && probe.told.is_none())
     }
 
     /// Notes what came.
     pub fn arrived(&mut self, at: Duration, arrival: &Arrival) {
         match arrival {
             Arrival::Datagram { flow, payload } => {
-                let Ok((reply, _)) = ReflectedPacket::parse(payload) else { return };
+                let key = self.plan.keys.as_ref().and_then(|keys| keys.find(0));
+                let Some(Reply { base, way }) = Reply::read(payload, key) else { return };
                 let target = self.flows[*flow].target.ip();
-                let what = What::Reflected(reply.sequence.get());
-                self.states[*flow].answered(
-                    &self.plan,
-                    at,
-                    reply.sender_sequence.get(),
-                    target,
-                    what,
-                    Some(reply.sender_ttl),
-                );
+                let (number, what) = (base.sender_sequence.get(), What::Reflected(base.sequence.get()));
+                let state = &mut self.states[*flow];
+                state.answered(&self.plan, at, number, target, what, Some(base.sender_ttl));
+                if self.plan.reverse {
+                    state.heard(number, way, target.is_ipv6());
+                }
             }
             Arrival::Icmp { from, error } => {
                 let Some(flow) = self.flows.iter().position(|flow| *flow == error.flow) else { return };
@@ -227,7 +254,7 @@ impl Tracer {
         }
         let begin = self.plan.interval * self.round;
         // The destination first: its answer tells how long the path is. Flows take turns.
-        let asked: Vec<Vec<u8>> = self.states.iter().map(|state| state.asks(&self.plan)).collect();
+        let asked: Vec<Vec<(u8, u8)>> = self.states.iter().map(|state| state.asks(&self.plan)).collect();
         let longest = asked.iter().map(Vec::len).max().unwrap_or(0);
         let turns = (0..longest)
             .flat_map(|turn| asked.iter().enumerate().filter_map(move |(flow, ttls)| Some((flow, *ttls.get(turn)?))));
@@ -241,12 +268,15 @@ impl Tracer {
 }
 
 impl State {
-    fn asks(&self, plan: &Plan) -> Vec<u8> {
+    /// TTLs, each with the Hop Limit that is asked of the reply.
+    fn asks(&self, plan: &Plan) -> Vec<(u8, u8)> {
         let last = match self.traced.distance {
             Some(distance) => distance - 1,
             None => self.highest.saturating_add(AHEAD),
         };
-        std::iter::once(FAR).chain(1..=last.min(plan.max_hops)).collect()
+        let back = self.traced.way_back.as_ref().map_or(0, |way| way.asks().min(plan.max_hops));
+        let there = std::iter::once(FAR).chain(1..=last.min(plan.max_hops)).map(|ttl| (ttl, 0));
+        there.chain((1..=back).map(|ask| (FAR, ask))).collect()
     }
 
     /// The last probe whose checksum this is.
@@ -313,6 +343,37 @@ impl State {
                 }
             }
             What::Refused(_) => {}
+        }
+    }
+
+    /// What a reply tells of the way back.
+    fn heard(&mut self, number: u32, way: Way<'_>, v6: bool) {
+        let Traced { probes, way_back: Some(back), .. } = &mut self.traced else { return };
+        let (head, reports) = match way {
+            Way::Refused => {
+                back.refused = true;
+                return;
+            }
+            Way::Unsaid => return,
+            Way::Told(head, reports) => (head, reports),
+        };
+        let ReturnTrace { given, limited, .. } = *head;
+        if let Some(probe) = probes.get_mut(number as usize) {
+            probe.limited.get_or_insert((limited.get(), given > 0));
+            if given > 0 && given == probe.ask {
+                back.through(given);
+            }
+        }
+        for report in reports {
+            let number = report.sender_sequence.get();
+            let Some(probe) = probes.get_mut(number as usize).filter(|probe| probe.ask > 0) else { continue };
+            let (Some(sent), None) = (probe.sent, probe.told) else { continue };
+            let expired = Kind::new(v6, report.kind, report.code, 0) == Some(Kind::TimeExceeded);
+            let answer = report.answer().filter(|_| expired);
+            probe.told = Some(answer);
+            if let Some((from, _)) = answer {
+                back.met(probe.ask, from, number, sent);
+            }
         }
     }
 
