@@ -30,13 +30,13 @@ mod reverse;
 #[path = "support/verbs.rs"]
 mod verbs;
 
-use diamond::{B, Diamond, R3, TARGETS, flows, loss};
+use diamond::{B, Diamond, R3, TARGETS, flows, loss, names_no_other};
 use isolation::isolated;
 use verbs::Reflector;
 
 const GUIDE: &str = include_str!("../docs/which-link-is-it.md");
-/// One losing branch: its link is named by each of its flows and by all together, each flow with 30 % in its interval; the flows through the other lose
-/// nothing. Returns, by branch, the sent and lost of each flow.
+/// One losing branch: its link is named by its flows together, each with 30 % in its interval. A flow by itself names it or a stretch around it, or says
+/// that it is unsure, as one of some 200 is by chance; none names another link. The flows through the other branch lose nothing. Returns, by branch, the sent and lost of each flow.
 fn names_the_link(diamond: &mut Diamond, family: usize, ports: u16) -> [Vec<(u64, u64)>; 2] {
     let report = diamond.trace(&format!(
         "{} --flows 10 --source-port {ports} --count 250 --interval 20ms --patience 500ms",
@@ -57,7 +57,7 @@ fn names_the_link(diamond: &mut Diamond, family: usize, ports: u16) -> [Vec<(u64
         let (sent, lost) = loss(&flow["destination"]["loss"]);
         went[usize::from(by_b)].push((sent, lost));
         if by_b {
-            named(&flow["verdict"], flow);
+            names_no_other(&flow["verdict"], [2, 3]);
             covers(sent, lost);
         } else {
             assert_eq!((&flow["verdict"]["kind"], lost), (&"none".into(), 0), "{flow:#}");
@@ -211,10 +211,12 @@ fn loss_on_the_way_back_is_told_from_loss_on_the_way_there() {
         let report = diamond.trace(&format!("{target} --flows 2 --count 250 --interval 20ms --patience 500ms"));
         for flow in flows(&report) {
             let verdict = &flow["verdict"];
-            assert_eq!(verdict["direction"], "return", "{flow:#}");
-            assert_eq!((&verdict["from"]["hop"], &verdict["to"]["hop"]), (&1.into(), &2.into()), "{flow:#}");
+            if names_no_other(verdict, [1, 2]) {
+                assert_eq!(verdict["direction"], "return", "{flow:#}");
+            }
             assert_eq!(flow["destination"]["lost_forward"], 0, "{flow:#}");
         }
+        assert!(flows(&report).iter().any(|flow| names_no_other(&flow["verdict"], [1, 2])), "{report:#}");
     }
 }
 
@@ -239,11 +241,11 @@ fn without_a_raw_socket_the_error_queue_tells_the_path() {
         assert_eq!(about["options"]["raw_icmp"], false, "{about:#}");
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         for flow in flows(&report) {
-            let verdict = &flow["verdict"];
             assert_eq!(flow["unmatched"], 0, "{flow:#}");
-            assert_eq!((&verdict["from"]["hop"], &verdict["to"]["hop"]), (&1.into(), &2.into()), "{flow:#}");
+            names_no_other(&flow["verdict"], [1, 2]);
             assert_eq!(flow["destination"]["lost_return"], 0, "{flow:#}");
         }
+        assert!(flows(&report).iter().any(|flow| names_no_other(&flow["verdict"], [1, 2])), "{report:#}");
     }
 }
 

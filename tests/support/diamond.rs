@@ -93,3 +93,13 @@ pub(crate) fn loss(share: &Value) -> (u64, u64) {
     let count = |name: &str| share[name].as_u64().expect("a count");
     (count("sent"), count("lost"))
 }
+
+/// The verdict blames the link between two hops, or a stretch that holds it, or is unsure; whether it is that link alone.
+pub(crate) fn names_no_other(verdict: &Value, [from, to]: [u64; 2]) -> bool {
+    if verdict["kind"] == "insufficient" {
+        return false;
+    }
+    let hop = |end: &str| verdict[end]["hop"].as_u64().unwrap_or_else(|| panic!("a stretch: {verdict:#}"));
+    assert!(hop("from") <= from && to <= hop("to"), "{verdict:#}");
+    (hop("from"), hop("to")) == (from, to)
+}

