@@ -1,5 +1,6 @@
 //! `pathlab host`: is this host, or one that somebody captured, tuned for latency?
 
+mod ab;
 mod facts;
 mod plan;
 mod watch;
@@ -53,6 +54,8 @@ enum Action {
     Apply(plan::ApplyArgs),
     /// Take back what `apply` has changed, to the octet
     Undo(plan::UndoArgs),
+    /// Make a change and take it back over many short blocks while a probe measures; keep it where it shortens the round trip
+    Ab(Box<ab::AbArgs>),
     /// Count in the kernel, while the host works, what loses packets and makes them wait
     Watch(watch::WatchArgs),
 }
@@ -131,6 +134,7 @@ pub(crate) fn run(args: HostArgs, global: &Global) -> Result<Exit> {
         Action::Plan(wishes) => return plan::plan(&wishes, global),
         Action::Apply(args) => return plan::apply(&args, global),
         Action::Undo(args) => return plan::undo(&args, global),
+        Action::Ab(args) => return ab::run(&args, global),
         Action::Audit { about, root: None, explain } => {
             let ports = about.ports()?;
             let live = Live::begin(&ports);

@@ -15,6 +15,7 @@ mod import;
 mod lab;
 mod live;
 mod manual;
+mod paired;
 mod probe;
 mod progress;
 mod readiness;

@@ -190,14 +190,23 @@ pub(crate) fn label(text: &str) -> Result<(String, Value), String> {
     Ok((name.to_owned(), value.parse::<i64>().map_or_else(|_| json!(value), |number| json!(number))))
 }
 
-/// Probes until count, duration or Ctrl-C end it, and leaves a run directory.
-pub(crate) fn run(mut args: Probe, global: &Global) -> Result<Exit> {
+/// A probe as asked for, its card's stamping arranged.
+pub(crate) struct Prepared {
+    pub(crate) sessions: Vec<SessionSpec>,
+    pub(crate) options: ProbeOptions,
+    pub(crate) labels: Labels,
+    pub(crate) stamps: Arranged,
+    /// For `run.json`.
+    pub(crate) resolved: Value,
+}
+
+/// Resolves what the command line says, for `probe` itself and for verbs that probe on the way.
+pub(crate) fn prepare(mut args: Probe) -> Result<Prepared> {
     let labels: Labels = args.label.iter().cloned().collect();
     if args.ptp_shaped {
         args.source_port = Some(ptp_shape::PORT);
     }
     let sessions = sessions(&args, &labels)?;
-    let stop = Interrupt::on_signals()?;
     let towards = || sessions.first().and_then(|session| timestamps::interface_towards(session.target));
     let interface = args.iface.clone().or_else(towards);
     let stamps = Arranged::new(
@@ -229,21 +238,29 @@ pub(crate) fn run(mut args: Probe, global: &Global) -> Result<Exit> {
         delay_before_read: args.fault_delay_rx.unwrap_or_default(),
         ..ProbeOptions::default()
     };
-    let mut options = options;
     if args.ptp_shaped && packets(&options) > u128::from(ptp_shape::MOST) {
         let why =
             format!("--ptp-shaped: at most {} packets a session: choose --count or --duration so", ptp_shape::MOST);
         return Err(Misuse(why).into());
     }
     stamps.settle();
+    let resolved = resolved(&args, &options, sessions.len());
+    Ok(Prepared { sessions, options, labels, stamps, resolved })
+}
+
+/// Probes until count, duration or Ctrl-C end it, and leaves a run directory.
+pub(crate) fn run(args: Probe, global: &Global) -> Result<Exit> {
+    let stop = Interrupt::on_signals()?;
+    let (out, keep_samples) = (args.out.clone(), args.keep_samples);
+    let Prepared { sessions, mut options, labels, stamps, resolved } = prepare(args)?;
     let started = Timestamp::now();
-    let path = args.out.clone().unwrap_or_else(|| run_directory::default_path("probe", started));
+    let path = out.unwrap_or_else(|| run_directory::default_path("probe", started));
     let about = Run {
-        options: resolved(&args, &options, sessions.len()),
+        options: resolved,
         host: host::facts(),
         clock: host::clock(stamps.clock()),
         labels,
-        keep_samples: args.keep_samples,
+        keep_samples,
         ..Run::new("probe", started)
     };
     let (directory, scrap) = run_directory::create(&path, &about)?;
@@ -270,7 +287,7 @@ fn system_zone() -> String {
 }
 
 /// What is the user's to mend in the command itself, and what the network's or the host's.
-fn misuse_or_failure(error: prober::ProbeError) -> anyhow::Error {
+pub(crate) fn misuse_or_failure(error: prober::ProbeError) -> anyhow::Error {
     use prober::ProbeError as E;
     match error {
         E::SessionLine { .. }

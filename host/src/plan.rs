@@ -95,6 +95,11 @@ impl Look for Kernel {
 }
 
 impl Plan {
+    /// A plan that changes nothing.
+    pub fn nothing() -> Self {
+        Self { schema: Self::SCHEMA.into(), changes: Vec::new(), refused: Vec::new(), noticed: Vec::new() }
+    }
+
     /// Of the document.
     pub const SCHEMA: &str = "pathlab.host.plan/1";
 
@@ -109,8 +114,7 @@ impl Plan {
     }
 
     fn of(audit: &Audit, services: &str, wishes: &[Wish], look: &dyn Look) -> Result<Self, String> {
-        let mut plan =
-            Self { schema: Self::SCHEMA.into(), changes: Vec::new(), refused: Vec::new(), noticed: Vec::new() };
+        let mut plan = Self::nothing();
         let entries = |wanted: &dyn Fn(&Entry) -> bool| -> Vec<Entry> {
             audit.entries.iter().filter(|entry| entry.state == State::Finding && wanted(entry)).cloned().collect()
         };

@@ -131,6 +131,10 @@ pub(super) struct Made {
 }
 
 impl Made {
+    pub(super) fn command(&self) -> &str {
+        &self.command
+    }
+
     pub(super) fn of(changed: &Changed) -> Self {
         let command = changed.setting.commands(&changed.wanted).join("; ");
         Self { command, was: changed.was.clone(), now: changed.set.clone() }

@@ -10,7 +10,7 @@ use pathlab_netlab::{
     scenario::{Expectation, Metric, Of, Quantity, Scenario},
 };
 use pathlab_record::Run;
-use pathlab_stats::{Confidence, Interval, paired_median};
+use pathlab_stats::Confidence;
 use serde::Serialize;
 use serde_json::json;
 
@@ -19,6 +19,7 @@ use crate::{
     Global,
     exit::{Exit, Misuse},
     host, output,
+    paired::Paired,
     report::Table,
     run_directory,
 };
@@ -68,12 +69,8 @@ struct Comparison {
 struct Figure {
     figure: String,
     unit: &'static str,
-    a: Option<f64>,
-    b: Option<f64>,
-    difference: Option<f64>,
-    /// Absent where so few pairs bound nothing.
-    low: Option<f64>,
-    high: Option<f64>,
+    #[serde(flatten)]
+    paired: Paired,
     #[serde(skip)]
     quantity: Quantity,
 }
@@ -191,40 +188,15 @@ fn figure(wanted: &Expectation, pairs: &[(f64, f64)]) -> Figure {
         Quantity::Rate => "bit/s",
         Quantity::Count => "packets",
     };
-    let difference = paired_median(pairs, Confidence::P95);
-    let limit = |of: fn(&Interval) -> f64| difference.as_ref().map(of).filter(|limit| limit.is_finite());
-    Figure {
-        figure: wanted.to_string(),
-        unit,
-        a: median(pairs.iter().map(|pair| pair.0)),
-        b: median(pairs.iter().map(|pair| pair.1)),
-        difference: difference.map(|interval| interval.estimate),
-        low: limit(|interval| interval.low),
-        high: limit(|interval| interval.high),
-        quantity,
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len().checked_sub(1)? / 2;
-    Some(if values.len() % 2 == 1 { values[middle] } else { (values[middle] + values[middle + 1]) / 2.0 })
+    Figure { figure: wanted.to_string(), unit, paired: Paired::of(pairs, Confidence::P95), quantity }
 }
 
 impl Comparison {
     fn text(&self) -> String {
         let mut table = Table::new(["", "A", "B", "B − A", "95 % interval"]);
         for figure in &self.figures {
-            let words =
-                |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| in_words(figure.quantity, value));
-            let interval = match (figure.low, figure.high) {
-                (Some(low), Some(high)) => {
-                    format!("{} to {}", in_words(figure.quantity, low), in_words(figure.quantity, high))
-                }
-                _ => "too few pairs".to_owned(),
-            };
-            table.row([figure.figure.clone(), words(figure.a), words(figure.b), words(figure.difference), interval]);
+            let [a, b, difference, interval] = figure.paired.cells(|value| in_words(figure.quantity, value));
+            table.row([figure.figure.clone(), a, b, difference, interval]);
         }
         let invalid = match self.invalid {
             0 => String::new(),
