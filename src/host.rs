@@ -3,6 +3,7 @@
 mod ab;
 mod facts;
 mod plan;
+mod undo;
 mod watch;
 
 use std::{path::PathBuf, thread, time::Duration};
@@ -53,7 +54,7 @@ enum Action {
     /// Change it: all of it or nothing, noted before it is done, kept until it is taken back
     Apply(plan::ApplyArgs),
     /// Take back what `apply` has changed, to the octet
-    Undo(plan::UndoArgs),
+    Undo(undo::UndoArgs),
     /// Make a change and take it back over many short blocks while a probe measures; keep it where it shortens the round trip
     Ab(Box<ab::AbArgs>),
     /// Count in the kernel, while the host works, what loses packets and makes them wait
@@ -133,7 +134,7 @@ pub(crate) fn run(args: HostArgs, global: &Global) -> Result<Exit> {
         }
         Action::Plan(wishes) => return plan::plan(&wishes, global),
         Action::Apply(args) => return plan::apply(&args, global),
-        Action::Undo(args) => return plan::undo(&args, global),
+        Action::Undo(args) => return undo::run(&args, global),
         Action::Ab(args) => return ab::run(&args, global),
         Action::Audit { about, root: None, explain } => {
             let ports = about.ports()?;

@@ -24,10 +24,8 @@ use serde_json::Value;
 use verbs::{Process, Reflector};
 
 /// Interrupts deferred, and packets held until a timer: what coalescing is on a card.
-const HOLD: [&str; 2] = [
-    "echo 2000000 > /sys/class/net/right/gro_flush_timeout",
-    "echo 1 > /sys/class/net/right/napi_defer_hard_irqs",
-];
+const HOLD: [&str; 2] =
+    ["echo 2000000 > /sys/class/net/right/gro_flush_timeout", "echo 1 > /sys/class/net/right/napi_defer_hard_irqs"];
 const LET_GO: [&str; 2] =
     ["echo 0 > /sys/class/net/right/gro_flush_timeout", "echo 0 > /sys/class/net/right/napi_defer_hard_irqs"];
 /// Short blocks: a pair takes 0.2 s.
@@ -61,7 +59,8 @@ impl Pair {
     /// A script on the near host, where /sys shows its ports.
     fn near(&self, script: &str) -> String {
         let mut command = self.near.command("unshare").unwrap();
-        let output = command.args(["--mount", "sh", "-ec", &format!("mount -t sysfs none /sys; {script}")]).output().unwrap();
+        let output =
+            command.args(["--mount", "sh", "-ec", &format!("mount -t sysfs none /sys; {script}")]).output().unwrap();
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -105,9 +104,9 @@ impl Drop for Pair {
 /// Figures that moved, the ledger's among them.
 fn moved(document: &Value) -> Vec<(String, String)> {
     let figures = document["figures"].as_array().unwrap();
-    let moved = figures.iter().filter_map(|figure| {
-        Some((figure["figure"].as_str()?.to_owned(), figure["moved"].as_str()?.to_owned()))
-    });
+    let moved = figures
+        .iter()
+        .filter_map(|figure| Some((figure["figure"].as_str()?.to_owned(), figure["moved"].as_str()?.to_owned())));
     moved.collect()
 }
 
@@ -250,8 +249,16 @@ fn wrong_wishes_are_one_sentence() {
         (vec!["ab", "--probe", "127.0.0.1"], 2, "name what to compare"),
         (vec!["ab", "--probe", "127.0.0.1", "--change", "reboot"], 2, "write it as an audit does"),
         (vec!["ab", "--probe", "127.0.0.1", "--change", "as-is", "--level", "2"], 2, "is no level"),
-        (vec!["ab", "--probe", "127.0.0.1", "--change", "as-is", "--", "--count", "3"], 2, "--count is this verb's own"),
-        (vec!["ab", "--probe", "127.0.0.1", "--change", "as-is", "--", "--nonsense"], 2, "unexpected argument '--nonsense'"),
+        (
+            vec!["ab", "--probe", "127.0.0.1", "--change", "as-is", "--", "--count", "3"],
+            2,
+            "--count is this verb's own",
+        ),
+        (
+            vec!["ab", "--probe", "127.0.0.1", "--change", "as-is", "--", "--nonsense"],
+            2,
+            "unexpected argument '--nonsense'",
+        ),
         (vec!["ab", "--change", "as-is"], 2, "--probe"),
     ] {
         let ran = Command::new(env!("CARGO_BIN_EXE_pathlab")).arg("host").args(&arguments).output().unwrap();

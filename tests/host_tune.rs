@@ -28,6 +28,14 @@ const CHANGES: [&str; 6] = [
     "sysctl -w net.ipv4.fib_multipath_hash_policy=1",
 ];
 
+/// And of each queue; a plan with other queues would refuse them.
+const CHANGES_OF_QUEUES: [&str; 4] = [
+    "tc qdisc replace dev v0 root pfifo",
+    "echo 2 > /sys/class/net/v0/queues/rx-3/rps_cpus",
+    "echo 3000 > /sys/class/net/v0/queues/rx-1/rps_flow_cnt",
+    "echo 2 > /sys/class/net/v0/queues/tx-2/xps_cpus",
+];
+
 /// A port of the test, with settings of somebody who tuned it before.
 struct Port {
     place: tempfile::TempDir,
@@ -160,10 +168,10 @@ fn what_is_changed_comes_back_to_the_octet() {
 struct Halted(Child);
 
 impl Halted {
-    fn at(port: &Port, moment: usize) -> Self {
+    fn at(port: &Port, changes: &[&str], moment: usize) -> Self {
         let mut command = port.host(&[]);
         let moment = moment.to_string();
-        command.args(port.apply(&CHANGES)).args(["--fault-hold", &moment]).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(port.apply(changes)).args(["--fault-hold", &moment]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == format!("held at {moment}")), "it did not come to {moment}");
@@ -187,24 +195,29 @@ fn killed_at_any_moment_it_is_as_before() {
         return;
     }
     let port = Port::new();
+    killed_everywhere(&port, &CHANGES);
+    killed_everywhere(&port, &CHANGES_OF_QUEUES);
+}
+
+fn killed_everywhere(port: &Port, changes: &[&str]) {
     let before = port.state();
     let mut seen = std::collections::BTreeSet::new();
-    for moment in 0..3 * CHANGES.len() {
+    for moment in 0..3 * changes.len() {
         // The guardian takes it back by itself.
-        let halted = Halted::at(&port, moment);
+        let halted = Halted::at(port, changes, moment);
         seen.insert(port.state());
         halted.kill();
         within(Duration::from_secs(10), || journals().is_empty());
         assert_eq!(port.state(), before, "by the guardian, from moment {moment}");
         // Both are killed, and an operator takes it back.
-        let halted = Halted::at(&port, moment);
+        let halted = Halted::at(port, changes, moment);
         sh(&format!("kill -KILL {}", halted.guardian()));
         halted.kill();
         assert_eq!(journals().len(), 1);
         port.says(0, &["undo"]);
         assert_eq!(port.state(), before, "by undo, from moment {moment}");
     }
-    assert_eq!(seen.len(), CHANGES.len() + 1, "each change was on the host at some moment");
+    assert_eq!(seen.len(), changes.len() + 1, "each change was on the host at some moment");
 }
 
 #[test]
@@ -240,6 +253,23 @@ fn what_somebody_else_has_set_since_is_left_unless_forced() {
 }
 
 #[test]
+fn changes_of_changes_are_taken_back_in_their_order() {
+    if !isolated("changes_of_changes_are_taken_back_in_their_order") {
+        return;
+    }
+    let port = Port::new();
+    let before = port.state();
+    let name = |said: String| said.split("changed as ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    let first = name(port.applied(&["echo 10000 > /sys/class/net/v0/gro_flush_timeout"]));
+    let second = name(port.applied(&["echo 20000 > /sys/class/net/v0/gro_flush_timeout"]));
+    assert_ne!(first, second);
+    let said = port.says(1, &["undo", &first]);
+    assert!(said.contains("somebody has set it since, it is 20000"), "the later change is in the way: {said}");
+    port.says(0, &["undo"]);
+    assert_eq!(port.state(), before);
+}
+
+#[test]
 fn what_a_reboot_or_a_new_port_has_forgotten_is_said_and_nothing_is_written() {
     if !isolated("what_a_reboot_or_a_new_port_has_forgotten_is_said_and_nothing_is_written") {
         return;
@@ -271,17 +301,24 @@ fn a_change_is_taken_back_where_it_was_made() {
     let port = Port::new();
     sh("ip netns add other; ip link add v0 netns other type veth peer name v1 netns other");
     let inside = |script: &str| sh(&format!("ip netns exec other sh -ec '{script}'"));
-    inside(&format!(
-        "{} host apply --yes --out {} --change \"echo 20000 > /sys/class/net/v0/gro_flush_timeout\"",
-        env!("CARGO_BIN_EXE_pathlab"),
-        port.place.path().join("applied").display()
-    ));
+    let apply = |out: &str| {
+        inside(&format!(
+            "{} host apply --yes --out {} --change \"echo 20000 > /sys/class/net/v0/gro_flush_timeout\" \
+             --change \"sysctl -w net.ipv4.udp_rmem_min=16384\"",
+            env!("CARGO_BIN_EXE_pathlab"),
+            port.place.path().join(out).display()
+        ))
+    };
+    apply("applied");
     assert_eq!(inside("cat /sys/class/net/v0/gro_flush_timeout"), "20000\n");
     port.shell("echo 20000 > /sys/class/net/v0/gro_flush_timeout");
     port.says(0, &["undo"]);
     assert_eq!(inside("cat /sys/class/net/v0/gro_flush_timeout"), "0\n");
     assert_eq!(port.shell("cat /sys/class/net/v0/gro_flush_timeout"), "20000\n", "a namesake is not touched");
+    apply("again");
     sh("ip netns del other");
+    let said = port.says(0, &["undo"]);
+    assert_eq!(said.matches("  gone  ").count(), 2, "both went with their namespace: {said}");
 }
 
 #[test]

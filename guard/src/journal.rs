@@ -273,6 +273,9 @@ impl Leftover {
         let mut undone = Undone { torn: self.torn, ..Undone::default() };
         let mut failed = Vec::new();
         let other_boot = self.is_of_another_boot();
+        let here = other_boot || netns::current_inode().is_ok_and(|inode| inode == self.netns_inode);
+        let elsewhere = if here { None } else { netns::find(self.netns_inode) };
+        let homeless = !here && elsewhere.is_none();
         // Ports are found in /sys, which shows the namespace of whoever mounted it.
         let in_sysfs = !other_boot && self.objects.iter().any(|object| matches!(object, Object::Changed(_)));
         let mut work = || {
@@ -280,7 +283,8 @@ impl Leftover {
                 netns::mount_own_sysfs()?;
             }
             for object in self.objects.iter().rev() {
-                let result = if other_boot && object.is_volatile() { Ok(Taken::Gone) } else { object.undo(force) };
+                let gone = other_boot && object.is_volatile() || homeless && object.is_of_its_netns();
+                let result = if gone { Ok(Taken::Gone) } else { object.undo(force) };
                 match result {
                     Ok(Taken::Back) => undone.removed.push(object.clone()),
                     Ok(Taken::Gone) => undone.gone.push(object.clone()),
@@ -290,9 +294,9 @@ impl Leftover {
             }
             Ok(())
         };
-        let home = if netns::current_inode().is_ok_and(|inode| inode == self.netns_inode) || other_boot {
+        let home = if here {
             if in_sysfs { netns::on_a_thread(work) } else { work() }
-        } else if let Some(namespace) = netns::find(self.netns_inode) {
+        } else if let Some(namespace) = elsewhere {
             netns::inside(&namespace, work)
         } else {
             // The namespace took its own objects along; files and what is in named namespaces may still be there.

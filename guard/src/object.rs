@@ -133,6 +133,11 @@ impl Object {
         was_there.map(Taken::from)
     }
 
+    /// Whether it is a setting that went with the network namespace in which it was made.
+    pub(crate) fn is_of_its_netns(&self) -> bool {
+        matches!(self, Self::Changed(changed) if changed.setting.is_of_a_netns())
+    }
+
     /// Whether the kernel alone holds it, so that a reboot takes it away.
     pub(crate) fn is_volatile(&self) -> bool {
         !matches!(self, Self::File { .. })

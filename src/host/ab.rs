@@ -3,6 +3,7 @@
 
 mod blocks;
 mod figures;
+mod words;
 
 use std::{
     path::PathBuf,
@@ -23,7 +24,8 @@ use serde_json::json;
 
 use self::{
     blocks::{Block, margin, orders},
-    figures::{Figure, Measured, Moved, Seen, Verdict, judge, stages},
+    figures::{Figure, Measured, Seen, Verdict, judge},
+    words::{sentence, text},
 };
 use super::{
     About, clock, facts,
@@ -35,8 +37,7 @@ use crate::{
     live::{self, Live},
     output,
     probe::{self, Prepared, Probe},
-    report::{self, Table, percent, span},
-    run_directory,
+    report, run_directory,
     stop::Interrupt,
 };
 
@@ -127,7 +128,7 @@ const SCHEMA: &str = "pathlab.host.ab/1";
 
 pub(super) fn run(args: &AbArgs, global: &Global) -> Result<Exit> {
     let plan = wanted(args)?;
-    if !global.json {
+    if !global.json && plan != Plan::nothing() {
         out!("{}", report::host::plan(&plan));
     }
     if let Some(refused) = plan.refused.iter().find(|_| plan.changes.is_empty()) {
@@ -233,7 +234,10 @@ fn wanted(args: &AbArgs) -> Result<Plan> {
     let wishes: Vec<Wish> = rules.chain(changes).collect();
     if wishes.is_empty() {
         if args.change.is_empty() {
-            return Err(Misuse("name what to compare: --rule, --change or --plan; `--change as-is` changes nothing".into()).into());
+            return Err(Misuse(
+                "name what to compare: --rule, --change or --plan; `--change as-is` changes nothing".into(),
+            )
+            .into());
         }
         return Ok(Plan::nothing());
     }
@@ -372,68 +376,4 @@ fn turn(made: &[Changed], with: bool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn sentence(verdict: Verdict, figures: &[Figure], args: &AbArgs, kept: Option<&str>) -> String {
-    let level = args.level * 100.0;
-    let words = |figure: &Figure| format!("{} by {}", figure.figure, signed(figure, figure.paired.difference.unwrap_or(0.0)));
-    let moved = stages(figures);
-    let stages = match moved.as_slice() {
-        [] => String::new(),
-        moved => format!("; what moved of the ledger: {}", moved.iter().map(|figure| words(figure)).collect::<Vec<_>>().join(", ")),
-    };
-    let rtt = figures.iter().find(|figure| figure.figure == "rtt");
-    let rtt_words = rtt.map(words).unwrap_or_default();
-    let told = match verdict {
-        Verdict::Better => format!("better: {rtt_words}{stages}"),
-        Verdict::Worse => {
-            let loss = figures.iter().find(|figure| figure.figure == "loss" && figure.moved == Some(Moved::Up));
-            let what = rtt.filter(|rtt| rtt.moved == Some(Moved::Up)).or(loss);
-            format!("worse: {}{stages}", what.map(words).unwrap_or_default())
-        }
-        Verdict::Mixed => {
-            let others = figures.iter().filter(|figure| figure.moved.is_some()).map(words);
-            format!("mixed: the round trip cannot be said to be shorter; moved: {}", others.collect::<Vec<_>>().join(", "))
-        }
-        Verdict::NoDifference => {
-            let least = rtt.and_then(|rtt| Some((rtt.paired.high? - rtt.paired.low?) / 2.0)).unwrap_or(0.0);
-            format!("no difference at {level} % over all figures; one of the round trip of about {} would have been seen", span(least as u64))
-        }
-        Verdict::TooFew => format!("too few pairs of blocks for {level} % over all figures: more --blocks"),
-    };
-    match kept {
-        Some(name) => format!("{told}; the change stays, until `pathlab host undo {name}`"),
-        None if args.change.iter().any(|change| change == AS_IS) => told,
-        None => format!("{told}; the change is taken back"),
-    }
-}
-
-/// A difference in the figure's unit, with its sign.
-fn signed(figure: &Figure, value: f64) -> String {
-    let sign = if value < 0.0 { "−" } else { "+" };
-    format!("{sign}{}", in_words(figure, value.abs()))
-}
-
-fn in_words(figure: &Figure, value: f64) -> String {
-    match figure.unit {
-        "share" => percent(value),
-        _ => span(value.round() as u64),
-    }
-}
-
-fn text(comparison: &Comparison) -> String {
-    let level = format!("{} % interval", comparison.level * 100.0);
-    let mut table = Table::new(["", "without", "with", "difference", level.as_str(), ""]);
-    for figure in &comparison.figures {
-        let plain = |value: f64| if value < 0.0 { signed(figure, value) } else { in_words(figure, value) };
-        let [a, b, difference, interval] = figure.paired.cells(plain);
-        let moved = match figure.moved {
-            Some(Moved::Up) => "up",
-            Some(Moved::Down) => "down",
-            None => "",
-        };
-        table.row([figure.figure.clone(), a, b, difference, interval, moved.to_owned()]);
-    }
-    let Comparison { target, seed, blocks, sentence, .. } = comparison;
-    format!("{target}, {} blocks in pairs, seed {seed}\n\n{table}\n{sentence}\n", blocks.len())
 }

@@ -53,6 +53,8 @@ impl Ethtool {
         let mut socket = Socket::new(NETLINK_GENERIC)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        // Why a request is refused, in words, and not the request itself again. Kernels before 4.12 cannot.
+        drop(socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true)));
         let mut this = Self { socket, family: GENL_ID_CTRL, sequence: 0 };
         let answer = this.ask(CTRL_CMD_GETFAMILY, &attribute(CTRL_ATTR_FAMILY_NAME, b"ethtool\0"))?;
         this.family = attributes(&answer)
@@ -152,11 +154,7 @@ impl Ethtool {
                     (_, _, sequence) if sequence != self.sequence => {}
                     (NLMSG_ERROR, payload, _) => {
                         let code = payload.first_chunk().map_or(-libc::EBADMSG, |code| i32::from_ne_bytes(*code));
-                        return if code == 0 {
-                            Ok(answer)
-                        } else {
-                            Err(io::Error::from_raw_os_error(code.saturating_neg()))
-                        };
+                        return if code == 0 { Ok(answer) } else { Err(refusal(code.saturating_neg(), payload)) };
                     }
                     (_, payload, _) => answer = payload.get(4..).unwrap_or_default().to_vec(),
                 }
@@ -176,6 +174,24 @@ pub struct Features {
     pub active: Vec<String>,
     /// Those that nobody can switch.
     pub fixed: Vec<String>,
+}
+
+/// What the kernel says to a wrong wish, in its own words where it has some (`NLMSGERR_ATTR_MSG`). Of what is not there or not allowed, the code
+/// is the answer, and is kept.
+fn refusal(code: i32, payload: &[u8]) -> io::Error {
+    let error = io::Error::from_raw_os_error(code);
+    if !matches!(code, libc::EINVAL | libc::ERANGE | libc::EBUSY) {
+        return error;
+    }
+    // struct nlmsgerr, capped: the code and the header of the request; then attributes.
+    let words = attributes(payload.get(20..).unwrap_or_default()).find(|(kind, _)| *kind == 1);
+    match words {
+        None => error,
+        Some((_, words)) => {
+            let words = String::from_utf8_lossy(words.strip_suffix(&[0]).unwrap_or(words)).into_owned();
+            io::Error::new(error.kind(), words)
+        }
+    }
 }
 
 /// The name of a port, as every request begins.
@@ -247,6 +263,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_kernels_words() {
+        let payload =
+            [(-libc::EINVAL).to_ne_bytes().to_vec(), vec![0; 16], attribute(1, b"ring size too large\0")].concat();
+        assert_eq!(refusal(libc::EINVAL, &payload).to_string(), "ring size too large");
+        assert_eq!(refusal(libc::EINVAL, &payload[..20]).raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(refusal(libc::EOPNOTSUPP, &payload).raw_os_error(), Some(libc::EOPNOTSUPP));
+    }
 
     #[test]
     fn a_bitset_names_its_bits() {

@@ -47,7 +47,7 @@ impl Setting {
             ["ethtool", option @ ("-G" | "-L" | "-C"), port, value @ ..] if !value.is_empty() => {
                 let group = Group::ALL.into_iter().find(|group| group.option() == *option);
                 let group = group.ok_or_else(|| unknown(command))?;
-                if super::pairs(group, &joined(value)).is_none() {
+                if super::parameters::pairs(group, &joined(value)).is_none() {
                     return Err(format!("`{command}`: not among the {group} that are set here"));
                 }
                 Ok((Self::Parameters { group, port: (*port).to_owned() }, joined(value)))

@@ -55,7 +55,7 @@ pub(super) fn check(setting: &Setting, file: &Path) -> Result<(), String> {
     let writable = fs::metadata(file).is_ok_and(|meta| meta.permissions().mode() & 0o200 != 0);
     match setting {
         _ if writable => Ok(()),
-        Setting::Irq { .. } => Err("the kernel manages this interrupt itself: it cannot be moved".into()),
+        Setting::Irq { .. } => Err(super::MANAGED.into()),
         _ => Err(format!("{}: read-only here", file.display())),
     }
 }

@@ -4,6 +4,7 @@
 
 mod command;
 mod file;
+mod parameters;
 mod qdisc;
 
 use std::{io, path::PathBuf};
@@ -67,6 +68,9 @@ pub enum Setting {
     },
 }
 
+/// Why an interrupt cannot be moved; kernels that do not show it in the file's mode say so to the first who writes.
+const MANAGED: &str = "the kernel manages this interrupt itself: it cannot be moved";
+
 impl Setting {
     /// The port that it belongs to, and goes away with.
     pub fn port(&self) -> Option<&str> {
@@ -78,6 +82,14 @@ impl Setting {
             | Self::FlowHash { port, .. }
             | Self::Feature { port, .. }
             | Self::Qdisc { port } => Some(port),
+        }
+    }
+
+    /// Whether each network namespace has one of its own.
+    pub(crate) fn is_of_a_netns(&self) -> bool {
+        match self {
+            Self::Sysctl { path } => path.starts_with("net/"),
+            setting => setting.port().is_some(),
         }
     }
 
@@ -105,11 +117,7 @@ impl Setting {
             return file::read(&file);
         }
         match self {
-            Self::Parameters { group, port } => {
-                let told = Ethtool::open()?.numbers(*group, port)?;
-                let pairs: Vec<String> = told.told().map(|(name, value)| pair(*group, name, value)).collect();
-                if pairs.is_empty() { Err(io::ErrorKind::Unsupported.into()) } else { Ok(pairs.join(" ")) }
-            }
+            Self::Parameters { group, port } => parameters::read(*group, port),
             Self::Rss { port } => {
                 Ok(Ethtool::open()?.rss(port)?.iter().map(u32::to_string).collect::<Vec<_>>().join(" "))
             }
@@ -133,23 +141,14 @@ impl Setting {
     /// As the kernel gave it; `EINVAL` too for a value that is none of this setting.
     pub fn write(&self, value: &str) -> io::Result<()> {
         if let Some(file) = self.file() {
-            return file::write(&file, value);
+            return file::write(&file, value).map_err(|error| match (self, error.raw_os_error()) {
+                (Self::Irq { .. }, Some(libc::EIO | libc::EPERM)) => io::Error::other(MANAGED),
+                _ => error,
+            });
         }
         let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
         match self {
-            Self::Parameters { group, port } => {
-                let wanted = pairs(*group, value).ok_or_else(invalid)?;
-                let mut ethtool = Ethtool::open()?;
-                let now = ethtool.numbers(*group, port)?;
-                // In the driver's order, not in the writer's.
-                let differ: Vec<(&str, u32)> = now
-                    .told()
-                    .filter_map(|(name, now)| {
-                        wanted.iter().find(|(wish, to)| *wish == name && *to != now).map(|(_, to)| (name, *to))
-                    })
-                    .collect();
-                if differ.is_empty() { Ok(()) } else { ethtool.set_numbers(*group, port, &differ) }
-            }
+            Self::Parameters { group, port } => parameters::write(*group, port, value),
             Self::Rss { port } => {
                 let table: Option<Vec<u32>> = value.split_whitespace().map(|queue| queue.parse().ok()).collect();
                 crate::ethtool::sys::set_indirection(
@@ -191,10 +190,7 @@ impl Setting {
             Self::Irq { .. } => {
                 file::canonical("smp_affinity_list", now) == file::canonical("smp_affinity_list", wanted)
             }
-            Self::Parameters { group, .. } => match (pairs(*group, now), pairs(*group, wanted)) {
-                (Some(now), Some(wanted)) => wanted.iter().all(|pair| now.contains(pair)),
-                _ => false,
-            },
+            Self::Parameters { group, .. } => parameters::alike(*group, now, wanted),
             Self::FlowHash { .. } => {
                 let sorted = |letters: &str| {
                     let mut letters: Vec<char> = letters.chars().collect();
@@ -224,7 +220,7 @@ impl Setting {
             return file::check(self, &file);
         }
         match self {
-            Self::Parameters { group, port } => check_parameters(*group, port, wanted),
+            Self::Parameters { group, port } => parameters::check(*group, port, wanted),
             Self::Rss { port } => {
                 let now = self.read().map_err(|error| format!("the driver has no RSS table: {error}"))?;
                 let (entries, size) = (wanted.split_whitespace().count(), now.split_whitespace().count());
@@ -254,24 +250,6 @@ impl Setting {
     }
 }
 
-fn check_parameters(group: Group, port: &str, wanted: &str) -> Result<(), String> {
-    let told = Ethtool::open().and_then(|mut ethtool| ethtool.numbers(group, port));
-    let told = told.map_err(|error| format!("the driver has no {group} to set: {error}"))?;
-    let wanted = pairs(group, wanted).ok_or_else(|| format!("{wanted:?} are no {group}"))?;
-    for (name, value) in wanted {
-        if told.value(name).is_none() || told.most(name) == Some(0) {
-            return Err(format!("the driver has no {group} named {name}"));
-        }
-        if let Some(most) = told.most(name).filter(|most| value > *most) {
-            return Err(format!("{name} {value}: the card has at most {most}"));
-        }
-        if value == 0 && group != Group::Coalesce {
-            return Err(format!("{name} 0: none would be left"));
-        }
-    }
-    Ok(())
-}
-
 /// Name of what asked for an interrupt: the last word of its line.
 fn irq_name(number: u32) -> Option<String> {
     let text = std::fs::read_to_string("/proc/interrupts").ok()?;
@@ -293,43 +271,9 @@ pub(crate) fn is_even(table: &str) -> bool {
     (0_u64..).zip(&queues).all(|(at, queue)| at % count == u64::from(*queue))
 }
 
-fn pair(group: Group, name: &str, value: u32) -> String {
-    match (group.is_switch(name), value) {
-        (false, value) => format!("{name} {value}"),
-        (true, 0) => format!("{name} off"),
-        (true, _) => format!("{name} on"),
-    }
-}
-
-/// `NAME VALUE` pairs; `None` where they are none of the group's.
-fn pairs(group: Group, text: &str) -> Option<Vec<(&str, u32)>> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    if words.is_empty() || words.len() % 2 == 1 {
-        return None;
-    }
-    let read = |pair: &[&'_ str]| match (group.is_switch(pair[0]), pair[1]) {
-        (true, "on") => Some(1),
-        (true, "off") => Some(0),
-        (false, number) => number.parse().ok(),
-        _ => None,
-    };
-    let pairs: Option<Vec<_>> = words.chunks(2).map(|pair| Some((pair[0], read(pair)?))).collect();
-    pairs.filter(|pairs| pairs.iter().all(|(name, _)| group.knows(name)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn of_parameters_only_those_that_are_named_are_compared() {
-        let rings = Setting::Parameters { group: Group::Rings, port: "eth0".into() };
-        assert!(rings.alike("rx 512 tx 1024", "rx 512") && !rings.alike("rx 512 tx 1024", "rx 256"));
-        assert!(!rings.alike("rx 512 tx 1024", "") && !rings.alike("rx 512", "combined 4"));
-        let coalesce = Setting::Parameters { group: Group::Coalesce, port: "eth0".into() };
-        assert!(coalesce.alike("adaptive-rx off rx-usecs 8", "rx-usecs 8 adaptive-rx off"));
-        assert!(!coalesce.alike("adaptive-rx off rx-usecs 8", "adaptive-rx 0"));
-    }
 
     #[test]
     fn the_drivers_own_table_is_known() {
