@@ -53,7 +53,9 @@ impl Departures {
         self.control_astray + self.canary_astray
     }
 
-    fn since(&self, earlier: &Self) -> Self {
+    /// What has left since `earlier`, an earlier count of the same programs.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
         Self {
             control: self.control - earlier.control,
             control_astray: self.control_astray - earlier.control_astray,

@@ -23,16 +23,32 @@ enum {
 
 volatile const u32 MARK = 0;
 
-SEC("cgroup/sendmsg4")
-int late_mark(struct bpf_sock_addr *context)
+static INLINE int mark_socket(struct bpf_sock_addr *context, const u32 *key, u32 length)
 {
-	u32 key[KEY_WORDS] = { context->user_ip4, context->user_port }, zero = 0, mark = 0;
+	u32 zero = 0, mark = 0;
 	u32 *share = bpf_map_lookup_elem(&SHARE, &zero);
 
-	if (share && (u32)((u64)jhash(key, 8, SEED) * BUCKETS >> 32) < *share)
+	if (share && (u32)((u64)jhash(key, length, SEED) * BUCKETS >> 32) < *share)
 		mark = MARK;
 	bpf_setsockopt(context, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 	return ALLOW;
+}
+
+SEC("cgroup/sendmsg4")
+int late_mark4(struct bpf_sock_addr *context)
+{
+	u32 key[KEY_WORDS] = { context->user_ip4, context->user_port };
+
+	return mark_socket(context, key, 8);
+}
+
+SEC("cgroup/sendmsg6")
+int late_mark6(struct bpf_sock_addr *context)
+{
+	u32 key[KEY_WORDS] = { context->user_ip6[0], context->user_ip6[1], context->user_ip6[2],
+			       context->user_ip6[3], context->user_port };
+
+	return mark_socket(context, key, 20);
 }
 
 /* The same a step later: the packet is marked rightly, and its route has been chosen. */

@@ -362,27 +362,43 @@ fn a_canary_device_that_vanishes_ends_in_control_and_a_halt() {
     }
 }
 
+/// Every mode with packets of either family.
+const ARMS: [(Mode, bool); 4] = [(Mode::Host, false), (Mode::Host, true), (Mode::Router, false), (Mode::Router, true)];
+
+/// Half of the sessions on the canary arm, for as long as a loaded machine may take to look at a cap.
+fn capped(mode: Mode) -> Experiment {
+    let mut experiment = experiment("50%");
+    experiment.steer.mode = mode;
+    experiment.steer.lease = jiff::SignedDuration::from_secs(10);
+    experiment
+}
+
 #[test]
 fn more_canary_sessions_than_allowed_halt_the_experiment() {
     if !root_or_skip("more_canary_sessions_than_allowed_halt_the_experiment") {
         return;
     }
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
-    let mut experiment = experiment("50%");
-    experiment.steer.max_canary_sessions = 100;
-    let mut steering = start(&network, &experiment, &options(&dir));
-    network.send(&network.server, (0..100).map(|i| session(false, i)), |_| Vec::new());
-    steering.check().unwrap();
-    assert_eq!(steering.halted(), None);
-    let counted = steering.observe().unwrap().unwrap();
-    assert!((1..100).contains(&counted.canary_sessions) && counted.canary_sessions == counted.packets.canary);
-    network.send(&network.server, (0..400).map(|i| session(false, i)), |_| Vec::new());
-    steering.check().unwrap();
-    assert_eq!(steering.halted(), Some(&Halt::TooManySessions));
-    network.take();
-    network.send(&network.server, (0..400).map(|i| session(false, i)), |_| Vec::new());
-    let (a, b, _) = network.take();
-    assert_eq!((a.len(), b.len()), (400, 0));
+    for (mode, v6) in ARMS {
+        let mut experiment = capped(mode);
+        experiment.steer.max_canary_sessions = 100;
+        let mut steering = start(&network, &experiment, &options(&dir));
+        let send = |sessions| network.send(network.sender(mode), (0..sessions).map(|i| session(v6, i)), |_| Vec::new());
+        send(100);
+        steering.check().unwrap();
+        assert_eq!(steering.halted(), None);
+        let counted = steering.observe().unwrap().unwrap();
+        assert!((1..100).contains(&counted.canary_sessions) && counted.canary_sessions == counted.packets.canary);
+        send(400);
+        steering.check().unwrap();
+        assert_eq!(steering.halted(), Some(&Halt::TooManySessions), "{mode:?}, IPv6 {v6}");
+        network.take();
+        // of the other family too: it is the experiment that has ended
+        network.send(network.sender(mode), (0..400).map(|i| session(i % 2 == 0, i)), |_| Vec::new());
+        let (a, b, _) = network.take();
+        assert_eq!((a.len(), b.len()), (400, 0));
+        steering.rollback().unwrap();
+    }
 }
 
 #[test]
@@ -391,20 +407,24 @@ fn more_canary_packets_a_second_than_allowed_halt_the_experiment() {
         return;
     }
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
-    let mut experiment = experiment("50%");
-    experiment.steer.max_canary_pps = Some(100);
-    let mut steering = start(&network, &experiment, &options(&dir));
-    // Ten may come in a burst.
-    network.send(&network.server, (0..10).map(|i| session(false, i)), |_| Vec::new());
-    steering.check().unwrap();
-    assert_eq!(steering.halted(), None);
-    network.send(&network.server, (0..4_000).map(|i| session(i % 2 == 0, i)), |_| Vec::new());
-    steering.check().unwrap();
-    assert_eq!(steering.halted(), Some(&Halt::TooManyPackets));
-    network.take();
-    network.send(&network.server, (0..400).map(|i| session(true, i)), |_| Vec::new());
-    let (a, b, _) = network.take();
-    assert_eq!((a.len(), b.len()), (400, 0));
+    for (mode, v6) in ARMS {
+        let mut experiment = capped(mode);
+        experiment.steer.max_canary_pps = Some(100);
+        let mut steering = start(&network, &experiment, &options(&dir));
+        let send = |sessions| network.send(network.sender(mode), (0..sessions).map(|i| session(v6, i)), |_| Vec::new());
+        // Ten may come in a burst.
+        send(10);
+        steering.check().unwrap();
+        assert_eq!(steering.halted(), None);
+        send(4_000);
+        steering.check().unwrap();
+        assert_eq!(steering.halted(), Some(&Halt::TooManyPackets), "{mode:?}, IPv6 {v6}");
+        network.take();
+        network.send(network.sender(mode), (0..400).map(|i| session(i % 2 == 0, i)), |_| Vec::new());
+        let (a, b, _) = network.take();
+        assert_eq!((a.len(), b.len()), (400, 0));
+        steering.rollback().unwrap();
+    }
 }
 
 #[test]

@@ -43,47 +43,64 @@ fn on_canary(experiment: &Experiment, sessions: &Sessions) -> u64 {
 
 /// The rules that send marked packets by transit B, without us.
 fn routes_by_hand(network: &Network) {
-    sh(&format!(
-        "ip -n {0} rule add fwmark 0x10000/0xff0000 lookup 77 priority 77; ip -n {0} route add default via 10.2.0.1 table 77",
-        network.server
-    ));
+    for (family, via) in [("-4", "10.2.0.1"), ("-6", "2001:db8:2::1")] {
+        sh(&format!(
+            "ip {family} -n {0} rule add fwmark 0x10000/0xff0000 lookup 77 priority 77
+             ip {family} -n {0} route add default via {via} table 77",
+            network.server
+        ));
+    }
 }
 
+/// Where a mark steers and where it comes too late, by mode.
+const HOOKS: [(Mode, [(&str, bool); 2]); 2] = [
+    (Mode::Host, [("route hook output", false), ("filter hook output", true)]),
+    (Mode::Router, [("filter hook prerouting", false), ("filter hook forward", true)]),
+];
+
 #[test]
-fn a_mark_in_a_filter_hook_steers_nothing_and_is_caught() {
-    if !root_or_skip("a_mark_in_a_filter_hook_steers_nothing_and_is_caught") {
+fn a_mark_in_a_hook_after_routing_steers_nothing_and_is_caught() {
+    if !root_or_skip("a_mark_in_a_hook_after_routing_steers_nothing_and_is_caught") {
         return;
     }
     let network = Network::new();
-    let experiment = experiment("15%");
     routes_by_hand(&network);
-    let mut proof = attach(&network, &experiment);
-    let sessions: Sessions = (0..N).map(|i| session(false, i)).collect();
-    let canary = on_canary(&experiment, &sessions);
-    for (kind, caught) in [("route", false), ("filter", true)] {
-        network.on_server(&format!(
-            "nft 'table ip byhand {{
-                map arms {{ type mark : mark; flags interval; elements = {{ 0-1499 : 0x10000, 1500-9999 : 0 }}; }}
-                counter marked {{ }}
-                chain out {{
-                    type {kind} hook output priority mangle; udp sport != {PORT} return;
-                    meta mark set jhash ip daddr . udp dport mod 10000 seed {SEED:#x};
-                    meta mark set meta mark map @arms; meta mark 0x10000 counter name marked;
-                }}
-            }}'"
-        ));
-        let before = proof.departures().unwrap();
-        network.send(&network.server, sessions.iter().copied(), |_| Vec::new());
-        let marked = network.on_server("nft list counter ip byhand marked");
-        assert!(marked.contains(&format!("packets {canary} ")), "the rule itself sees nothing wrong: {marked}");
-        let now = proof.departures().unwrap();
-        let (_, b, _) = network.take();
-        let astray = if caught { canary } else { 0 };
-        assert_eq!(b.len() as u64, canary - astray);
-        assert_eq!(now.canary_astray - before.canary_astray, astray);
-        assert_eq!((now.control_astray, now.packets() - before.packets()), (0, N.into()));
-        assert_eq!(proof.look().unwrap().is_some(), caught);
-        network.on_server("nft delete table ip byhand");
+    for (mode, hooks) in HOOKS {
+        let mut experiment = experiment("15%");
+        experiment.steer.mode = mode;
+        let mut proof = attach(&network, &experiment);
+        for (v6, table, header) in [(false, "ip", "ip"), (true, "ip6", "ip6")] {
+            let sessions: Sessions = (0..N).map(|i| session(v6, i)).collect();
+            let canary = on_canary(&experiment, &sessions);
+            for (hook, caught) in hooks {
+                network.on_server(&format!(
+                    "nft 'table {table} byhand {{
+                        map arms {{ type mark : mark; flags interval; elements = {{ 0-1499 : 0x10000, 1500-9999 : 0 }}; }}
+                        counter marked {{ }}
+                        chain out {{
+                            type {hook} priority mangle; meta l4proto != udp return; udp sport != {PORT} return;
+                            meta mark set jhash {header} daddr . udp dport mod 10000 seed {SEED:#x};
+                            meta mark set meta mark map @arms; meta mark 0x10000 counter name marked;
+                        }}
+                    }}'"
+                ));
+                let before = proof.departures().unwrap();
+                network.send(network.sender(mode), sessions.iter().copied(), |_| Vec::new());
+                let marked = network.on_server(&format!("nft list counter {table} byhand marked"));
+                assert!(
+                    marked.contains(&format!("packets {canary} ")),
+                    "{hook}, {table}: the rule itself sees nothing wrong with {canary}: {marked}"
+                );
+                let now = proof.departures().unwrap();
+                let (_, b, _) = network.take();
+                let astray = if caught { canary } else { 0 };
+                assert_eq!(b.len() as u64, canary - astray, "{hook}, {table}");
+                assert_eq!(now.canary_astray - before.canary_astray, astray, "{hook}, {table}");
+                assert_eq!((now.control_astray, now.packets() - before.packets()), (0, N.into()), "{hook}, {table}");
+                assert_eq!(proof.look().unwrap().is_some(), caught, "{hook}, {table}");
+                network.on_server(&format!("nft delete table {table} byhand"));
+            }
+        }
     }
 }
 
@@ -93,10 +110,12 @@ fn a_mark_in_a_filter_hook_steers_nothing_and_is_caught() {
 fn cgroup_sender_entry() {
     let var = |name| std::env::var(name).unwrap();
     fs::write(PathBuf::from(var("PLST_CGROUP")).join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    let v6 = var("PLST_V6") == "true";
     in_netns(Some(&var("PLST_NETNS")), || {
-        let socket = UdpSocket::bind(("0.0.0.0", PORT)).unwrap();
+        let any = if v6 { "::" } else { "0.0.0.0" };
+        let socket = UdpSocket::bind((any, PORT)).unwrap();
         for i in 0..N {
-            socket.send_to(b"", session(false, i)).unwrap();
+            socket.send_to(b"", session(v6, i)).unwrap();
         }
         Ok(())
     })
@@ -136,10 +155,11 @@ fn mistakes() -> aya::Ebpf {
     ebpf
 }
 
-fn send_from(cgroup: &Cgroup, network: &Network) {
+fn send_from(cgroup: &Cgroup, network: &Network, v6: bool) {
     let sent = Command::new("/proc/self/exe")
         .args(["--ignored", "--exact", "wrong_arm::cgroup_sender_entry", "--nocapture"])
         .envs([("PLST_NETNS", network.server.as_str()), ("PLST_CGROUP", cgroup.0.to_str().unwrap())])
+        .env("PLST_V6", v6.to_string())
         .status();
     assert!(sent.unwrap().success());
 }
@@ -159,15 +179,19 @@ fn a_mark_set_in_a_cgroup_after_routing_steers_nothing_and_is_caught() {
     program.load().unwrap();
     let file = fs::File::open(&cgroup.0).unwrap();
     program.attach(file, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).unwrap();
-    send_from(&cgroup, &network);
-    let sessions: Sessions = (0..N).map(|i| session(false, i)).collect();
-    let canary = on_canary(&experiment, &sessions);
-    let (_, b, packets) = network.take();
-    assert_eq!((b.len(), packets), (0, N as usize));
-    let found = proof.departures().unwrap();
-    assert_eq!((found.control, found.canary_astray, found.canary), (u64::from(N) - canary, canary, 0));
-    assert_eq!(proof.look().unwrap(), Some(found));
-    eprintln!("{canary} canary packets, all of them by the control path");
+    for v6 in [false, true] {
+        proof.begin_anew().unwrap();
+        let before = proof.departures().unwrap();
+        send_from(&cgroup, &network, v6);
+        let sessions: Sessions = (0..N).map(|i| session(v6, i)).collect();
+        let canary = on_canary(&experiment, &sessions);
+        let (_, b, packets) = network.take();
+        assert_eq!((b.len(), packets), (0, N as usize));
+        let expected = Departures { control: u64::from(N) - canary, canary_astray: canary, ..Departures::default() };
+        assert_eq!(proof.departures().unwrap().since(&before), expected);
+        assert_eq!(proof.look().unwrap(), Some(expected));
+        eprintln!("{canary} canary packets, all of them by the control path");
+    }
 }
 
 #[test]
@@ -179,33 +203,34 @@ fn a_mark_set_while_sending_goes_to_the_wrong_session_and_is_caught() {
     let experiment = experiment("15%");
     routes_by_hand(&network);
     let mut proof = attach(&network, &experiment);
-    let cgroup = Cgroup::new("late");
     let mut ebpf = mistakes();
-    let program: &mut CgroupSockAddr = ebpf.program_mut("late_mark").unwrap().try_into().unwrap();
-    program.load().unwrap();
-    program.attach(fs::File::open(&cgroup.0).unwrap(), CgroupAttachMode::Single).unwrap();
-    send_from(&cgroup, &network);
+    for (v6, name) in [(false, "late_mark4"), (true, "late_mark6")] {
+        let cgroup = Cgroup::new(name);
+        let program: &mut CgroupSockAddr = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program.attach(fs::File::open(&cgroup.0).unwrap(), CgroupAttachMode::Single).unwrap();
+        proof.begin_anew().unwrap();
+        send_from(&cgroup, &network, v6);
 
-    let sessions: Sessions = (0..N).map(|i| session(false, i)).collect();
-    let canary = on_canary(&experiment, &sessions);
-    let (_, b, packets) = network.take();
-    assert_eq!(packets, N as usize);
-    // The share looks right ...
-    assert!((b.len() as i64 - canary as i64).abs() <= 1, "{} of {canary}", b.len());
-    // ... and most of it are the wrong sessions.
-    let right = b.iter().filter(|session| assigned(&experiment, share("15%"), session) == Arm::Canary).count() as u64;
-    let found = proof.departures().unwrap();
-    let by_b = b.len() as u64;
-    let expected = Departures {
-        control: u64::from(N) - canary - (by_b - right),
-        control_astray: by_b - right,
-        canary: right,
-        canary_astray: canary - right,
-    };
-    assert_eq!(found, expected);
-    assert!(found.astray() > canary, "{found:?}");
-    assert_eq!(proof.look().unwrap(), Some(expected));
-    eprintln!("{found:?}");
+        let sessions: Sessions = (0..N).map(|i| session(v6, i)).collect();
+        let canary = on_canary(&experiment, &sessions);
+        let (_, b, packets) = network.take();
+        assert_eq!(packets, N as usize);
+        // The share looks right ...
+        assert!((b.len() as i64 - canary as i64).abs() <= 1, "{} of {canary}", b.len());
+        // ... and most of it are the wrong sessions.
+        let right = on_canary(&experiment, &b);
+        let by_b = b.len() as u64;
+        let expected = Departures {
+            control: u64::from(N) - canary - (by_b - right),
+            control_astray: by_b - right,
+            canary: right,
+            canary_astray: canary - right,
+        };
+        assert!(expected.astray() > canary, "{expected:?}");
+        assert_eq!(proof.look().unwrap(), Some(expected));
+        eprintln!("{expected:?}");
+    }
 }
 
 #[test]
