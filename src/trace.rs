@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use pathlab_record::{AsnTable, Run};
 use pathlab_reflector::keys::Keys;
 use pathlab_trace::{
-    Network, Plan, Report, mtr,
+    HopNetwork, Network, Plan, Report, mtr,
     probe::{LEAST_SIZE, Shape},
     socket::Sockets,
     trace,
@@ -57,8 +57,8 @@ pub(crate) struct Trace {
     /// Octets of UDP payload of each packet, which is never cut in pieces: a link that does not take it is named
     #[arg(long, value_name = "BYTES", default_value_t = LEAST_SIZE)]
     size: usize,
-    /// Table of networks: lines `PREFIX ASN NAME` or `FIRST LAST ASN COUNTRY NAME` between tabs, also of exchange points
-    #[arg(long, value_name = "TSV")]
+    /// Table of networks, also of exchange points: lines `PREFIX ASN NAME` or `FIRST LAST ASN COUNTRY NAME` between tabs, CSV, or a MaxMind DB
+    #[arg(long, value_name = "FILE")]
     networks: Option<PathBuf>,
     /// Trace the way back, too: replies that are to end on it tell where; the reflector needs `--stateful --allow-reverse-trace` and the same key
     #[arg(long, requires = "auth_key_file")]
@@ -137,7 +137,9 @@ pub(crate) fn run(args: &Trace, global: &Global) -> Result<Exit> {
     drop(progress);
     let mut found = Report::new(&sockets.flows(), &plan, &traced);
     if let Some(networks) = &networks {
-        found.label(|address: IpAddr| networks.of(address).map(|network| network.name.clone()));
+        found.label(|address: IpAddr| {
+            networks.of(address).map(|known| HopNetwork { asn: known.asn, name: known.name.clone() })
+        });
     }
     let mut document = serde_json::to_vec_pretty(&found)?;
     document.push(b'\n');

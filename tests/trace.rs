@@ -21,11 +21,15 @@ mod diamond;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/isolation.rs"]
 mod isolation;
+#[path = "trace/peers.rs"]
+mod peers;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/realtime.rs"]
 mod realtime;
 #[path = "trace/reverse.rs"]
 mod reverse;
+#[path = "trace/truth.rs"]
+mod truth;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/verbs.rs"]
 mod verbs;
@@ -292,7 +296,7 @@ fn every_trace_of_the_guide_runs() {
             eprintln!("$ pathlab {args}\n{said}");
             let lost = "packets are lost between hop 2 (192.0.2.18) and hop 3 (192.0.2.22), on the way there";
             assert!(said.contains(lost) && said.contains("no loss") && said.contains("sealed"), "{said}");
-            assert_eq!(args.contains("--networks"), said.contains("Transit A"), "{said}");
+            assert_eq!(args.contains("--networks"), said.contains("AS64500 Transit A"), "{said}");
         }
     }
     drop(keyed);

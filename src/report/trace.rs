@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use pathlab_trace::{Direction, End, FlowReport, Hop, PathChange, PathReport, Report, Reverse, Rtt, Share, Verdict};
+use pathlab_trace::{
+    Direction, End, FlowReport, Hop, HopNetwork, PathChange, PathReport, Report, Reverse, Rtt, Share, Verdict,
+};
 
 use super::{Table, percent, span};
 
@@ -173,7 +175,7 @@ fn table(place: usize, flow: &FlowReport, report: &Report) -> String {
     let mut rows = Rows(Table::new(["hop", "", "sent", "loss", "95 % interval", "p50", "p95", ""]));
     flow.hops.iter().for_each(|hop| rows.hop(hop));
     let end = &flow.destination;
-    let mut notes: Vec<String> = end.network.iter().map(|name| printable(name)).collect();
+    let mut notes: Vec<String> = end.network.iter().map(named).collect();
     notes.push(match end.answers {
         Some("reflector") => "reflector".into(),
         Some(_) => "port unreachable".into(),
@@ -229,7 +231,7 @@ impl Rows {
     fn hop(&mut self, hop: &Hop) {
         let addresses: Vec<String> = hop.addresses.iter().take(3).map(ToString::to_string).collect();
         let who = if addresses.is_empty() { "no answer".into() } else { addresses.join(" ") };
-        let mut notes: Vec<String> = hop.network.iter().map(|name| printable(name)).collect();
+        let mut notes: Vec<String> = hop.network.iter().map(named).collect();
         notes.extend(hop.seldom.then(|| "answers seldom, loses nothing by that".to_owned()));
         self.row(hop.hop.to_string(), who, hop.loss, hop.rtt, notes.join("; "));
     }
@@ -242,6 +244,12 @@ impl Rows {
         let range = format!("{} to {}", percent(loss.low), percent(loss.high));
         self.0.row([name, who, loss.sent.to_string(), lost, range, p50, p95, note]);
     }
+}
+
+/// `AS64500 Transit A`.
+fn named(network: &HopNetwork) -> String {
+    let number = format!("AS{}", network.asn);
+    if network.name == number { number } else { format!("{number} {}", printable(&network.name)) }
 }
 
 /// A name out of a user's file, without what a terminal would obey.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use pathlab_netlab::{lab::Lab, scenario::Scenario, sysctl};
+use pathlab_netlab::{lab::Lab, netns::Namespace, scenario::Scenario, sysctl};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -33,14 +33,7 @@ impl Diamond {
         let scenario = Scenario::parse("diamond.toml", DIAMOND, None).expect("a sound scenario");
         let lab = Lab::up(&scenario, "diamond", 1).expect("up");
         for router in ["r1", "a", "b", "r3"].into_iter().filter(|_| !limited) {
-            let namespace = lab.namespace(router).expect("a node");
-            sysctl::set(namespace, "net.ipv4.icmp_ratelimit", "0").expect("a setting");
-            sysctl::set(namespace, "net.ipv6.icmp.ratelimit", "0").expect("a setting");
-            let own = namespace.run(|| std::path::Path::new("/proc/sys/net/ipv4/icmp_msgs_per_sec").exists());
-            if own.expect("entered") {
-                sysctl::set(namespace, "net.ipv4.icmp_msgs_per_sec", "1000000").expect("a setting");
-                sysctl::set(namespace, "net.ipv4.icmp_msgs_burst", "10000").expect("a setting");
-            }
+            answer_all(lab.namespace(router).expect("a node"));
         }
         let listen = "--listen 203.0.113.10:862 --listen [2001:db8:1::10]:862 --stateful --datapath socket";
         let reflector = Reflector::start(lab.namespace("server").expect("a node"), &format!("{listen} {args}"));
@@ -71,6 +64,17 @@ impl Diamond {
 impl Drop for Diamond {
     fn drop(&mut self) {
         drop(self.reflector.take());
+    }
+}
+
+/// Takes a router's limits of ICMP away.
+pub(crate) fn answer_all(router: &Namespace) {
+    sysctl::set(router, "net.ipv4.icmp_ratelimit", "0").expect("a setting");
+    sysctl::set(router, "net.ipv6.icmp.ratelimit", "0").expect("a setting");
+    let own = router.run(|| Path::new("/proc/sys/net/ipv4/icmp_msgs_per_sec").exists());
+    if own.expect("entered") {
+        sysctl::set(router, "net.ipv4.icmp_msgs_per_sec", "1000000").expect("a setting");
+        sysctl::set(router, "net.ipv4.icmp_msgs_burst", "10000").expect("a setting");
     }
 }
 

@@ -59,7 +59,9 @@ mod weighed;
 pub use error::Error;
 pub use flow::Flow;
 pub use network::{Arrival, Network};
-pub use report::{Destination, FlowReport, Hop, PathChange, PathReport, Report, Rtt, Share, TooBig};
+pub use report::{
+    Destination, FlowReport, Hop, Network as HopNetwork, PathChange, PathReport, Report, Rtt, Share, TooBig,
+};
 pub use reverse::Reverse;
 pub use run::trace;
 pub use tracer::{Change, Plan, Traced, Tracer};

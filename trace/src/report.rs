@@ -75,6 +75,15 @@ pub struct FlowReport {
     pub unmatched: u64,
 }
 
+/// Who an address belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// AS number.
+    pub asn: u32,
+    /// Its name, or `AS` and the number.
+    pub name: String,
+}
+
 /// A hop.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Hop {
@@ -83,7 +92,7 @@ pub struct Hop {
     /// Addresses that answered, the most frequent first.
     pub addresses: Vec<IpAddr>,
     /// Who they belong to, by the user's table.
-    pub network: Option<String>,
+    pub network: Option<Network>,
     /// Probes without an answer.
     pub loss: Share,
     /// Its router answers less often than it is asked: what lies behind it answers better.
@@ -100,7 +109,7 @@ pub struct Destination {
     /// `reflector`, `port_unreachable`, or absent.
     pub answers: Option<&'static str>,
     /// Who it belongs to, by the user's table.
-    pub network: Option<String>,
+    pub network: Option<Network>,
     /// Packets without an answer.
     pub loss: Share,
     /// Packets lost on the way there, by a stateful reflector's count.
@@ -190,7 +199,7 @@ impl Report {
     }
 
     /// Names the networks of hops and destination.
-    pub fn label(&mut self, network: impl Fn(IpAddr) -> Option<String>) {
+    pub fn label(&mut self, network: impl Fn(IpAddr) -> Option<Network>) {
         let target = self.target.ip();
         for flow in &mut self.flows {
             flow.destination.network = network(target);
