@@ -5,4 +5,4 @@ pub mod netlink;
 mod packet;
 pub mod text;
 
-pub use packet::{codec, extensions, frame, respond};
+pub use packet::{codec, extensions, frame, respond, return_trace};
