@@ -5,9 +5,9 @@ mod measure;
 mod promote;
 mod simulate;
 mod start;
+mod status;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -56,7 +56,13 @@ enum Action {
         out: Option<PathBuf>,
     },
     /// How the steering stands: arms, lease, packets, leftovers
-    Status(File),
+    Status {
+        /// Redraw it twice a second, with rates, until Ctrl-C or the end of the steering; with --json one line a look
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        file: File,
+    },
     /// Raise the share: moves control sessions to the canary, never back
     Ramp {
         /// New share, such as 20%
@@ -173,7 +179,7 @@ pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
         Action::Promote { verdict, file, out } => {
             promote::promote(&file.read()?, verdict.as_deref(), out, global)?;
         }
-        Action::Status(file) => return status(&file.read()?, global),
+        Action::Status { watch, file } => return status::status(&file.read()?, watch, global),
         Action::Ramp { share, file } => {
             let (from, to) = steer::ramp(&file.read()?.experiment.name, share, &options())?;
             answer(global, &json!({ "from": from, "to": to }), format_args!("share {from} -> {to}"))?;
@@ -232,72 +238,6 @@ pub(crate) fn write_down(experiment: &Experiment, path: &Path, started: Timestam
     let head = directory.seal(Timestamp::now())?;
     scrap.keep();
     Ok((plan, head))
-}
-
-fn status(experiment: &Experiment, global: &Global) -> Result<Exit> {
-    let name = &experiment.experiment.name;
-    // By experiment: what a steerer left that died with its guardian.
-    let leftovers: BTreeMap<String, Vec<String>> = pathlab_guard::leftovers()
-        .into_iter()
-        .filter(|journal| journal.verb == steer::VERB)
-        .map(|journal| (journal.id, journal.objects.iter().map(ToString::to_string).collect()))
-        .collect();
-    let promoted = steer::promotion(name, &options())?;
-    let status = match steer::status(name, &options()) {
-        Err(steer::Error::NotRunning { .. }) if promoted.is_some() => {
-            let objects: Vec<String> =
-                promoted.iter().flat_map(|journal| &journal.objects).map(ToString::to_string).collect();
-            let text = objects.join("\n  ");
-            answer(
-                global,
-                &json!({ "promoted": objects, "leftovers": leftovers }),
-                format_args!("{name}: promoted, every client by the canary path\n  {text}"),
-            )?;
-            return Ok(Exit::Done);
-        }
-        Err(steer::Error::NotRunning { .. }) if !leftovers.is_empty() => {
-            let text: String = leftovers
-                .iter()
-                .map(|(of, objects)| {
-                    format!(
-                        "\n{of}: left by a steerer that died, inert, gone with `canary rollback`:\n  {}",
-                        objects.join("\n  ")
-                    )
-                })
-                .collect();
-            answer(global, &json!({ "leftovers": leftovers }), format_args!("{name}: not running{text}"))?;
-            return Ok(Exit::Failed);
-        }
-        outcome => outcome?,
-    };
-    if global.json {
-        output::json("canary", &json!({ "status": status, "leftovers": leftovers }))?;
-        return Ok(Exit::Done);
-    }
-    let seen = &status.observed;
-    let share = seen.share.map_or_else(|| "no share".to_owned(), |share| share.to_string());
-    outln!("{name}: {share} on the canary, process {}, guardian {}", status.pid, status.guardian);
-    match (&status.halted, seen.lease_left) {
-        (Some(halt), _) => outln!("halted, every session on control: {halt}; roll back, then start again"),
-        (None, Some(left)) => outln!("lease {:?}, {left:?} left", status.lease),
-        (None, None) => outln!("the gate is shut: every session on control"),
-    }
-    let packets = &seen.packets;
-    outln!("packets: control {}, canary {}, held on control {}", packets.control, packets.canary, packets.held);
-    match (&status.departures, &status.unproven) {
-        (Some(left), _) => outln!(
-            "left by their own path: control {}, canary {}; astray: control {}, canary {}",
-            left.control,
-            left.canary,
-            left.control_astray,
-            left.canary_astray
-        ),
-        (None, reason) => {
-            outln!("by which path packets leave is unproven: {}", reason.as_deref().unwrap_or_default())
-        }
-    }
-    outln!("canary sessions in the last minute: {}", seen.canary_sessions);
-    Ok(Exit::Done)
 }
 
 fn rollback(experiment: &Experiment, global: &Global) -> Result<()> {

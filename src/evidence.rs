@@ -3,8 +3,11 @@
 //! Signatures are those of `ssh-keygen -Y`, over `SHA256SUMS`, which holds the head of the chain: with keys that people have, checked by a program
 //! that they have.
 
+mod pseudonyms;
+
 use std::{
     fs::File,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -26,7 +29,7 @@ const SIGNATURE: &str = "SHA256SUMS.sig";
 /// The namespace of the signature: one that was made for something else does not pass.
 const NAMESPACE: &str = "pathlab";
 
-/// Check run directories against their evidence chains, and sign them
+/// Check run directories against their evidence chains, sign them, and hide whose addresses are in them
 #[derive(Args)]
 pub(crate) struct EvidenceArgs {
     #[command(subcommand)]
@@ -59,12 +62,34 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
+    /// Copy runs for others to see: every address becomes a pseudonym, the same in all copies, and keeps the prefixes it shares
+    Pseudonymise {
+        /// Run directories; those inside them go along
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// The secret map between addresses and pseudonyms, made where there is none: give it to nobody
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Directory for the copies, each under the name of its run
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Print the addresses behind pseudonyms
+    Reveal {
+        /// Pseudonyms, as the copies have them
+        #[arg(required = true)]
+        pseudonyms: Vec<IpAddr>,
+        /// The key that they were made with
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
 }
 
 /// Exits with 0 when everything is as it was sealed, with 1 when anything is not; every run is looked at.
 pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
-    let (Action::Verify { runs, .. } | Action::Sign { runs, .. }) = &args.action;
-    if let Some(run) = runs.iter().find(|run| !run.is_dir()) {
+    if let Action::Verify { runs, .. } | Action::Sign { runs, .. } | Action::Pseudonymise { runs, .. } = &args.action
+        && let Some(run) = runs.iter().find(|run| !run.is_dir())
+    {
         return Err(Misuse(format!("{}: no such run directory", run.display())).into());
     }
     match &args.action {
@@ -84,6 +109,8 @@ pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
             }
             Ok(Exit::Done)
         }
+        Action::Pseudonymise { runs, key, out } => pseudonyms::pseudonymise(runs, key, out, global),
+        Action::Reveal { pseudonyms, key } => pseudonyms::reveal(pseudonyms, key, global),
     }
 }
 

@@ -7,7 +7,11 @@ mod isolation;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod serving;
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
 use isolation::{host, isolated, pathlab};
 use serde_json::Value;
@@ -29,6 +33,17 @@ fn what_a_dead_steerer_and_its_dead_guardian_left_is_listed_and_rolled_back() {
         let steerer = Serving::start(place.path(), &format!("canary start -c {config}"));
         let status = document(&run("status --json"), 0);
         assert!(status["leftovers"].as_object().unwrap().is_empty(), "{status}");
+        let mut watch = pathlab(place.path(), &format!("canary status --watch --json -c {config}"));
+        let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+        let looks = BufReader::new(watch.stdout.take().unwrap()).lines().take(2);
+        for look in looks.map(|look| serde_json::from_str::<Value>(&look.unwrap()).unwrap()) {
+            assert_eq!(
+                (&look["schema"], &look["status"]["pid"]),
+                (&"pathlab.canary/1".into(), &status["status"]["pid"])
+            );
+        }
+        sh(&format!("kill -INT {}", watch.id()));
+        assert!(watch.wait().unwrap().success());
         sh(&format!("kill -KILL {}", status["status"]["guardian"]));
         drop(steerer.signalled("KILL"));
         let left = run("status");

@@ -83,6 +83,38 @@ fn lines(guide: &str) -> Vec<&str> {
     lines
 }
 
+/// The README shows commands of hosts that a test has not got: their verbs and options are there, and so are the scripts.
+#[test]
+fn the_readme_names_no_verb_option_or_script_that_is_not() {
+    let readme = include_str!("../README.md");
+    let (mut inside, mut commands, mut scripts) = (false, 0, 0);
+    for line in readme.lines() {
+        if let Some(mark) = line.strip_prefix("```") {
+            inside = ["sh", "console"].contains(&mark);
+            continue;
+        }
+        let line = line.split(" #").next().unwrap_or_default().trim();
+        let line = line.strip_prefix("$ ").unwrap_or(line);
+        let line = line.strip_prefix("sudo ").unwrap_or(line);
+        match line.split_once(' ').unwrap_or((line, "")) {
+            _ if !inside => {}
+            ("pathlab", args) => {
+                // What is wrong with a command line is told before its help is.
+                let mut known = isolation::pathlab(Path::new("."), args);
+                let output = known.arg("--help").output().expect("pathlab was built");
+                assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+                commands += 1;
+            }
+            (script, _) if script.trim_start_matches("./").starts_with("scripts/") => {
+                assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(script).is_file(), "{line}");
+                scripts += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(commands > 8 && scripts > 2, "{commands} commands and {scripts} scripts");
+}
+
 /// Runs a guide by the shell, in a directory of its own and in namespaces of its own; what is left to the background ends with them.
 fn follow(name: &str, guide: &str, least: usize, seen: impl Fn(&str, &Path, &Output)) {
     if !isolation::isolated(name) {
@@ -138,6 +170,9 @@ fn an_experiment_is_judged_shown_and_proven_as_the_guide_says() {
     let guide = include_str!("../docs/is-the-other-transit-better.md");
     follow("an_experiment_is_judged_shown_and_proven_as_the_guide_says", guide, 15, |line, _, output| {
         let said = String::from_utf8_lossy(&output.stdout);
+        if line.starts_with("pathlab demo") {
+            assert!(said.contains("\nreport: runs/demo/report.html\n"), "{said}");
+        }
         if line.contains("--signers") {
             assert!(said.contains("signed by noc@example.net"), "{said}");
         }

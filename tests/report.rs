@@ -141,15 +141,35 @@ fn hostile(place: &Path) -> PathBuf {
     run(place, "hostile", bins.collect::<Vec<_>>().into_iter())
 }
 
+/// A run with a trace whose routers have names that mean harm, and whose path changed.
+fn traced(place: &Path) -> PathBuf {
+    let path = place.join("traced");
+    let started: Timestamp = "2026-11-08T09:00:00Z".parse().unwrap();
+    let mut directory = RunDirectory::create(&path, &Run::new("trace", started)).unwrap();
+    let trace = json!({ "schema": "pathlab.trace/1", "target": HOSTILE, "flows": [{
+        "source": "192.0.2.1:40000",
+        "verdict": { "kind": "culprit", "from": { "hop": 1, "address": HOSTILE }, "to": { "hop": 2, "address": null },
+            "direction": HOSTILE, "confidence": 0.99 },
+        "hops": [{ "hop": 1, "addresses": [HOSTILE] }, { "hop": 2, "addresses": [] }],
+        "destination": { "distance": 3, "loss": { "sent": 200, "lost": 60, "low": 0.2406, "high": 0.3668 } },
+        "changes": [{ "at_ns": 12_345_000_000_u64, "hop": 1, "before": HOSTILE, "after": "10.0.0.1" }],
+    }] });
+    directory.artefact("trace.json", trace.to_string().as_bytes()).unwrap();
+    directory.seal(started).unwrap();
+    path
+}
+
 #[test]
 fn what_others_wrote_is_shown_and_never_markup() {
     let place = tempfile::tempdir().unwrap();
     let run = hostile(place.path());
-    let text = report(&[&run], &[]);
+    let text = report(&[&run, &traced(place.path())], &[]);
+    assert!(text.contains("path changed: hop 1 at 12.3 s: "), "{text}");
     assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}') && text.contains('\u{241b}'), "{text}");
     let html = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(!html.contains("<script") && !html.contains("<img") && html.contains("&lt;script&gt;"));
     assert!(html.contains("… (10000 characters)") && html.len() < 100_000);
+    assert!(html.contains("class=\"changed\"") && html.contains("◇ path changed: hop 1 at 12.3 s: "));
     assert!(!html.chars().any(|character| character.is_control() && character != '\n'));
 }
 
@@ -161,8 +181,16 @@ fn a_browser_without_network_loads_it_without_a_request_or_an_error() {
     };
     let place = tempfile::tempdir().unwrap();
     let run = hostile(place.path());
-    report(&[&run], &[]);
-    let output = Command::new(browser)
+    report(&[&run, &traced(place.path())], &[]);
+    // In a network namespace without so much as a loopback, where one may be made: then nothing can leave.
+    let mut command = match pathlab_guard::privilege::is_root() {
+        true => Command::new("unshare"),
+        false => Command::new(browser),
+    };
+    if pathlab_guard::privilege::is_root() {
+        command.args(["--net", browser]);
+    }
+    let output = command
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"])
         .args(["--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND"])
         .arg(format!("--user-data-dir={}", place.path().join("profile").display()))
@@ -275,6 +303,106 @@ fn several_runs_are_checked_and_a_signature_vouches_for_its_files_alone() {
     assert_eq!(evidence(&["sign", "first", "--key", "theirs"]).0, Some(0));
     assert_eq!(evidence(&check).0, Some(1));
     assert_eq!(evidence(&["sign", "second", "--key", "ours"]).0, Some(1), "what was tampered with is not signed");
+}
+
+#[test]
+fn copies_for_others_have_pseudonyms_in_every_file_and_the_key_leads_back() {
+    let place = tempfile::tempdir().unwrap();
+    let pathlab = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_pathlab")).args(args).current_dir(place.path()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    const CLIENTS: [&str; 3] = ["203.0.113.7", "203.0.113.9", "2001:db8:77::a"];
+    let started: Timestamp = "2026-11-08T10:00:00Z".parse().unwrap();
+    let make = |name: &str, inside: Option<&str>| {
+        let path = place.path().join(inside.unwrap_or_default()).join(name);
+        let mut about = Run::new("probe", started);
+        about.options = json!({ "targets": ["203.0.113.7:862", "[2001:DB8:77::A]:862"], "source": "203.0.113.0/24" });
+        let mut directory = RunDirectory::create(&path, &about).unwrap();
+        for (number, client) in CLIENTS.iter().enumerate() {
+            let of = std::net::SocketAddr::new(client.parse().unwrap(), 7_000);
+            let mut bin = bin("NTT", if of.is_ipv4() { 4 } else { 6 }, Arm::Control, number, started, 20.0, 1);
+            (bin.session, bin.key) = (of.to_string(), Some(pathlab_record::SessionKey(of)));
+            bin.labels.insert("server".to_owned(), json!("game at ::ffff:203.0.113.9"));
+            directory.session(&bin).unwrap();
+            let labels = [("key".to_owned(), of.to_string())].into();
+            let length = SignedDuration::from_mins(10);
+            let interval = pathlab_record::LogInterval { labels, start: started, length, histogram: bin.rtt.unwrap() };
+            directory.interval("rtt", &interval).unwrap();
+        }
+        directory.artefact("rum.csv", b"key,rtt_ms\n203.0.113.9:7000,20\n2001:0db8:0077:0:0:0:0:a,21\n").unwrap();
+        directory.artefact("path-203.0.113.7.txt", b"hop 1 203.0.113.9 (via 203.0.113.7)\n").unwrap();
+        directory.note(started, Some("noc at 203.0.113.9"), "rollback of 2001:db8:77::a").unwrap();
+        directory.seal(started).unwrap();
+        path
+    };
+    let one = make("one", None);
+    make("inner", Some("one"));
+    make("two", None);
+    // A page names what its runs name.
+    report(&[&one], &[]);
+
+    let (code, said, wrong) = pathlab(&["evidence", "pseudonymise", "one", "--key", "key", "--out", "shown"]);
+    assert!(code == Some(0) && said.contains("4 addresses in ") && said.contains("the key is new"), "{said}{wrong}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(place.path().join("key")).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let (code, said, _) = pathlab(&["evidence", "pseudonymise", "two", "--key", "key", "--out", "shown", "--json"]);
+    let second: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &second["addresses"], &second["key_made"]), (Some(0), &json!(4), &json!(false)), "{said}");
+
+    // Nothing of the true ones in any spelling, in no file and no name of one.
+    let mut all = String::new();
+    let shown = place.path().join("shown");
+    for run in ["one", "one/inner", "two"] {
+        for entry in fs::read_dir(shown.join(run)).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            all += &format!("\n{}\n", entry.file_name().to_string_lossy());
+            all += &fs::read_to_string(entry.path()).unwrap();
+        }
+        verify(&shown.join(run)).unwrap();
+        let mut sums = Command::new("sha256sum");
+        sums.args(["--strict", "--quiet", "-c", "SHA256SUMS"]).current_dir(shown.join(run));
+        assert!(sums.status().unwrap().success(), "sha256sum -c takes the sums of {run}");
+    }
+    assert!(all.contains("<h2>Evidence</h2>"), "the page went along");
+    for hidden in ["203.0.113", "cb00:71", "cb007107", "3405803783", "db8:77", "db8:0077"] {
+        assert!(!all.to_lowercase().contains(hidden), "{hidden} in {all}");
+    }
+    // The same pseudonyms in both, on one /24 as the clients are, and the way back.
+    let pseudonyms = |run: &str| {
+        let file = shown.join(run).join("sessions.jsonl");
+        pathlab_record::read_sessions(&file).unwrap().map(|bin| bin.unwrap().key.unwrap().0.ip()).collect::<Vec<_>>()
+    };
+    let [first, second, third] = pseudonyms("one")[..] else { panic!("three clients") };
+    assert_eq!(pseudonyms("two"), [first, second, third]);
+    let of = |address: std::net::IpAddr| pathlab_record::Prefix::new(address, 24).unwrap();
+    assert!(first != second && of(first) == of(second) && all.contains(&of(first).to_string()), "{first} {second}");
+    let (code, said, _) =
+        pathlab(&["evidence", "reveal", &first.to_string(), &second.to_string(), &third.to_string(), "--key", "key"]);
+    let back: Vec<&str> = said.lines().map(|line| line.split_once("  ").unwrap().1).collect();
+    assert_eq!((code, back), (Some(0), CLIENTS.to_vec()));
+    // The copy says what it was made from, and keeps what was done.
+    let copy = verify(&shown.join("one")).unwrap();
+    let actions: Vec<&str> = copy.records.iter().map(|record| record.action.as_str()).collect();
+    let from = format!("pseudonymise, from {}", verify(&one).unwrap().head);
+    assert!(actions.contains(&from.as_str()) && actions[0] == "start" && actions[1].starts_with("rollback of "));
+    assert_eq!(copy.sealed, copy.head);
+
+    // Another key, another world; a key beside the copies, or that others may read, is refused; so is a run that was changed.
+    let refused = |args: &[&str], code: i32, why: &str| {
+        let (got, _, said) = pathlab(&[&["evidence", "pseudonymise"], args].concat());
+        assert!(got == Some(code) && said.contains(why), "{args:?}: {got:?} {said}");
+    };
+    refused(&["two", "--key", "shown/key", "--out", "shown"], 2, "keep it elsewhere");
+    refused(&["two", "--key", "key", "--out", "shown"], 1, "is not empty");
+    fs::write(place.path().join("open"), "00".repeat(32)).unwrap();
+    refused(&["two", "--key", "open", "--out", "other"], 2, "chmod 600 open");
+    assert_eq!(pathlab(&["evidence", "pseudonymise", "two", "--key", "third", "--out", "other"]).0, Some(0));
+    assert_ne!(
+        fs::read(place.path().join("other/two/sessions.jsonl")).unwrap(),
+        fs::read(shown.join("two/sessions.jsonl")).unwrap()
+    );
+    fs::write(one.join("rum.csv"), "").unwrap();
+    refused(&["one", "--key", "key", "--out", "again"], 1, "rum.csv is not the file");
 }
 
 fn present(program: &str) -> bool {

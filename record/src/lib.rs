@@ -41,6 +41,7 @@
 //! What it does not do: measure. Nothing here opens a socket, reads a clock or draws a random number; times, salts and host facts are
 //! the caller's. It does not judge either: quantiles of a histogram, yes; intervals, tests and verdicts are above.
 
+mod addresses;
 mod asn;
 mod clock;
 pub mod csv;
@@ -59,12 +60,13 @@ mod sample;
 mod session;
 mod stamp;
 
+pub use addresses::{AddressKey, Pseudonyms};
 pub use asn::{AsnTable, AsnTableBuilder, Network};
 pub use clock::{Clock, Interval, Monotonic, Reading, Realtime, Tai, Time};
 pub use digest::Digest;
 pub use directory::RunDirectory;
 pub use error::Error;
-pub use evidence::{Head, verify};
+pub use evidence::{Head, pseudonymised, verify};
 pub use histogram::SparseHistogram;
 pub use hlog::LogInterval;
 pub use ledger::{Inner, Ledger, Stage, Term};

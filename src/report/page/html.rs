@@ -156,14 +156,15 @@ fn stages(page: &mut Markup, figure: &Figure<Vec<Split>>) {
 fn traced(page: &mut Markup, figure: &Figure<Vec<Paths>>) {
     for trace in &figure.data {
         page.element("h2", &[], format_args!("Paths to {}", trace.target));
-        page.raw("<p class=\"note\">One row a flow, whose addresses and ports never change; at its end the loss of the destination. A thick link is where loss begins that persists to the destination; what single routers do not answer is no loss.</p><figure>");
-        page.append(&paths::graph(trace)).raw("</figure><div class=\"scroll\"><table><tr><th>flow</th><th class=\"l\">said of it</th><th>loss (95 %)</th><th>packets</th><th>changes</th></tr>");
+        page.raw("<p class=\"note\">One row a flow, whose addresses and ports never change; at its end the loss of the destination. A thick link is where loss begins that persists to the destination; what single routers do not answer is no loss. A diamond is a hop at which the path changed meanwhile.</p><figure>");
+        page.append(&paths::graph(trace)).raw("</figure><div class=\"scroll\"><table><tr><th>flow</th><th class=\"l\">said of it</th><th>loss (95 %)</th><th>packets</th><th class=\"l\">changes of the path</th></tr>");
         for flow in &trace.flows {
             page.raw("<tr>").element("td", &[], &flow.source).element("td", &[("class", &"l")], &flow.verdict);
-            page.element("td", &[], flow.loss())
-                .element("td", &[], flow.sent)
-                .element("td", &[], flow.changes)
-                .raw("</tr>");
+            page.element("td", &[], flow.loss()).element("td", &[], flow.sent).raw("<td class=\"l\">");
+            for change in &flow.changes {
+                page.element("div", &[], change.text());
+            }
+            page.raw("</td></tr>");
         }
         page.raw("</table></div>");
     }

@@ -31,10 +31,31 @@ pub(crate) struct Path {
     /// Wilson's 95 % interval of the loss, in parts of ten thousand.
     pub(crate) low_per_10000: u64,
     pub(crate) high_per_10000: u64,
-    pub(crate) changes: usize,
+    pub(crate) changes: Vec<Changed>,
     /// First and last hop of the stretch that is blamed; hop 0 is the tracing host.
     pub(crate) blamed: Option<(u8, u8)>,
     pub(crate) verdict: String,
+}
+
+/// A change of the path, where somebody else answers from then on.
+#[derive(Serialize)]
+pub(crate) struct Changed {
+    /// Since the start of the trace.
+    pub(crate) at_ms: u64,
+    /// Absent where the path became longer or shorter.
+    pub(crate) hop: Option<u8>,
+    pub(crate) before: Option<String>,
+    pub(crate) after: Option<String>,
+}
+
+impl Changed {
+    /// `hop 3 at 12.3 s: 10.0.0.1 → 10.0.0.2`.
+    pub(crate) fn text(&self) -> String {
+        let at = self.at_ms as f64 / 1e3;
+        let Some(hop) = self.hop else { return format!("length at {at:.1} s") };
+        let [before, after] = [&self.before, &self.after].map(|end| end.as_deref().unwrap_or("no answer"));
+        format!("hop {hop} at {at:.1} s: {before} → {after}")
+    }
 }
 
 impl Path {
@@ -60,7 +81,15 @@ struct Flow {
     verdict: Verdict,
     hops: Vec<Hop>,
     destination: Destination,
-    changes: Vec<serde::de::IgnoredAny>,
+    changes: Vec<Change>,
+}
+
+#[derive(Deserialize)]
+struct Change {
+    at_ns: u64,
+    hop: Option<u8>,
+    before: Option<String>,
+    after: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -150,10 +179,14 @@ fn of(flow: Flow, target: &str) -> Path {
         lost,
         low_per_10000,
         high_per_10000,
-        changes: flow.changes.len(),
+        changes: flow.changes.into_iter().map(changed).collect(),
         blamed,
         verdict,
     }
+}
+
+fn changed(Change { at_ns, hop, before, after }: Change) -> Changed {
+    Changed { at_ms: at_ns / 1_000_000, hop, before, after }
 }
 
 fn way(direction: &str) -> &str {
@@ -165,7 +198,8 @@ fn way(direction: &str) -> &str {
     }
 }
 
-/// Each flow from left to right; the stretch that is blamed is thick, and so is what is written below it.
+/// Each flow from left to right; the stretch that is blamed is thick, a hop at which the path changed has a diamond around it, and the first change is
+/// told below.
 pub(super) fn graph(paths: &Paths) -> Markup {
     let longest = paths.flows.iter().map(|flow| flow.hops.len()).max().unwrap_or(0);
     let (width, height) = (STEP * longest as f64 + 130.0, ROW * paths.flows.len() as f64 + 6.0);
@@ -190,6 +224,11 @@ pub(super) fn graph(paths: &Paths) -> Markup {
         }
         for (hop, address) in std::iter::once(&Some(flow.source.clone())).chain(&flow.hops).enumerate() {
             let class = if address.is_some() { "node" } else { "node silent" };
+            if flow.changes.iter().any(|change| change.hop.is_some_and(|of| usize::from(of) == hop)) {
+                let at = x(hop);
+                let around = format!("M{} {y}L{at} {}L{} {y}L{at} {}Z", at - 8.0, y - 8.0, at + 8.0, y + 8.0);
+                svg.empty("path", &[("d", &around), ("class", &"changed")]);
+            }
             svg.empty("circle", &[("cx", &x(hop)), ("cy", &y), ("r", &3.5), ("class", &class)]);
             let name = address.as_deref().unwrap_or("no answer");
             let short: String = name.chars().take(22).collect();
@@ -205,11 +244,15 @@ pub(super) fn graph(paths: &Paths) -> Markup {
             &[("x", &at), ("y", &(y + 3.5)), ("class", &"strong")],
             percent(flow.lost as f64 / flow.sent.max(1) as f64),
         );
-        if flow.changes > 0 {
+        if let Some(first) = flow.changes.first() {
+            let more = match flow.changes.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
             svg.element(
                 "text",
-                &[("x", &40), ("y", &(y + 14.0)), ("font-size", &8.5)],
-                format_args!("path changed {} times", flow.changes),
+                &[("x", &40), ("y", &(y + 17.0)), ("font-size", &8.5)],
+                format_args!("◇ path changed: {}{more}", first.text()),
             );
         }
     }
@@ -226,7 +269,8 @@ mod tests {
         let text = r#"{"schema":"pathlab.trace/1","target":"203.0.113.5:862","flows":[{"source":"192.0.2.1:40000",
             "verdict":{"kind":"culprit","from":{"hop":1,"address":"10.0.0.1"},"to":{"hop":2,"address":null},"direction":"forward","confidence":0.99},
             "hops":[{"hop":1,"addresses":["10.0.0.1"]},{"hop":2,"addresses":[]}],
-            "destination":{"distance":3,"loss":{"sent":200,"lost":60,"share":0.3,"low":0.2406,"high":0.3668}},"changes":[]}]}"#;
+            "destination":{"distance":3,"loss":{"sent":200,"lost":60,"share":0.3,"low":0.2406,"high":0.3668}},
+            "changes":[{"at_ns":12345000000,"hop":1,"before":"10.0.0.9","after":"10.0.0.1"},{"at_ns":14000000000,"hop":null,"before":null,"after":null}]}]}"#;
         let paths = Paths::read("run".to_owned(), text).unwrap();
         let flow = &paths.flows[0];
         assert_eq!(flow.blamed, Some((1, 2)));
@@ -235,5 +279,9 @@ mod tests {
         assert_eq!(flow.hops, [Some("10.0.0.1".to_owned()), None, Some("203.0.113.5:862".to_owned())]);
         let svg = graph(&paths).into_string();
         assert_eq!((svg.matches("link blamed").count(), svg.matches("node silent").count()), (1, 1));
+        // One diamond: a length is of no hop.
+        assert_eq!(svg.matches("class=\"changed\"").count(), 1);
+        assert!(svg.contains("◇ path changed: hop 1 at 12.3 s: 10.0.0.9 → 10.0.0.1, and 1 more"), "{svg}");
+        assert_eq!(flow.changes[1].text(), "length at 14.0 s");
     }
 }

@@ -31,6 +31,9 @@ pub(crate) fn text(report: &Report) -> String {
         let _ = writeln!(text, "\npaths to {}", plain(&trace.target));
         for flow in &trace.flows {
             let _ = writeln!(text, "  {}: {}, loss {}", plain(&flow.source), plain(&flow.verdict), flow.loss());
+            for change in &flow.changes {
+                let _ = writeln!(text, "    path changed: {}", plain(&change.text()));
+            }
         }
     }
     for audit in &report.audits {
