@@ -260,8 +260,8 @@ impl Policy {
         if self.min_sessions == 0 {
             return Err("policy.min_sessions 0 would judge on nothing: write at least 1, or leave it out for 72".into());
         }
-        if !(1_000..=100_000).contains(&self.replicates) {
-            return Err(format!("policy.replicates {} is outside 1000 to 100000", self.replicates));
+        if !(2_000..=100_000).contains(&self.replicates) {
+            return Err(format!("policy.replicates {} is outside 2000 to 100000", self.replicates));
         }
         Ok(())
     }

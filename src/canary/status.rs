@@ -84,7 +84,7 @@ fn text(name: &str, status: &Status, looks: &VecDeque<(Duration, Packets)>) -> S
             let _ = writeln!(text, "unproven by which path they leave: {}", reason.as_deref().unwrap_or_default());
         }
     }
-    let _ = write!(text, "canary sessions in the last minute: {}\n", seen.canary_sessions);
+    let _ = writeln!(text, "canary sessions in the last minute: {}", seen.canary_sessions);
     let _ = write!(text, "now: the last {:.0} s", span.as_secs_f64());
     text
 }

@@ -171,7 +171,7 @@ fn cohorts(packets: &[Packet]) -> Vec<Vec<&Packet>> {
 }
 
 /// Pooled bins: by our histograms, or by buckets of five milliseconds as a classic exporter has them.
-fn cohorts_jsonl(packets: &[Packet], coarse: bool) -> String {
+pub(crate) fn cohorts_jsonl(packets: &[Packet], coarse: bool) -> String {
     let mut text = String::new();
     for group in cohorts(packets) {
         let (start, end) = span(group[0].bin());

@@ -123,20 +123,35 @@ fn sessions_are_what_the_schema_says() {
 
 #[test]
 fn verdicts_are_what_the_schema_says() {
-    let plan = plan("2ms");
-    let verdicts: Vec<Value> =
-        [("better", EVENINGS.as_slice()), ("worse", EVENINGS.as_slice()), ("same", &EVENINGS[..1])]
-            .into_iter()
-            .map(|(variant, evenings)| {
-                let ingested = World::DEMO.play(&plan, 11, evenings, demo(variant));
-                serde_json::from_str(&judge(&plan, 11, &ingested, bucket).unwrap().to_json()).unwrap()
-            })
-            .collect();
+    let mut plan = plan("2ms");
+    let document = |plan: &pathlab_canary::Experiment, ingested: &pathlab_canary::Ingested| -> Value {
+        serde_json::from_str(&judge(plan, 11, ingested, bucket).unwrap().to_json()).unwrap()
+    };
+    let played =
+        |(variant, evenings): (&str, &[&str])| document(&plan, &World::DEMO.play(&plan, 11, evenings, demo(variant)));
+    let mut verdicts: Vec<Value> =
+        [("better", EVENINGS.as_slice()), ("worse", &EVENINGS), ("same", &EVENINGS[..1])].map(played).into();
+    // With everything that a verdict may have besides: targets, complaints, pooled packets, an evening that goes on, a broken line.
+    let time = |text: &str| text.parse().unwrap();
+    plan.acceptance =
+        Some(pathlab_canary::Acceptance { rtt_p95: time("90ms"), ipdv_p95: time("40ms"), loss: "3%".parse().unwrap() });
+    plan.policy.guardrails.push("complaints".parse().unwrap());
+    let mut ingest = pathlab_canary::Ingest::new(&plan).unwrap();
+    World::DEMO.bins(&plan, 11, &EVENINGS, demo("better"), |number, bin| ingest.bin("simulated", number, bin));
+    ingest.lines("tickets.csv", "window,arm,complaints\n2026-11-21,canary,1\nnever,canary,1\n".as_bytes()).unwrap();
+    let packets = crate::formats::packets(5, 30);
+    ingest.lines("run/cohorts.jsonl", crate::formats::cohorts_jsonl(&packets, true).as_bytes()).unwrap();
+    verdicts.push(document(&plan, &ingest.finish()));
+    let whole = &verdicts[3]["findings"];
+    for list in ["/acceptance/targets", "/guardrails", "/early/watched", "/described", "/checks/sample_ratio"] {
+        assert!(whole.pointer(list).and_then(Value::as_array).is_some_and(|list| !list.is_empty()), "{list} {whole}");
+    }
     let Some(wrong) = validated("verdicts_are_what_the_schema_says", VERDICT, &verdicts) else { return };
     assert!(wrong.iter().all(String::is_empty), "{wrong:?}");
     let mut broken = verdicts[0].clone();
     broken["decision"] = "Perhaps".into();
     broken["findings"]["cells"][0].as_object_mut().unwrap().remove("low");
+    broken["findings"]["early"]["mood"] = 1.into();
     let wrong = validated("verdicts_are_what_the_schema_says", VERDICT, &[broken]).unwrap();
-    assert!(wrong[0].contains("Perhaps") && wrong[0].contains("low"), "{wrong:?}");
+    assert!(["Perhaps", "low", "mood"].iter().all(|what| wrong[0].contains(what)), "{wrong:?}");
 }
