@@ -54,18 +54,22 @@ pub(crate) fn prose(prose: &str) {
 /// Below this a word a line would be all.
 const LEAST_COLUMNS: usize = 40;
 
+/// With these a verdict's sentence begins.
+const DECISIONS: [&str; 3] = ["PROMOTE  ", "HOLD  ", "ROLL BACK  "];
+
 /// Breaks lines that are longer than `columns` characters between words, and indents what follows as far as the first word after a mark. A line
 /// with columns of its own, two blanks between words, stays whole: it is a row of a table, or a picture.
 fn wrapped(prose: &str, columns: usize) -> String {
     let mut out = String::with_capacity(prose.len() + 64);
     for line in prose.split_inclusive('\n') {
         let (text, end) = line.strip_suffix('\n').map_or((line, ""), |text| (text, "\n"));
-        let words = text.trim_start();
+        let decision = DECISIONS.into_iter().find(|name| text.starts_with(name)).map_or(0, str::len);
+        let blanks = decision.max(text.len() - text.trim_start().len());
+        let words = &text[blanks..];
         if text.chars().count() <= columns || words.trim_end().contains("  ") {
             out.push_str(line);
             continue;
         }
-        let blanks = text.len() - words.len();
         let mark = words.split(' ').next().filter(|mark| ["✓", "✗", "?", "note:"].contains(mark));
         let indent = " ".repeat(blanks + mark.map_or(0, |mark| mark.chars().count() + 1));
         let mut used = blanks;
@@ -124,6 +128,12 @@ mod tests {
             assert_eq!(words(&narrow), words(text), "{columns}");
             assert!(columns < 32 || narrow.lines().all(|line| line.chars().count() <= columns), "{columns}: {narrow}");
         }
+    }
+
+    #[test]
+    fn a_verdicts_sentence_hangs_under_itself() {
+        let text = "ROLL BACK  loss of NTT IPv4 is worse on the canary\n";
+        assert_eq!(wrapped(text, 40), "ROLL BACK  loss of NTT IPv4 is worse on\n           the canary\n");
     }
 
     #[test]
