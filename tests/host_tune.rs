@@ -15,7 +15,7 @@ use std::{
 };
 
 use isolation::isolated;
-use pathlab_guard::privilege::root_or_skip;
+use pathlab_guard::privilege::{root_or_skip, skip};
 use serde_json::Value;
 
 /// One change of each kind that a veth in a namespace has.
@@ -354,6 +354,17 @@ fn what_cannot_be_changed_is_refused_with_the_reason() {
         assert!(because.contains(reason), "{change}: {because}");
         if !reason.contains("so already") {
             assert!(port.says(1, &["apply", "--yes", "--change", change]).contains(reason));
+        }
+    }
+    // Whose mode says that it is the kernel's: of a disk, where there is one.
+    let managed = fs::read_dir("/proc/irq").unwrap().flatten().map(|irq| irq.path().join("smp_affinity_list"));
+    let managed = managed.into_iter().find(|file| fs::metadata(file).is_ok_and(|meta| meta.permissions().readonly()));
+    match managed {
+        None => skip("a managed interrupt is refused", "no interrupt of this machine is managed by the kernel"),
+        Some(file) => {
+            let change = format!("echo 0 > {}", file.display());
+            let said = port.says(1, &["apply", "--yes", "--change", &change]);
+            assert!(said.contains("the kernel manages this interrupt itself: it cannot be moved"), "{said}");
         }
     }
     let said = port.says(2, &["plan", "--change", "rm -rf /"]);
