@@ -191,7 +191,9 @@ def play(kernel: str, wanted: list, arguments, total: Sum):
     """Runs tests, or a command, in one guest."""
     named = bool(arguments.tests)
     chosen = [] if arguments.command else select(programs(arguments.programs), wanted)
-    if not named and not arguments.whole:
+    if not named and arguments.whole:
+        without(PLAN["whole_without"], chosen)
+    elif not named:
         without(PLAN["subset_without"], chosen)
         alone = select(programs(arguments.programs), PLAN["subset_on"].get(kernel, []))
         for extra in alone:
