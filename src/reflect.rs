@@ -253,6 +253,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         hybrid,
         queues: args.queues.clone(),
         xsk: args.rings.options(),
+        deepen: args.rings.unsized_rings(),
         rules: args.rules()?,
         metrics: served.metrics(),
         delay_before_send: args.fault_delay_tx,

@@ -9,6 +9,8 @@
 //! | open | 44 octets to a reflector with keys | refused, with keys |
 //! | replay | the same good packet again and again | answered: STAMP has no memory of them |
 //!
+//! A reflector may be stopped for some milliseconds of every second meanwhile, as a hypervisor does it: what its rings hold is all that stands between that and loss.
+//!
 //! The flood is sent at 80 % of the rate that this datapath held without loss a moment before, and for the datapath in the driver also as fast as
 //! the generator can in the classes that the driver drops.
 
@@ -95,23 +97,23 @@ impl Flood {
     }
 }
 
-/// Floods every datapath, each for `span`.
+/// Floods every datapath, each for `span`; at 80 % of what it holds, the reflector is stopped for `stall` in every second.
 ///
 /// # Errors
 /// A reflector that does not start or answer, or a probe that says what is not understood.
-pub fn measure(programs: &Programs, span: Duration) -> Result<Vec<Flood>> {
+pub fn measure(programs: &Programs, span: Duration, stall: Duration) -> Result<Vec<Flood>> {
     let wire = Wire::new()?;
     let mut floods = Vec::new();
     for (contestant, keyed) in [(Contestant::Socket, true), (Contestant::AfXdp, true), (Contestant::Xdp, false)] {
         let rate = held(&wire, programs, contestant)?;
         let packets = if keyed { keyed_classes()? } else { open_classes() };
         let name = format!("{}, {}", contestant.name(), if keyed { "with keys" } else { "open" });
-        floods.push(one(&wire, programs, contestant, keyed, &name, &packets, 0.8 * rate, span)?);
+        floods.push(one(&wire, programs, contestant, keyed, &name, &packets, 0.8 * rate, (span, stall))?);
         floods.last_mut().expect("just pushed").share = Some(0.8);
     }
     let dropped = dropped_classes();
     let name = format!("{}, classes that the driver drops, flat out", Contestant::Xdp.name());
-    floods.push(one(&wire, programs, Contestant::Xdp, false, &name, &dropped, f64::INFINITY, span)?);
+    floods.push(one(&wire, programs, Contestant::Xdp, false, &name, &dropped, f64::INFINITY, (span, Duration::ZERO))?);
     Ok(floods)
 }
 
@@ -143,7 +145,7 @@ fn one(
     name: &str,
     packets: &[Vec<u8>],
     rate: f64,
-    span: Duration,
+    (span, stall): (Duration, Duration),
 ) -> Result<Flood> {
     let folder = tempfile::tempdir()?;
     let keys = folder.path().join("keys.toml");
@@ -182,7 +184,7 @@ fn one(
         .stderr(Stdio::null())
         .spawn()?;
 
-    let (hostile, took, memory) = wire.far.run(|| send(packets, rate, span, reflector.0.id()))??;
+    let (hostile, took, memory) = wire.far.run(|| send(packets, rate, (span, stall), &reflector.0))??;
     let output = probing.wait_with_output()?;
     let whereabouts = Counters::now(wire, reflector.0.id())?.since(&before);
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{name}: the probe's JSON"))?;
@@ -237,15 +239,24 @@ fn wait_for_answer(wire: &Wire, programs: &Programs, keys: Option<&Path>, folder
     unreachable!("the attempts do not end")
 }
 
-/// Sends the packets in turn at `rate`, or as fast as it goes: how many, in what time, and the reflector's memory early and late.
-fn send(packets: &[Vec<u8>], rate: f64, span: Duration, reflector: u32) -> Result<(u64, Duration, [u64; 2])> {
+/// Sends the packets in turn at `rate`, or as fast as it goes: how many, in what time, and the reflector's memory early and late. From the first second on
+/// the reflector stands still for `stall` in each.
+fn send(
+    packets: &[Vec<u8>],
+    rate: f64,
+    (span, stall): (Duration, Duration),
+    reflector: &Child,
+) -> Result<(u64, Duration, [u64; 2])> {
     let options = XskOptions { copy: CopyMode::Copy, tx_metadata: false, ..XskOptions::default() };
     let mut socket = XskSocket::bind(INTERFACE, 0, &options)?;
     let (begun, mut completed) = (Instant::now(), Vec::<Completed>::new());
     let (mut sent, mut early) = (0_u64, None);
+    let mut halt = Halt { reflector, stopped: false };
     while begun.elapsed() < span {
+        let now = begun.elapsed();
+        halt.stop(now.as_secs() > 0 && now.subsec_nanos() < stall.subsec_nanos())?;
         if early.is_none() && begun.elapsed() > Duration::from_secs(1) {
-            early = Some(memory(reflector)?);
+            early = Some(memory(reflector.id())?);
         }
         let due = ((begun.elapsed().as_secs_f64() * rate) as u64).saturating_sub(sent).min(BATCH);
         if due == 0 {
@@ -268,8 +279,31 @@ fn send(packets: &[Vec<u8>], rate: f64, span: Duration, reflector: u32) -> Resul
             completed.clear();
         }
     }
-    let late = memory(reflector)?;
+    halt.stop(false)?;
+    let late = memory(reflector.id())?;
     Ok((sent, begun.elapsed(), [early.unwrap_or(late), late]))
+}
+
+/// A reflector that stands still, or does not; it goes on when this is dropped.
+struct Halt<'a> {
+    reflector: &'a Child,
+    stopped: bool,
+}
+
+impl Halt<'_> {
+    fn stop(&mut self, stopped: bool) -> Result<()> {
+        if stopped != self.stopped {
+            sys::signal(self.reflector, if stopped { libc::SIGSTOP } else { libc::SIGCONT })?;
+            self.stopped = stopped;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Halt<'_> {
+    fn drop(&mut self) {
+        let _ = self.stop(false);
+    }
 }
 
 /// `VmRSS` of a process, in KiB. taskset has become the reflector itself by then.

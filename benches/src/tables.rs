@@ -271,7 +271,7 @@ fn reflector_method(effort: &Effort) -> Vec<String> {
              when two trials do, and one that the generator falls short of is tried again. ≥: nothing was lost at the generator's own limit.",
             LOSS * 100.0
         ),
-        "Every reflector has a receive buffer of 4 MiB on its UDP sockets and 2048 entries in its AF_XDP rings, in native and copy mode; stamp-suite is built in release mode with its default features, without kernel stamps."
+        "Every reflector has a receive buffer of 4 MiB on its UDP sockets and 8192 entries in its AF_XDP rings for what comes, 2048 in the others, in native and copy mode; stamp-suite is built in release mode with its default features, without kernel stamps."
             .into(),
         format!("Round trips: {run:?} a run, 44 octets of payload for all; the probe's is `rtt_app`, send to receive in user space, as irtt's and sockperf's are. sockperf looks at its clock between its packets and so never sleeps; its median is that of a client that is awake."),
         format!("BPF test runs: {repetitions} repetitions a round, each on the request as it came: every program writes the request back first, and what that alone takes is taken off. A round in which not every repetition returned XDP_TX is refused."),

@@ -10,9 +10,9 @@ pub(super) struct Rings {
     /// Whether the card itself reads and writes the packets' memory
     #[arg(long, value_enum, default_value_t = Bind::Auto)]
     copy: Bind,
-    /// Entries of each ring, a power of two
-    #[arg(long, value_name = "N", default_value_t = 2048)]
-    ring: u32,
+    /// Entries of each ring, a power of two [default: 2048, and where no size is given up to 8192 for what comes, in 128 MiB for all queues]
+    #[arg(long, value_name = "N")]
+    ring: Option<u32>,
     /// Entries of the fill ring, if another number: frames that wait for packets
     #[arg(long, value_name = "N")]
     fill_ring: Option<u32>,
@@ -53,14 +53,20 @@ enum Bind {
 }
 
 impl Rings {
+    /// Whether the size of what packets come into is left to us.
+    pub(super) fn unsized_rings(&self) -> bool {
+        [self.ring, self.fill_ring, self.rx_ring, self.frames].iter().all(Option::is_none)
+    }
+
     pub(super) fn options(&self) -> XskOptions {
-        let (fill_ring, tx_ring) = (self.fill_ring.unwrap_or(self.ring), self.tx_ring.unwrap_or(self.ring));
+        let ring = self.ring.unwrap_or(XskOptions::default().rx_ring);
+        let (fill_ring, tx_ring) = (self.fill_ring.unwrap_or(ring), self.tx_ring.unwrap_or(ring));
         XskOptions {
             frames: self.frames.unwrap_or(fill_ring.saturating_add(tx_ring)),
             frame_size: self.frame_size,
             fill_ring,
-            completion_ring: self.completion_ring.unwrap_or(self.ring),
-            rx_ring: self.rx_ring.unwrap_or(self.ring),
+            completion_ring: self.completion_ring.unwrap_or(ring),
+            rx_ring: self.rx_ring.unwrap_or(ring),
             tx_ring,
             copy: match self.copy {
                 Bind::Auto => CopyMode::Auto,
@@ -88,14 +94,22 @@ mod tests {
         rings: Rings,
     }
 
-    fn asked(args: &str) -> XskOptions {
+    fn rings(args: &str) -> Rings {
         let args = std::iter::once("test").chain(args.split_whitespace());
-        Asked::try_parse_from(args).expect("allowed").rings.options()
+        Asked::try_parse_from(args).expect("allowed").rings
+    }
+
+    fn asked(args: &str) -> XskOptions {
+        rings(args).options()
     }
 
     #[test]
-    fn what_is_not_said_is_the_default() {
+    fn what_is_not_said_is_the_default_and_may_be_deepened() {
         assert_eq!(asked(""), XskOptions::default());
+        assert!(rings("").unsized_rings() && rings("--tx-ring 64 --busy-poll").unsized_rings());
+        for size in ["--ring 2048", "--rx-ring 64", "--fill-ring 4096", "--frames 512"] {
+            assert!(!rings(size).unsized_rings(), "{size}");
+        }
     }
 
     #[test]

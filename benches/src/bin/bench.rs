@@ -55,6 +55,9 @@ enum Verb {
         /// Of each flood
         #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..))]
         seconds: u64,
+        /// Stop the reflector for so long in every second, as a hypervisor may
+        #[arg(long, value_name = "MILLISECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..500))]
+        stall: u64,
         /// pathlab's own program
         #[arg(long, default_value = "target/release/pathlab")]
         pathlab: PathBuf,
@@ -118,7 +121,9 @@ fn main() -> Result<()> {
             let effort = if quick { judge::Effort::quick() } else { judge::Effort::whole(rounds.into()) };
             print(&judge::table(&pathlab, &effort)?, json.as_deref())
         }
-        Verb::Flood { seconds, pathlab } => flooded(Duration::from_secs(seconds), &pathlab),
+        Verb::Flood { seconds, stall, pathlab } => {
+            flooded(Duration::from_secs(seconds), Duration::from_millis(stall), &pathlab)
+        }
         Verb::Pair { a, b, pairs, instructions, most, command } => {
             paired(&Pair::new([&a, &b], command)?, pairs, instructions, most)
         }
@@ -177,11 +182,11 @@ fn paired(pair: &Pair, pairs: u32, instructions: bool, most: Option<f64>) -> Res
     Ok(())
 }
 
-fn flooded(span: Duration, pathlab: &Path) -> Result<()> {
+fn flooded(span: Duration, stall: Duration, pathlab: &Path) -> Result<()> {
     let pathlab = fs::canonicalize(pathlab).with_context(|| format!("{}: build it first", pathlab.display()))?;
     let programs = Programs { pathlab, own: PathBuf::new(), peers: PathBuf::new() };
     let mut faulty = false;
-    for flood in flood::measure(&programs, span)? {
+    for flood in flood::measure(&programs, span, stall)? {
         let share = flood.share.map_or_else(String::new, |share| format!(" ({:.0} % of no loss)", share * 100.0));
         let [before, after] = flood.memory;
         println!(

@@ -19,16 +19,17 @@ use aya::{
 };
 use xsk_rs::{
     CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
-    config::{BindFlags, Interface, LibxdpFlags, SocketConfig, UmemConfig},
+    config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig},
 };
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 
 /// What the kernel sends with one call in copy mode.
 const BATCH: usize = 32;
-/// As many as pathlab has by default: what the fill and the tx ring can hold.
-const FRAMES: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
-const FILL: usize = 2048;
+/// As many as pathlab has on one queue: what the fill and the tx ring can hold.
+const FRAMES: NonZeroU32 = NonZeroU32::new(8192 + 2048).expect("not zero");
+/// Of the fill and the rx ring; the other two have 2048, the default.
+const FILL: usize = 8192;
 
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
@@ -82,8 +83,10 @@ type Rings = (TxQueue, RxQueue, Option<(FillQueue, CompQueue)>);
 fn bind_when_released(interface: &Interface, queue: u32) -> Result<(Umem, Vec<FrameDesc>, Rings)> {
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
-        let (umem, frames) = Umem::new(UmemConfig::default(), FRAMES, false)?;
+        let deep = QueueSize::new(FILL as u32)?;
+        let (umem, frames) = Umem::new(UmemConfig::builder().fill_queue_size(deep).build()?, FRAMES, false)?;
         let config = SocketConfig::builder()
+            .rx_queue_size(deep)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();

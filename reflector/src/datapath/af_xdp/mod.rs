@@ -63,6 +63,8 @@ pub struct AfXdpConfig {
     pub queues: Vec<u32>,
     /// Rings, frames, copy mode and busy polling of each socket.
     pub xsk: XskOptions,
+    /// Make the rings for packets that come deeper than [`Self::xsk`] says, as [`XskOptions::deepened`] allows for so many queues.
+    pub deepen: bool,
     /// Pin each worker to a CPU of its own, where there are enough.
     pub pin: bool,
     /// Whether to ask the card when packets came.
@@ -89,6 +91,7 @@ impl AfXdpConfig {
             hybrid: false,
             queues: Vec::new(),
             xsk: XskOptions::default(),
+            deepen: false,
             pin: true,
             nic_stamps: NicStamps::Auto,
             quirks: XdpQuirks::default(),
@@ -147,10 +150,12 @@ impl AfXdpReflector {
                 ..XdpReflectorConfig::new(config.port)
             },
         )?;
-        let queues = if config.queues.is_empty() { (0..program.queues()?).collect() } else { config.queues.clone() };
+        let queues: Vec<u32> =
+            if config.queues.is_empty() { (0..program.queues()?).collect() } else { config.queues.clone() };
+        let xsk = if config.deepen { config.xsk.deepened(queues.len() as u32) } else { config.xsk };
         let mut workers = Vec::new();
         for queue in queues {
-            let socket = XskSocket::bind(interface, queue, &config.xsk)?;
+            let socket = XskSocket::bind(interface, queue, &xsk)?;
             program.add(&socket)?;
             let session = SessionReflector::new(rules.clone(), error_estimate);
             let desk = Desk::new(session, config.nic_clock.clone());
