@@ -8,11 +8,12 @@ mod start;
 mod status;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use pathlab_canary::{
@@ -21,6 +22,7 @@ use pathlab_canary::{
 };
 use pathlab_record::{Head, Run, SessionKey};
 use serde_json::json;
+use tracing::warn;
 
 use crate::{
     Global,
@@ -280,8 +282,31 @@ fn ingest(runs: &[PathBuf], experiment: &Experiment) -> Result<Ingested> {
     for run in runs {
         present(run)?;
     }
+    as_sealed(runs)?;
     ingest.runs(runs.iter().map(PathBuf::as_path))?;
     Ok(ingest.finish())
+}
+
+/// What is read from a run directory has to be what was sealed there. Files of no run have no chain; a run that was never sealed is told.
+fn as_sealed(runs: &[PathBuf]) -> Result<()> {
+    let of =
+        |path: &PathBuf| if path.is_dir() { path.clone() } else { path.parent().unwrap_or(Path::new("")).to_owned() };
+    let directories: BTreeSet<PathBuf> = runs.iter().map(of).filter(|run| run.join("run.json").is_file()).collect();
+    for run in directories {
+        match pathlab_record::verify(&run) {
+            Ok(_) => {}
+            Err(pathlab_record::Error::Unsealed { .. }) => {
+                warn!(
+                    "{}: never sealed: it goes on or was killed, and nothing shows that it is unchanged",
+                    run.display()
+                );
+            }
+            Err(error) => {
+                return Err(Error::new(error).context("not judged: what was measured is no longer what was sealed"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads and judges runs.

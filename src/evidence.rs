@@ -6,7 +6,7 @@
 mod pseudonyms;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use pathlab_canary::Given;
 use pathlab_record::Head;
 use serde_json::json;
 
@@ -40,10 +41,10 @@ pub(crate) struct EvidenceArgs {
 enum Action {
     /// Name the record or file that was changed, removed, reordered or cut off
     Verify {
-        /// Run directories
+        /// Run directories, each with the runs in it
         #[arg(required = true)]
         runs: Vec<PathBuf>,
-        /// A head that was printed and kept elsewhere, as `record 8 sha256 3f5a...`: it has to be in the chain of every run given
+        /// A head that was printed and kept elsewhere, as `record 8 sha256 3f5a...`: it has to be in the chain of every run named
         #[arg(long, value_name = "HEAD")]
         head: Option<Head>,
         /// Check the signature too: whom to believe, a file as ssh-keygen(1) calls it under ALLOWED SIGNERS
@@ -55,7 +56,7 @@ enum Action {
     },
     /// Sign a run directory with an SSH key (ssh-keygen -Y sign); a report made later asks for a new signature
     Sign {
-        /// Run directories
+        /// Run directories, each with the runs in it
         #[arg(required = true)]
         runs: Vec<PathBuf>,
         /// The private key, or the public one of a key that ssh-agent holds
@@ -98,10 +99,14 @@ pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
             verify(runs, head.as_ref(), signers, global)
         }
         Action::Sign { runs, key } => {
-            for run in runs {
+            let runs = with_those_inside(runs)?;
+            for (run, _) in &runs {
                 pathlab_record::verify(run)?;
+            }
+            for (run, _) in &runs {
                 sign(run, key)?;
             }
+            let runs: Vec<_> = runs.into_iter().map(|(run, _)| run).collect();
             if global.json {
                 output::json("evidence", &json!({ "signed": runs }))?;
             } else {
@@ -117,8 +122,9 @@ pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
 fn verify(runs: &[PathBuf], head: Option<&Head>, signers: Option<(&Path, &str)>, global: &Global) -> Result<Exit> {
     let mut documents = Vec::new();
     let mut whole = true;
-    for run in runs {
-        match look(run, head, signers) {
+    let runs = with_those_inside(runs)?;
+    for (run, named) in &runs {
+        match look(run, head.filter(|_| *named), signers) {
             Ok((document, text)) => {
                 documents.push(document);
                 if !global.json {
@@ -138,6 +144,50 @@ fn verify(runs: &[PathBuf], head: Option<&Head>, signers: Option<(&Path, &str)>,
         output::json("evidence", &json!({ "verified": documents }))?;
     }
     Ok(if whole { Exit::Done } else { Exit::Failed })
+}
+
+/// The runs with those that lie in them, at any depth, each once; whether it was named itself.
+fn with_those_inside(named: &[PathBuf]) -> Result<Vec<(PathBuf, bool)>> {
+    let mut runs: Vec<(PathBuf, bool)> = Vec::new();
+    let mut open: Vec<(PathBuf, bool)> = named.iter().rev().map(|run| (run.clone(), true)).collect();
+    while let Some((run, is_named)) = open.pop() {
+        if let Some((_, known)) = runs.iter_mut().find(|(known, _)| *known == run) {
+            *known |= is_named;
+            continue;
+        }
+        let entries = fs::read_dir(&run).with_context(|| run.display().to_string())?;
+        let mut inside: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|entry| entry.join("run.json").is_file())
+            .collect();
+        inside.sort_unstable_by(|a, b| b.cmp(a));
+        runs.push((run, is_named));
+        open.extend(inside.into_iter().map(|run| (run, false)));
+    }
+    Ok(runs)
+}
+
+/// Files on which the verdict of a run rests and which lie neither in it nor beside it.
+///
+/// # Errors
+/// One that lies there and is another than was judged.
+fn not_here(run: &Path) -> Result<Vec<String>> {
+    let file = run.join("verdict.json");
+    let Ok(text) = fs::read_to_string(&file) else { return Ok(Vec::new()) };
+    let inputs = Given::read(&text).map(|verdict| verdict.inputs().to_vec());
+    let mut missing = Vec::new();
+    for input in inputs.with_context(|| file.display().to_string())? {
+        let places = [run.join(&input.name), run.join("..").join(&input.name)];
+        let Some(place) = places.iter().find(|place| place.is_file()) else {
+            missing.push(input.name);
+            continue;
+        };
+        let found = pathlab_record::Digest::of_file(place).with_context(|| place.display().to_string())?;
+        if found.to_string() != input.sha256 {
+            bail!("{}: {} is not the file that was judged", run.display(), input.name);
+        }
+    }
+    Ok(missing)
 }
 
 /// One run that is as it was sealed, as JSON and as text.
@@ -161,13 +211,19 @@ fn look(run: &Path, head: Option<&Head>, signers: Option<(&Path, &str)>) -> Resu
     for name in &unlisted {
         text += &format!("  {name} is not part of the evidence\n");
     }
-    let document = json!({ "run": run, "head": found.head.to_string(), "unlisted": unlisted, "signature": signature });
+    let missing = if found.is_pseudonymised() { Vec::new() } else { not_here(run)? };
+    for name in &missing {
+        text += &format!("  its verdict rests on {name}, which is neither in it nor beside it: not checked\n");
+    }
+    let document = json!({
+        "run": run, "head": found.head.to_string(), "unlisted": unlisted, "signature": signature, "not_here": missing,
+    });
     Ok((document, text))
 }
 
 fn sign(run: &Path, key: &Path) -> Result<()> {
     // ssh-keygen asks before it writes over a signature.
-    match std::fs::remove_file(run.join(SIGNATURE)) {
+    match fs::remove_file(run.join(SIGNATURE)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).with_context(|| run.join(SIGNATURE).display().to_string());
         }

@@ -249,10 +249,50 @@ fn a_changed_byte_of_a_sealed_run_is_named() {
     let mut changed = sealed.clone();
     *changed.iter_mut().find(|byte| **byte == b'1').unwrap() = b'2';
     fs::write(&samples, changed).unwrap();
-    refused(&[("evidence verify run", 1, "samples.jsonl")], place.path(), |args| pathlab(place.path(), args));
+    let rows = [
+        ("evidence verify run", 1, "samples.jsonl"),
+        ("canary judge -c good.toml run", 1, "not judged: what was measured is no longer what was sealed: "),
+    ];
+    refused(&rows, place.path(), |args| pathlab(place.path(), args));
     fs::write(&samples, sealed).unwrap();
     fs::remove_file(place.path().join("run/rtt.hlog")).unwrap();
     refused(&[("evidence verify run", 1, "rtt.hlog")], place.path(), |args| pathlab(place.path(), args));
+}
+
+#[test]
+fn a_run_is_checked_with_those_in_it_and_with_what_its_verdict_rests_on() {
+    let place = place();
+    let path = |name: &str| place.path().join(name);
+    let run = |args: &str, code: i32| {
+        let output = pathlab(place.path(), args).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+        [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat()
+    };
+    measured(place.path(), "evening", "");
+    run("canary judge -c good.toml evening --out verdict", 3);
+    fs::rename(path("evening"), path("verdict/evening")).unwrap();
+    let said = run("evidence verify verdict", 0);
+    assert!(said.contains("verdict: unchanged") && said.contains("verdict/evening: unchanged"), "{said}");
+    run("report verdict -o page.html", 0);
+
+    let inside = path("verdict/evening/sessions.jsonl");
+    let sealed = fs::read_to_string(&inside).unwrap();
+    fs::write(&inside, format!("{}\n", sealed.lines().next().unwrap())).unwrap();
+    let said = run("evidence verify verdict", 1);
+    assert!(said.contains("verdict: evening/sessions.jsonl is not the file that was judged"), "{said}");
+    assert!(said.contains("verdict/evening: sessions.jsonl is not the file of record"), "{said}");
+    let said = run("report verdict -o page.html", 1);
+    assert!(
+        said.contains("Not as sealed: ") && said.find("Not as sealed").unwrap() < said.find("Hold: ").unwrap(),
+        "{said}"
+    );
+
+    fs::remove_dir_all(path("verdict/evening")).unwrap();
+    let said = run("evidence verify verdict", 0);
+    assert!(
+        said.contains("its verdict rests on evening/sessions.jsonl, which is neither in it nor beside it"),
+        "{said}"
+    );
 }
 
 #[test]

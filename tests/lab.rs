@@ -140,6 +140,27 @@ fn real_rings_lose_by_the_kernels_count_what_the_model_says() {
     assert_eq!(host(), before, "it leaves nothing behind");
 }
 
+/// In the node's namespace, with the command's own output and exit code, in the place of the verb's process.
+#[test]
+fn a_command_runs_in_a_node_as_if_it_stood_there() {
+    if !isolated("a_command_runs_in_a_node_as_if_it_stood_there") {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let run = |args: &str| pathlab(place.path(), args).output().expect("pathlab was built");
+    assert!(run("lab up demo --name rooms").status.success());
+    let links = run("lab exec rooms server ip -brief link");
+    let said = String::from_utf8_lossy(&links.stdout).into_owned();
+    assert!(links.status.success() && said.contains("lo "), "{said}{}", String::from_utf8_lossy(&links.stderr));
+    let inside = run("lab exec rooms server readlink /proc/self/ns/net").stdout;
+    let outside = std::fs::read_link("/proc/self/ns/net").expect("a namespace");
+    assert_ne!(String::from_utf8_lossy(&inside).trim(), outside.to_string_lossy());
+    assert_eq!(run("lab exec rooms server false").status.code(), Some(1));
+    let error = String::from_utf8_lossy(&run("lab exec rooms server no-such-program").stderr).into_owned();
+    assert!(error.starts_with("pathlab: no-such-program: No such file or directory"), "{error}");
+    assert!(run("lab down rooms").status.success());
+}
+
 /// A client and a server on one link, for two seconds.
 const SHORT: &str = r#"
 name = "short"

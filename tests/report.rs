@@ -71,13 +71,17 @@ fn fortnight() -> impl Iterator<Item = SessionBin> {
 }
 
 fn report(runs: &[&Path], more: &[&str]) -> String {
+    report_with(0, runs, more)
+}
+
+fn report_with(code: i32, runs: &[&Path], more: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_pathlab"))
         .arg("report")
         .args(runs)
         .args(more)
         .output()
         .expect("pathlab was built");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -128,7 +132,8 @@ fn the_chain_is_sealed_before_the_page_and_a_later_record_hashes_it() {
     }
     fs::write(run.join("sessions.jsonl"), "").unwrap();
     let other = place.path().join("other.html");
-    let text = report(&[&run], &["-o", other.to_str().unwrap()]);
+    let text = report_with(1, &[&run], &["-o", other.to_str().unwrap()]);
+    assert!(text.contains("Not as sealed: "), "{text}");
     assert!(text.contains("NOT AS SEALED: sessions.jsonl is not the file"), "{text}");
     assert!(fs::read_to_string(other).unwrap().contains("NOT AS SEALED"));
 }

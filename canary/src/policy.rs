@@ -335,10 +335,20 @@ fn prelude(experiment: &Experiment, findings: &Findings) -> Reason {
         .iter()
         .filter(isp)
         .max_by(|a, b| a.interval.estimate.abs().total_cmp(&b.interval.estimate.abs()));
-    let text = largest.map_or_else(String::new, |answer| {
-        format!(", at most {} in {}", answer.difference_text(answer.interval.estimate), answer.scope)
+    let least_seen = findings.prelude.iter().filter(isp).map(|answer| answer.smallest_detectable).reduce(f64::max);
+    let text = largest.zip(least_seen).map_or_else(String::new, |(answer, least_seen)| {
+        let text = |value| answer.difference_text(value);
+        let pathlab_stats::Interval { estimate, low, high } = answer.interval;
+        format!(
+            ", at most {} ({} to {}) in {}; {} would have been seen",
+            text(estimate),
+            text(low),
+            text(high),
+            answer.scope,
+            answer.value_text(least_seen)
+        )
     });
-    reason(true, format!("A/A clean: no difference with both arms on one path{text}"))
+    reason(true, format!("A/A clean: chance explains what differs with both arms on one path{text}"))
 }
 
 fn evenings(experiment: &Experiment, findings: &Findings) -> Reason {
@@ -442,15 +452,19 @@ fn sessions(experiment: &Experiment, findings: &Findings) -> Reason {
 }
 
 fn better(experiment: &Experiment, findings: &Findings, answer: &Answer) -> Reason {
-    let level = benefit_at(experiment, findings.evenings.len()).unwrap_or(0.0);
+    let level = benefit_at(experiment, findings.evenings.len());
     let margin = experiment.policy.margin_of(answer.metric);
     let interval = answer.interval;
     let (holds, what) = if interval.low > -margin && interval.high < margin {
         (false, "no difference beyond the margin")
     } else if interval.high < 0.0 && interval.estimate > -margin {
         (false, "no difference: better by less than the margin")
-    } else if interval.high < 0.0 && answer.p_better.is_some_and(|p| p <= level) {
+    } else if interval.high < 0.0 && answer.p_better.zip(level).is_some_and(|(p, level)| p <= level) {
         (true, "better on the canary")
+    } else if interval.high < 0.0 && level.is_none() {
+        (false, "better so far, and no promotion is decided after so many evenings")
+    } else if interval.high < 0.0 {
+        (false, "better, and not yet beyond chance at the level of this look")
     } else if interval.low > 0.0 {
         (false, "not better on the canary")
     } else {

@@ -452,7 +452,7 @@ impl Drop for Running {
     }
 }
 
-/// A command that will run inside the node of a lab that some process brought up, this one or another.
+/// A command that will run inside the node of a lab that some process brought up, this one or another, and that does not end with its parent.
 ///
 /// # Errors
 /// No such lab or node, or missing privilege.
@@ -464,7 +464,7 @@ pub fn command(id: &str, node: &str, program: impl AsRef<OsStr>) -> Result<Comma
         }
         other => other,
     })?;
-    namespace.command(program)
+    namespace.command_of_its_own(program)
 }
 
 /// A lab as its journal tells of it.

@@ -104,6 +104,17 @@ impl Namespace {
         Ok(command)
     }
 
+    /// `program` as a command that starts inside the namespace and lives on by itself; also one to be put in the place of this process.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn command_of_its_own(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let namespace = self.file().try_clone().map_err(|source| namespace_error(&self.name, "open", source))?;
+        let mut command = Command::new(program);
+        sys::start_of_its_own(&mut command, namespace.into());
+        Ok(command)
+    }
+
     /// Leaves the namespace in place when this value is dropped.
     pub fn keep(&mut self) {
         self.owned = false;

@@ -83,6 +83,12 @@ pub(crate) fn start_inside(command: &mut Command, namespace: OwnedFd) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Lets `command` start inside `namespace`, and live on when its parent ends.
+pub(crate) fn start_of_its_own(command: &mut Command, namespace: OwnedFd) {
+    // SAFETY: between fork and exec, or before an exec without a fork, the closure makes one plain system call: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(move || enter(namespace.as_raw_fd())) };
+}
+
 fn enter(namespace: libc::c_int) -> io::Result<()> {
     // SAFETY: takes no pointer; a descriptor that is no network namespace is an error.
     let result = unsafe { libc::setns(namespace, libc::CLONE_NEWNET) };

@@ -26,6 +26,8 @@ use crate::Digest;
 pub(crate) const FILE: &str = "evidence.jsonl";
 /// The action of the record that closes the measurement.
 pub(crate) const SEAL: &str = "seal";
+/// Begins the deed of a copy with pseudonyms.
+pub(crate) const PSEUDONYMISE: &str = "pseudonymise";
 
 /// One line of `evidence.jsonl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{Global, exit::Exit, output, run_directory, stop::Interrupt};
 
-/// Play the main job in namespaces: lab, reflector, probe, canary, verdict; the exit code is the verdict's
+/// Play the main job in namespaces: lab, reflector, probe, canary, verdict; the exit code is the verdict's, or 5 where the machine was too busy
 #[derive(Args)]
 pub(crate) struct Demo {
     /// Congest the canary's transit instead: ends in RollBack
@@ -53,10 +53,10 @@ pub(crate) fn run(args: &Demo, global: &Global) -> Result<Exit> {
     let out = args.out.clone().unwrap_or_else(|| run_directory::default_path("demo", started));
     let story = play::play(args.variant(), args.seed, &out, started, &stop)?;
     if global.json {
-        let document = json!({ "run": out, "head": story.head.to_string(), "report": story.report, "verdict": story.verdict, "splits": story.splits });
+        let document = json!({ "run": out, "head": story.head.to_string(), "report": story.report, "verdict": story.verdict, "splits": story.splits, "objections": story.objections });
         output::json("demo", &document)?;
     } else {
         output::prose(&screen::text(&story, &out));
     }
-    Ok(story.verdict.decision.into())
+    Ok(if story.objections.is_empty() { story.verdict.decision.into() } else { Exit::Invalid })
 }

@@ -18,7 +18,7 @@ use pathlab_netlab::{
     scenario::{Hop, Scenario, Session, Window, WindowKind},
 };
 use pathlab_record::{Arm, Head, Run, SessionKey};
-use pathlab_reflector::prober::ProbeReport;
+use pathlab_reflector::prober::{ProbeReport, Punctuality};
 use pathlab_xdp::{XdpMode, XdpPass};
 use serde_json::{Value, json};
 
@@ -38,6 +38,11 @@ const ZONE: &str = "Asia/Tokyo";
 /// The first evening; the date is a label, so that two evenings can be played in a minute.
 const FIRST_EVENING: Date = jiff::civil::date(2026, 1, 1);
 
+/// One packet in so many may be given up for want of time.
+const MOST_SKIPPED: u64 = 100;
+/// Half of the packets have to leave no later than so much; a machine with nothing else to do keeps half a millisecond.
+const MOST_LATE_NS: u64 = 5_000_000;
+
 /// All that the screen tells.
 pub(crate) struct Story {
     pub(crate) scenario: Scenario,
@@ -45,6 +50,8 @@ pub(crate) struct Story {
     pub(crate) verdict: Verdict,
     pub(crate) splits: Vec<Split>,
     pub(crate) loads: Vec<Sent>,
+    /// Why nothing can be concluded from it.
+    pub(crate) objections: Vec<String>,
     pub(crate) packets: u64,
     pub(crate) took: Duration,
     pub(crate) head: Head,
@@ -91,6 +98,7 @@ pub(crate) fn play(
     directory.note(Timestamp::now(), Some("canary register"), &format!("the plan is registered: {head}"))?;
     let mut runs = Vec::new();
     let mut packets = 0;
+    let mut objections = Vec::new();
     let mut steerer = None;
     for (label, window) in labelled(&scenario) {
         if window.kind == WindowKind::Evening && steerer.is_none() {
@@ -100,6 +108,7 @@ pub(crate) fn play(
         }
         let (run, report) = scene.evening(&scenario, &label, window, zero)?;
         packets += report.total.counts.sent;
+        objections.extend(objection(&window.name, &report.total.schedule));
         let head = pathlab_record::verify(&run)?.head;
         directory.note(Timestamp::now(), Some("probe"), &format!("{} is measured: {head}", window.name))?;
         runs.push(run);
@@ -124,7 +133,21 @@ pub(crate) fn play(
     let page = report::page::gather(&[out.to_owned()], Timestamp::now())?;
     let report = out.join("report.html");
     report::command::write(&page, &report)?;
-    Ok(Story { scenario, seed, verdict, splits, loads, packets, took: begun.elapsed(), head, report })
+    Ok(Story { scenario, seed, verdict, splits, loads, objections, packets, took: begun.elapsed(), head, report })
+}
+
+/// Why what a window measured is the machine's doing and not the network's.
+fn objection(window: &str, schedule: &Punctuality) -> Option<String> {
+    let lateness = schedule.lateness.as_ref().map_or(0, |lateness| lateness.p50);
+    let busy = schedule.skipped * MOST_SKIPPED > schedule.slots || lateness > MOST_LATE_NS;
+    busy.then(|| {
+        format!(
+            "{window}: this machine was too busy: half of the packets left {} late or later, {} of {} never",
+            report::span(lateness),
+            schedule.skipped,
+            schedule.slots
+        )
+    })
 }
 
 /// The windows with what their sessions are labelled: `aa`, then one date an evening.

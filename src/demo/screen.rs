@@ -42,6 +42,9 @@ pub(crate) fn text(story: &Story, out: &Path) -> String {
     let _ = writeln!(text, "where the time went, medians\n{}", bars(&story.splits));
     let _ = write!(text, "{}", report::verdict::reasons(verdict));
     let _ = writeln!(text, "\n{}", report::verdict::decision(verdict));
+    for objection in &story.objections {
+        let _ = writeln!(text, "INVALID  {objection}: play it again when the machine has less to do");
+    }
     let _ = writeln!(text, "\n{}  sealed {}", out.display(), story.head);
     let _ = writeln!(text, "report: {}", story.report.display());
     let _ = writeln!(text, "replay: pathlab canary replay {}", out.display());
@@ -86,8 +89,7 @@ fn bars(splits: &[Split]) -> String {
             );
         }
     }
-    text.push_str(
-        "           ▒ probe host  █ wire  ░ reflector host; socket and xdp: the two reflectors on a quiet line\n",
-    );
+    text.push_str("           ▒ probe host  █ wire  ░ reflector host; each pair has its own scale\n");
+    text.push_str("           socket and xdp: the two reflectors on a quiet line\n");
     text
 }

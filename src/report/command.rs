@@ -30,7 +30,7 @@ pub(crate) struct ReportArgs {
     case: Option<PathBuf>,
 }
 
-/// Writes the page and tells what is on it.
+/// Writes the page and tells what is on it; exits with 1 when a run is not as it was sealed.
 pub(crate) fn run(args: &ReportArgs, global: &Global) -> Result<Exit> {
     let case = args.case.as_deref().map(page::Case::read).transpose()?;
     let report = page::gather(&args.runs, Timestamp::now())?;
@@ -46,9 +46,10 @@ pub(crate) fn run(args: &ReportArgs, global: &Global) -> Result<Exit> {
             beside.push(path);
         }
     }
+    let exit = if report.broken().is_some() { Exit::Failed } else { Exit::Done };
     if global.json {
         output::document(&report)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     out!("{}", page::text(&report));
     outln!("\n{}  sha256 {}", out.display(), written.sha256);
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &ReportArgs, global: &Global) -> Result<Exit> {
     if let Some(head) = written.head {
         outln!("recorded in the run's chain: {head}");
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// A page that was written.

@@ -12,7 +12,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Artefact, Chain, FILE, Head, SEAL, verify};
+use super::{Artefact, Chain, FILE, Head, PSEUDONYMISE, SEAL, verify};
 use crate::{
     Digest, Error, Pseudonyms,
     directory::{RUN, is_plain_name, write_sums},
@@ -64,7 +64,7 @@ pub fn pseudonymised(
             add(record.time, &by, &what, run);
         }
     }
-    add(time, actor, &format!("pseudonymise, from {}", verified.head), None);
+    add(time, actor, &format!("{PSEUDONYMISE}, from {}", verified.head), None);
     for (name, sha256) in files.iter().filter(|(name, _)| *name != RUN) {
         add(time, actor, "write", whole(name, sha256));
     }

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{FILE, Head, Record, SEAL, Sums};
+use super::{FILE, Head, PSEUDONYMISE, Record, SEAL, Sums};
 use crate::{Digest, Error};
 
 /// A run directory that holds what its chain says.
@@ -30,6 +30,11 @@ impl Verified {
     /// Whether a head that was kept elsewhere is part of this chain. If not, the whole directory was rewritten since.
     pub fn holds(&self, head: &Head) -> bool {
         usize::try_from(head.index).is_ok_and(|index| self.digests.get(index) == Some(&head.sha256))
+    }
+
+    /// Whether it is a copy with pseudonyms: digests inside its files are those of the original.
+    pub fn is_pseudonymised(&self) -> bool {
+        self.records.iter().any(|record| record.action.starts_with(PSEUDONYMISE))
     }
 }
 

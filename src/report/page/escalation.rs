@@ -34,6 +34,7 @@ impl Escalation {
             || "No verdict: no experiment is among the runs.".to_owned(),
             |verdict| format!("{}; {}", verdict.sentence, verdict.would_change.first().cloned().unwrap_or_default()),
         );
+        let lead = report.broken().map_or(lead.clone(), |broken| format!("{broken} {lead}"));
         let sections = vec![
             stated(case),
             impact(report),

@@ -37,6 +37,9 @@ pub(crate) fn html(report: &Report) -> String {
         report.version
     );
     page.element("p", &[("class", &"meta")], times);
+    if let Some(broken) = report.broken() {
+        page.element("p", &[("class", &"broken")], broken);
+    }
     if report.verdicts.is_empty() {
         page.raw("<p>No verdict is among the runs: what follows describes, and decides nothing.</p>");
     }

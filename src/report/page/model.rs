@@ -36,6 +36,17 @@ pub(crate) struct Report {
     pub(crate) remarks: Vec<String>,
 }
 
+impl Report {
+    /// The runs that are not as they were sealed: nothing on the page is proven then.
+    pub(crate) fn broken(&self) -> Option<String> {
+        let broken: Vec<&str> =
+            self.runs.iter().filter(|run| matches!(run.seal, Seal::Broken(_))).map(|run| run.path.as_str()).collect();
+        (!broken.is_empty()).then(|| {
+            format!("Not as sealed: {}. What this page says is not what was measured there.", broken.join(", "))
+        })
+    }
+}
+
 /// The figures, each with the hash of what it shows.
 #[derive(Serialize)]
 pub(crate) struct Figures {

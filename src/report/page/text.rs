@@ -15,6 +15,9 @@ use crate::report::{Table, percent, span};
 /// All of it.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = format!("{}: {}, times in {}\n", plain(&report.title), runs(report), plain(&report.zone));
+    if let Some(broken) = report.broken() {
+        let _ = writeln!(text, "\n{}", plain(&broken));
+    }
     if report.verdicts.is_empty() {
         text.push_str("\nno verdict among the runs: what follows describes, and decides nothing\n");
     }
