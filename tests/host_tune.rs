@@ -299,7 +299,8 @@ fn a_change_is_taken_back_where_it_was_made() {
         return;
     }
     let port = Port::new();
-    sh("ip netns add other; ip link add v0 netns other type veth peer name v1 netns other");
+    // Before Linux 6.15 `ip link add v0 netns other` makes it here first, where there is one of that name.
+    sh("ip netns add other; ip -n other link add v0 type veth peer name v1");
     let inside = |script: &str| sh(&format!("ip netns exec other sh -ec '{script}'"));
     let apply = |out: &str| {
         inside(&format!(
