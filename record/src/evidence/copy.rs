@@ -4,7 +4,7 @@
 //! So a verdict replays from the original alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     io::{BufRead, BufReader, BufWriter, Write},
     path::Path,
@@ -43,9 +43,9 @@ pub fn pseudonymised(
         if !is_plain_name(&shown) {
             return Err(Error::Name { name: shown, why: "is no plain name" });
         }
-        if !files.contains_key(&shown) {
-            let digest = copied(&from.join(name), &to.join(&shown), pseudonyms)?;
-            files.insert(shown, digest);
+        if let Entry::Vacant(place) = files.entry(shown) {
+            let digest = copied(&from.join(name), &to.join(place.key()), pseudonyms)?;
+            place.insert(digest);
         }
     }
     let mut chain = Chain::default();
