@@ -2,8 +2,10 @@
 
 mod accept;
 mod measure;
+mod plan;
 mod promote;
 mod simulate;
+mod standing;
 mod start;
 mod status;
 
@@ -18,7 +20,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use pathlab_canary::{
     Decision, Experiment, Given, Ingest, Ingested, PLAN, Registration, Share, Verdict, bucket, judge,
-    steer::{self, Options, Plan},
+    steer::{self, Options},
 };
 use pathlab_record::{Head, Run, SessionKey};
 use serde_json::json;
@@ -74,17 +76,26 @@ enum Action {
     },
     /// The canary path for every client, until `rollback` or a reboot; ends the experiment
     Promote {
-        /// A verdict.json, or the directory that holds it, that says Promote; your own word without
+        /// A verdict.json, or the directory that holds it, that says Promote
         #[arg(long, value_name = "VERDICT")]
         verdict: Option<PathBuf>,
+        /// On your own word, no verdict: every client at once, beyond cap_share
+        #[arg(long, conflicts_with = "verdict")]
+        without_verdict: bool,
         #[command(flatten)]
         file: File,
         /// Run directory for the log of changes [default: ./runs/<UTC time>-promote]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
-    /// Every session back to control at once, and the host as it was
-    Rollback(File),
+    /// Every session back to control at once, and the host as it was; ends a promotion, and kills a steerer that hangs
+    Rollback {
+        #[command(flatten)]
+        file: File,
+        /// The experiment by its name, without its file, such as one that `status` finds left on this host
+        #[arg(long, value_name = "NAME", conflicts_with = "config")]
+        name: Option<String>,
+    },
     /// Measure sessions by the game's own packets, on the server, beside `start` or before it
     Measure {
         #[command(flatten)]
@@ -175,18 +186,33 @@ pub(crate) fn options() -> Options {
 /// Runs one action.
 pub(crate) fn run(args: CanaryArgs, global: &Global) -> Result<Exit> {
     match args.action {
-        Action::Plan(file) => plan(&file.read()?, global)?,
+        Action::Plan(file) => plan::plan(&file.read()?, global)?,
         Action::Register { file, out } => register(&file.read()?, out, global)?,
         Action::Start { file, out } => start::start(&file.read()?, out, global)?,
-        Action::Promote { verdict, file, out } => {
+        Action::Promote { verdict, without_verdict, file, out } => {
+            if verdict.is_none() && !without_verdict {
+                let missing = "--verdict VERDICT: every client would take the canary path at once, so give the verdict that says Promote, or \
+                               --without-verdict on your own word";
+                return Err(Misuse(missing.to_owned()).into());
+            }
             promote::promote(&file.read()?, verdict.as_deref(), out, global)?;
         }
         Action::Status { watch, file } => return status::status(&file.read()?, watch, global),
         Action::Ramp { share, file } => {
             let (from, to) = steer::ramp(&file.read()?.experiment.name, share, &options())?;
-            answer(global, &json!({ "from": from, "to": to }), format_args!("share {from} -> {to}"))?;
+            answer(
+                global,
+                &json!({ "from": from, "to": to }),
+                format_args!("share {} -> {}", report::spaced(from), report::spaced(to)),
+            )?;
         }
-        Action::Rollback(file) => rollback(&file.read()?, global)?,
+        Action::Rollback { file, name } => {
+            let name = match name {
+                Some(name) => name,
+                None => file.read()?.experiment.name,
+            };
+            standing::rollback(&name, global)?;
+        }
         Action::Measure { options, file } => measure::measure(&file.read()?, options, global)?,
         Action::Judge { runs, file, out } => return judge_runs(&runs, &file.read()?, out, global),
         Action::Accept { runs, file, out } => return accept::accept(&runs, &file.read()?, out, global),
@@ -205,11 +231,6 @@ fn answer(global: &Global, document: &serde_json::Value, text: std::fmt::Argumen
     }
     outln!("{text}");
     Ok(())
-}
-
-fn plan(experiment: &Experiment, global: &Global) -> Result<()> {
-    let plan = Plan::new(experiment, seed(experiment)?).map_err(Misuse::of)?;
-    answer(global, &json!({ "plan": plan.to_string() }), format_args!("{plan}"))
 }
 
 fn register(experiment: &Experiment, out: Option<PathBuf>, global: &Global) -> Result<()> {
@@ -240,22 +261,6 @@ pub(crate) fn write_down(experiment: &Experiment, path: &Path, started: Timestam
     let head = directory.seal(Timestamp::now())?;
     scrap.keep();
     Ok((plan, head))
-}
-
-fn rollback(experiment: &Experiment, global: &Global) -> Result<()> {
-    let name = &experiment.experiment.name;
-    let done = steer::rollback(name, &options())?;
-    if global.json {
-        return output::json("canary", &done);
-    }
-    match done.gate {
-        Some(gate) => outln!("{name}: every session on control after {gate:?}"),
-        None => outln!("{name}: its steerer was gone; every session was on control"),
-    }
-    for removed in &done.removed {
-        outln!("  removed {removed}");
-    }
-    Ok(())
 }
 
 fn assign(key: &SessionKey, experiment: &Experiment, global: &Global) -> Result<()> {

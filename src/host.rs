@@ -122,6 +122,14 @@ pub(crate) fn run(args: HostArgs, global: &Global) -> Result<Exit> {
     match args.action {
         Action::Watch(args) => return watch::watch(&args, global),
         Action::Audit { about, root: Some(root), explain } => {
+            if !root.is_dir() {
+                let what = if root.exists() { "is no folder" } else { "does not exist" };
+                return Err(Misuse(format!(
+                    "{} {what}: --root names one that `host capture` or scripts/provider-pack made",
+                    root.display()
+                ))
+                .into());
+            }
             let capture = Capture::open(&root).map_err(|error| Misuse(error.to_string()))?;
             let mut ports = capture.ports;
             if let Some(unknown) = about.iface.iter().find(|name| !ports.contains(name)) {
@@ -143,6 +151,9 @@ pub(crate) fn run(args: HostArgs, global: &Global) -> Result<Exit> {
             tell(&Audit::new(&live, &ports, &about.expectation()), explain, global)?;
         }
         Action::Capture { about, to } => {
+            if to.exists() {
+                return Err(Misuse(format!("{} exists: name a new folder, which will be made", to.display())).into());
+            }
             let ports = about.ports()?;
             let live = Live::begin(&ports);
             thread::sleep(about.window);

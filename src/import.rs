@@ -52,10 +52,10 @@ struct Prometheus {
     /// The histogram, without _bucket; its series need labels arm, isp or asn, and family
     metric: String,
     /// First instant, such as 2026-11-21T19:00:00+09:00
-    #[arg(long)]
+    #[arg(long, value_parser = instant)]
     start: Timestamp,
     /// First instant after the last bin
-    #[arg(long)]
+    #[arg(long, value_parser = instant)]
     end: Timestamp,
     /// Label matchers, such as region="jp"
     #[arg(long, default_value = "")]
@@ -86,6 +86,11 @@ impl Unit {
             Self::Microseconds => 1e3,
         }
     }
+}
+
+fn instant(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no instant: write one with its zone, such as 2026-11-21T19:00:00+09:00"))
 }
 
 /// Runs one import.

@@ -74,18 +74,29 @@ impl Shown {
     fn text(&self) -> String {
         let mut now = Progress::default();
         self.now.iter().for_each(|progress| now.add(progress));
-        text(&now, &self.all, self.whole)
+        let columns = console::Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
+        text(&now, &self.all, self.whole, columns.is_some_and(|columns| columns < WIDE))
     }
 }
 
-fn text(now: &Progress, all: &Progress, whole: Option<Duration>) -> String {
+/// Columns that the whole table takes; narrower terminals see fewer of them.
+const WIDE: usize = 80;
+
+fn text(now: &Progress, all: &Progress, whole: Option<Duration>, narrow: bool) -> String {
     let seconds = |span: Duration| format!("{:.0} s", span.as_secs_f64());
     let mut text = seconds(all.span);
     if let Some(whole) = whole {
         let _ = write!(text, " of {}", seconds(whole));
     }
     let rate = now.sent as f64 / now.span.as_secs_f64().max(1e-9);
-    let _ = write!(text, "   {rate:.0} packets/s   sent {}, received {}, lost {}", all.sent, all.received, all.lost());
+    let _ = write!(
+        text,
+        "   {rate:.0} packets/s{}sent {}, received {}, lost {}",
+        if narrow { "\n" } else { "   " },
+        all.sent,
+        all.received,
+        all.lost()
+    );
     if all.lost() > 0 {
         let _ =
             write!(text, " (forward {}, return {}, unknown {})", all.lost_forward, all.lost_return, all.lost_unknown);
@@ -95,7 +106,12 @@ fn text(now: &Progress, all: &Progress, whole: Option<Duration>) -> String {
             let _ = write!(text, ", {name} {count}");
         }
     }
-    let mut table = Table::new(["", "now p50", "p95", "p99", "all p50", "p95", "p99"]);
+    let (heads, levels): (&[&str], &[f64]) = if narrow {
+        (&["", "now p50", "p99", "all p50", "p99"], &[0.5, 0.99])
+    } else {
+        (&["", "now p50", "p95", "p99", "all p50", "p95", "p99"], &[0.5, 0.95, 0.99])
+    };
+    let mut table = Table::new(heads.iter().copied());
     for (name, now, all) in [
         ("round trip", &now.rtt, &all.rtt),
         ("probe host", &now.probe_host, &all.probe_host),
@@ -104,7 +120,7 @@ fn text(now: &Progress, all: &Progress, whole: Option<Duration>) -> String {
         ("late by", &now.lateness, &all.lateness),
     ] {
         let quantile = |of: &SparseHistogram, level: f64| of.quantile(level).map_or_else(|| "–".to_owned(), span);
-        let cells = [now, all].into_iter().flat_map(|of| [0.5, 0.95, 0.99].map(|level| quantile(of, level)));
+        let cells = [now, all].into_iter().flat_map(|of| levels.iter().map(move |level| quantile(of, *level)));
         table.row(std::iter::once(name.to_owned()).chain(cells));
     }
     let kept = percent(all.within_50us as f64 / all.sent.max(1) as f64);
@@ -124,7 +140,7 @@ mod tests {
         now.within_50us = 495;
         let mut all = now.clone();
         all.add(&Progress { lost_forward: 3, lost_unknown: 2, late: 1, ..now.clone() });
-        let text = text(&now, &all, Some(Duration::from_secs(60)));
+        let text = text(&now, &all, Some(Duration::from_secs(60)), false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -133,5 +149,8 @@ mod tests {
         assert!(lines[2].starts_with("round trip      20.0 ms  20.0 ms"), "{text}");
         assert!(lines[3].starts_with("probe host            –"), "{text}");
         assert_eq!(lines[7], "now: the last 5 s; 99.00 % of the slots within 50 µs");
+        let narrow = super::text(&now, &all, Some(Duration::from_secs(60)), true);
+        assert_eq!(narrow.lines().count(), 9, "{narrow}");
+        assert!(narrow.lines().skip(2).all(|line| line.chars().count() <= 60), "{narrow}");
     }
 }

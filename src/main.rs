@@ -80,10 +80,12 @@ fn main() -> ExitCode {
     // The demo tells its story by itself, and so does the doctor.
     let least = usize::from(!matches!(cli.verb, Verb::Demo(_) | Verb::Doctor(_)));
     let level = ["warn", "info", "debug", "trace"][(least + usize::from(cli.global.verbose)).min(3)];
+    // https://no-color.org: set to anything but nothing.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("PATHLAB_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && !no_color)
         .without_time()
         .with_target(false)
         .init();

@@ -31,6 +31,8 @@ impl Paired {
     pub(crate) fn cells(&self, words: impl Fn(f64) -> String) -> [String; 4] {
         let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), &words);
         let interval = match (self.low, self.high) {
+            // A model without noise: an interval would pretend that there was some.
+            (Some(low), Some(high)) if low == high => "the same in every pair".to_owned(),
             (Some(low), Some(high)) => format!("{} to {}", words(low), words(high)),
             _ => "too few pairs".to_owned(),
         };
@@ -43,4 +45,17 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len().checked_sub(1)? / 2;
     Some(if values.len() % 2 == 1 { values[middle] } else { (values[middle] + values[middle + 1]) / 2.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_without_noise_have_no_interval() {
+        let cells = |pairs: &[(f64, f64)]| Paired::of(pairs, Confidence::P95).cells(|value| format!("{value:.0}"));
+        assert_eq!(cells(&[(12.0, 2.0); 11]), ["12", "2", "-10", "the same in every pair"]);
+        let noisy: Vec<_> = (0..11).map(|number| (12.0, 2.0 + f64::from(number))).collect();
+        assert!(cells(&noisy)[3].contains(" to "), "{:?}", cells(&noisy));
+    }
 }

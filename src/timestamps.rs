@@ -21,7 +21,7 @@ use pathlab_xdp::{
     },
     xsk::NicStamps,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{exit::Misuse, guardian};
 
@@ -73,7 +73,7 @@ impl Arranged {
         match Self::on_card(wish, interface, options, verb) {
             Ok(arranged) => Ok(arranged),
             Err(error) if wish == Timestamps::Auto => {
-                info!("timestamps auto: the kernel's: {error}");
+                debug!("timestamps auto: the kernel's: {error}");
                 Ok(Self::default())
             }
             Err(error) => Err(error),

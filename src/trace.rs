@@ -131,7 +131,8 @@ pub(crate) fn run(args: &Trace, global: &Global) -> Result<Exit> {
     };
     let (mut directory, scrap) = run_directory::create(&path, &about)?;
     let progress = Progress::new();
-    progress.say(format!("tracing {} flows to {target}, {} rounds", args.flows, args.count));
+    let flows = if args.flows == 1 { "1 flow".to_owned() } else { format!("{} flows", args.flows) };
+    progress.say(format!("tracing {flows} to {target}, {} rounds", args.count));
     let traced = trace(&mut sockets, &plan, &|| stop.flag().load(Ordering::Relaxed))
         .with_context(|| format!("trace {target}"))?;
     drop(progress);

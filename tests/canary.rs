@@ -120,12 +120,65 @@ fn what_changes_the_steering_is_written_down_and_a_promotion_has_its_own_way_bac
     assert!(at(|action| action.starts_with("the plan is registered: ")) < at(|action| action.starts_with("start: ")));
     assert!(run("evidence verify log").status.success());
 
-    let promoted = run("canary promote -c good.toml --out promoted");
+    let promoted = run("canary promote -c good.toml --out promoted --without-verdict");
     let text = String::from_utf8_lossy(&promoted.stdout);
     assert!(text.contains("ip -4 rule add ipproto udp sport 862 lookup 223 priority 10001 protocol 222"), "{text}");
+    assert!(text.contains("on your own word, no verdict"), "{text}");
     assert!(run("evidence verify promoted").status.success());
     let status = run("canary status -c good.toml");
     assert!(String::from_utf8_lossy(&status.stdout).starts_with("e2e: promoted"));
-    assert!(run("canary rollback -c good.toml").status.success());
+    let ended = run("canary rollback -c good.toml");
+    let text = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && text.starts_with("e2e: the promotion ended: clients are back on today's path\n"));
+    assert!(text.contains("  removed ip -4 rule ipproto udp sport 862 lookup 223"), "{text}");
+    assert_eq!(host(), before);
+}
+
+#[test]
+fn a_dead_guardian_a_hung_steerer_and_what_others_left_are_told_as_they_are() {
+    if !isolated("a_dead_guardian_a_hung_steerer_and_what_others_left_are_told_as_they_are") {
+        return;
+    }
+    let place = place();
+    gateway();
+    let before = host();
+    fs::write(place.path().join("other.toml"), include_str!("canary.toml").replace("\"e2e\"", "\"other\"")).unwrap();
+    let run = |args: &str| pathlab(place.path(), &format!("canary {args}")).output().unwrap();
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
+
+    let steerer = Serving::start(place.path(), "canary start -c good.toml --out run");
+    let status = document(&run("status --json -c good.toml"), 0);
+    sh(&format!("kill -KILL {}", status["status"]["guardian"]));
+    assert!(said(&run("status -c good.toml")).contains("its guardian died"));
+    let pid = steerer.child.id();
+    sh(&format!("kill -STOP {pid}"));
+    // It is stopped once every thread is.
+    sh(&format!(
+        "timeout 20 sh -c 'while grep -L \"^State:.*stopped\" /proc/{pid}/task/*/status | grep -q .; do :; done'"
+    ));
+    let hung = run("status -c good.toml");
+    let text = said(&hung);
+    assert_eq!(hung.status.code(), Some(1), "{text}");
+    assert!(text.starts_with(&format!("e2e: the steerer (pid {pid}) does not answer; its lease")), "{text}");
+    let ended = run("rollback -c good.toml");
+    let text = said(&ended);
+    let unsealed = place.path().canonicalize().unwrap().join("run");
+    let first = format!(
+        "e2e: the steerer (pid {pid}) hung and was killed; every session is on control; its run {} is unsealed\n",
+        unsealed.display()
+    );
+    assert!(ended.status.success() && text.starts_with(&first), "{text}");
+    drop(steerer);
+    assert_eq!(host(), before);
+
+    let steerer = Serving::start(place.path(), "canary start -c other.toml");
+    let status = document(&run("status --json -c other.toml"), 0);
+    sh(&format!("kill -KILL {}", status["status"]["guardian"]));
+    drop(steerer.signalled("KILL"));
+    let mine = run("rollback -c good.toml");
+    let text = String::from_utf8_lossy(&mine.stderr);
+    assert!(mine.status.code() == Some(1) && text.contains("`canary rollback --name other`"), "{text}");
+    let removed = run("rollback --name other");
+    assert!(said(&removed).starts_with("other: its steerer (pid "), "{}", said(&removed));
     assert_eq!(host(), before);
 }

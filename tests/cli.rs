@@ -98,6 +98,7 @@ const WRITTEN_WRONG: &[Row] = &[
         "no session to judge: 2 lines are broken, the first broken/sessions.jsonl:1: ",
     ),
     ("canary replay absent", 2, "absent: cannot be read: No such file"),
+    ("canary promote -c good.toml", 2, "--verdict VERDICT: every client would take the canary path at once"),
     ("canary promote -c good.toml --verdict broken.jsonl", 1, "not a verdict of this version"),
     ("canary replay broken.jsonl", 1, "not a verdict of this version"),
     // lab

@@ -134,7 +134,7 @@ fn without_rights_it_says_what_it_cannot_tell_and_what_would_help() {
     for what in ["IPv4 send, plane sched", "IPv4 receive, plane kernel"] {
         assert_eq!(answer(&document["loopback"], what).0, "yes", "{what} needs no right");
     }
-    for what in ["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"] {
+    for what in ["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_NET_RAW"] {
         assert_eq!(answer(&document["host"], what).0, "no", "{what}");
     }
     let checks = &document["ports"][0]["checks"];

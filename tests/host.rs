@@ -49,8 +49,8 @@ fn a_capture_is_written_once_and_audited_elsewhere() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     assert!(String::from_utf8_lossy(&ran.stdout).contains("files of lo"));
     let again = capture(&tree);
-    assert_eq!(again.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("File exists"));
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists: name a new folder"));
     let audit = pathlab().args(["host", "audit", "--explain", "--root"]).arg(&tree).output().unwrap();
     assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stderr));
     let text = String::from_utf8_lossy(&audit.stdout);

@@ -63,6 +63,11 @@ impl Guardian {
         self.child.id()
     }
 
+    /// Whether it still watches. It may be killed like any process.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     fn expect_ready(&mut self) -> io::Result<()> {
         self.control.set_read_timeout(Some(PATIENCE))?;
         let mut byte = [0];

@@ -253,6 +253,12 @@ impl Leftover {
         boot_id().is_ok_and(|boot| boot != self.boot)
     }
 
+    /// Which network namespace it is about, in words; `None` for the calling thread's, and after a reboot.
+    pub fn elsewhere(&self) -> Option<String> {
+        let here = netns::current_inode().is_ok_and(|inode| inode == self.netns_inode);
+        (!here && !self.is_of_another_boot()).then(|| netns::words(self.netns_inode))
+    }
+
     /// Takes everything back, newest first, and removes the journal unless something in it was left to somebody else.
     ///
     /// # Errors

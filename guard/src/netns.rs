@@ -82,10 +82,24 @@ pub(crate) fn current_inode() -> Result<u64> {
 
 /// Opens the network namespace with this inode through its name or through a process in it; `None` when it is gone.
 pub(crate) fn find(inode: u64) -> Option<File> {
+    path(inode).and_then(|path| File::open(path).ok())
+}
+
+/// The same in words: by its name, or by a process in it.
+pub(crate) fn words(inode: u64) -> String {
+    let Some(path) = path(inode) else { return "a network namespace that is gone".to_owned() };
+    let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match path.strip_prefix("/proc").ok().and_then(|path| path.iter().next()) {
+        Some(pid) => format!("the network namespace of process {}", pid.display()),
+        None => format!("network namespace {}", last(&path)),
+    }
+}
+
+fn path(inode: u64) -> Option<PathBuf> {
     let is_it = |path: &PathBuf| fs::metadata(path).is_ok_and(|meta| meta.st_ino() == inode);
     let named = fs::read_dir(NETNS_DIR).into_iter().flatten().flatten().map(|entry| entry.path());
     let of_processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path().join("ns/net"));
-    named.chain(of_processes).find(is_it).and_then(|path| File::open(path).ok())
+    named.chain(of_processes).find(is_it)
 }
 
 /// Takes a named namespace away as `ip netns del` does. `false` when there was none.

@@ -179,15 +179,20 @@ impl Rule {
 
     /// The same in iproute2's words; `verb` is `add` or `del`.
     pub fn command(&self, verb: &str) -> String {
-        let Self { family, priority, fwmark, mask, table, .. } = self;
-        let to = self.to.map(|(to, length)| format!(" to {to}/{length}")).unwrap_or_default();
-        let mark = if *mask == 0 { String::new() } else { format!(" fwmark {fwmark:#x}/{mask:#x}") };
+        format!("ip {} rule {verb} {}", self.family, self.words())
+    }
+
+    /// What it matches and does.
+    fn words(&self) -> String {
+        let Self { priority, fwmark, mask, table, .. } = self;
+        let to = self.to.map(|(to, length)| format!("to {to}/{length} ")).unwrap_or_default();
+        let mark = if *mask == 0 { String::new() } else { format!("fwmark {fwmark:#x}/{mask:#x} ") };
         let udp = match self.udp_source_port {
             None => String::new(),
-            Some(0) => " ipproto udp".to_owned(),
-            Some(port) => format!(" ipproto udp sport {port}"),
+            Some(0) => "ipproto udp ".to_owned(),
+            Some(port) => format!("ipproto udp sport {port} "),
         };
-        format!("ip {family} rule {verb}{to}{mark}{udp} lookup {table} priority {priority} protocol {PROTOCOL}")
+        format!("{to}{mark}{udp}lookup {table} priority {priority} protocol {PROTOCOL}")
     }
 
     fn undo(&self) -> Result<bool> {
@@ -246,12 +251,16 @@ impl Route {
 
     /// The same in iproute2's words; `verb` is `add` or `del`.
     pub fn command(&self, verb: &str) -> String {
+        format!("ip {} route {verb} {}", Family::of(self.to), self.words())
+    }
+
+    /// Where it leads, and by which way.
+    fn words(&self) -> String {
         let Self { to, prefix, dev, table, .. } = self;
-        let family = Family::of(*to);
         let to = if *prefix == 0 { "default".to_owned() } else { format!("{to}/{prefix}") };
         let via = self.via.map(|via| format!(" via {via}")).unwrap_or_default();
         let source = self.source.map(|source| format!(" src {source}")).unwrap_or_default();
-        format!("ip {family} route {verb} {to}{via} dev {dev}{source} table {table} protocol {PROTOCOL}")
+        format!("{to}{via} dev {dev}{source} table {table} protocol {PROTOCOL}")
     }
 
     fn undo(&self) -> Result<bool> {
@@ -282,8 +291,10 @@ impl fmt::Display for Object {
         match self {
             Self::Netns { name } => write!(f, "netns {name}"),
             Self::Link { netns, name } => write!(f, "link {name}{}", place(netns)),
-            Self::Rule(rule) => write!(f, "{}{}", rule.command("show"), place(&rule.netns)),
-            Self::Route(route) => write!(f, "{}{}", route.command("show"), place(&route.netns)),
+            Self::Rule(rule) => write!(f, "ip {} rule {}{}", rule.family, rule.words(), place(&rule.netns)),
+            Self::Route(route) => {
+                write!(f, "ip {} route {}{}", Family::of(route.to), route.words(), place(&route.netns))
+            }
             Self::Sysctl(Sysctl { netns, path, was }) => write!(f, "sysctl {path} (was {was}){}", place(netns)),
             Self::Hwtstamp(Hwtstamp { netns, interface, was, .. }) => {
                 write!(

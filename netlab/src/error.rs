@@ -74,7 +74,7 @@ pub enum Error {
         shipped: String,
     },
     /// A scenario has no such variant.
-    #[error("{file} has no variant {name}; it has {known}")]
+    #[error("{file} has no variant {name}; it has {}", or_none(.known))]
     NoVariant {
         /// The scenario's file.
         file: String,
@@ -237,4 +237,8 @@ pub enum Error {
     /// What was put on the host could not be noted or taken back.
     #[error(transparent)]
     Guard(#[from] pathlab_guard::Error),
+}
+
+fn or_none(variants: &str) -> &str {
+    if variants.is_empty() { "no variants" } else { variants }
 }

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{answer, seed, start::signalled};
-use crate::{Global, duration, exit::Misuse, host, probe, readiness, reflect::served, run_directory};
+use crate::{Global, duration, exit::Misuse, host, probe, readiness, reflect::served, report::span, run_directory};
 
 /// Between two readings of the kernel's counts.
 const SWEEP: SignedDuration = SignedDuration::from_secs(10);
@@ -149,25 +149,37 @@ fn groups(account: &Account) -> Vec<Value> {
 }
 
 fn said(account: &Account, lines: u64) -> String {
-    let time = if account.echoes { "round trips" } else { "residences" };
     let mut text = String::new();
+    let mut times = 0;
     for (arm, family, server, total) in account.groups() {
-        let milliseconds = |share| total.quantile(share).map_or(0.0, |nanos| nanos as f64 / 1e6);
         let arm = if arm == pathlab_record::Arm::Canary { "canary" } else { "control" };
         let sent = total.packets.by_control + total.packets.by_canary;
-        text += &format!(
-            "{arm:<8} IPv{family} {server}: {sent} packets to clients, {} of them; {} {time}",
-            total.packets.received,
-            total.count()
-        );
+        let quantile = |share| total.quantile(share).map_or_else(|| "–".to_owned(), span);
+        text +=
+            &format!("{arm:<8} IPv{family} {server}: {sent} packets to clients, {} from them", total.packets.received);
         if total.count() > 0 {
-            text += &format!(", p50 {:.2} ms, p95 {:.2} ms", milliseconds(0.5), milliseconds(0.95));
+            let time = if account.echoes { "round trips" } else { "residences" };
+            text += &format!("; {} {time}, p50 {}, p95 {}", total.count(), quantile(0.5), quantile(0.95));
         }
         text.push('\n');
+        times += total.count();
+    }
+    if times == 0 {
+        text += &nothing_timed(account.echoes);
     }
     let counted = account.counted;
-    text + &format!(
-        "{} sessions, {} for want of room no more; {lines} lines of sessions.jsonl",
-        counted.began, counted.evicted
-    )
+    let evicted = match counted.evicted {
+        0 => String::new(),
+        evicted => format!(", of which {evicted} gave way to newer ones (passive.max_sessions)"),
+    };
+    text + &format!("{} sessions{evicted}; {lines} lines of sessions.jsonl", counted.began)
+}
+
+/// What to look at where no packet told a time.
+fn nothing_timed(echoes: bool) -> String {
+    if echoes {
+        "no round trip: no packet of a client acknowledged a number that was sent; check the offsets of `sequence` and `acknowledgement` in [passive]\n".to_owned()
+    } else {
+        "no times: clients sent nothing that was answered; with `sequence` and `acknowledgement` in [passive] there are round trips\n".to_owned()
+    }
 }

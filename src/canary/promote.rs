@@ -51,11 +51,15 @@ pub(super) fn promote(
         "head": head.to_string(),
     });
     let list = commands.join("\n  ");
+    let word = match verdict {
+        Some(path) => format!("on the verdict {}", path.display()),
+        None => "on your own word, no verdict".to_owned(),
+    };
     answer(
         global,
         &document,
         format_args!(
-            "{name}: every client by the canary path, until `canary rollback` or a reboot:\n  {list}\n{}  sealed {head}",
+            "{name}: every client by the canary path, {word}, until `canary rollback` or a reboot:\n  {list}\n{}  sealed {head}",
             path.display()
         ),
     )
@@ -74,7 +78,7 @@ fn grounds(path: &Path, experiment: &Experiment) -> Result<Digest> {
     let document: Value = serde_json::from_str(&text)?;
     let decision = &document["decision"];
     if decision.as_str().is_none_or(|decision| !decision.eq_ignore_ascii_case("promote")) {
-        bail!("{}: the verdict is {decision}, not Promote; without a verdict it is your own word", file.display());
+        bail!("{}: the verdict is {decision}, not Promote; --without-verdict is for your own word", file.display());
     }
     Ok(Digest::of(text.as_bytes()))
 }

@@ -14,7 +14,13 @@ use serde_json::json;
 use tracing::{error, info, warn};
 
 use super::{answer, options, seed, write_down};
-use crate::{Global, exit::Misuse, host, readiness, run_directory};
+use crate::{
+    Global,
+    exit::Misuse,
+    host, readiness,
+    report::{lasting, spaced},
+    run_directory,
+};
 
 /// SIGINT and SIGTERM end the steering, whoever sends them.
 pub(super) async fn signalled() -> std::io::Result<()> {
@@ -66,7 +72,7 @@ pub(super) fn start(experiment: &Experiment, out: Option<PathBuf>, global: &Glob
         })?;
         scrap.keep();
         let name = &experiment.experiment.name;
-        info!("{name}: {} of the sessions leave by the canary path", experiment.experiment.share);
+        info!("{name}: {} of the sessions leave by the canary path", spaced(experiment.experiment.share));
         info!("plan {plan_sha256} registered: give {} to `canary judge` beside the data", registered.display());
         readiness::announce();
         let ended = controller
@@ -95,7 +101,8 @@ pub(super) fn start(experiment: &Experiment, out: Option<PathBuf>, global: &Glob
             global,
             &document,
             format_args!(
-                "{name}: every session on control after {gate:?}, the host is as it was\n{registered}  plan {plan_sha256}, for the judge\n{path}  sealed {head}"
+                "{name}: every session on control after {}, the host is as it was\n{registered}  plan {plan_sha256}, for the judge\n{path}  sealed {head}",
+                lasting(gate)
             ),
         )
     })

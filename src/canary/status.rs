@@ -1,7 +1,7 @@
 //! `pathlab canary status`: how the steering stands, once or on a screen that is redrawn.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt::Write,
     sync::atomic::Ordering,
     thread,
@@ -15,8 +15,15 @@ use pathlab_canary::{
 };
 use serde_json::json;
 
-use super::{answer, options};
-use crate::{Global, exit::Exit, live, output, progress::Screen, report::Table, stop::Interrupt};
+use super::{options, standing};
+use crate::{
+    Global,
+    exit::Exit,
+    live, output,
+    progress::Screen,
+    report::{Table, lasting, spaced},
+    stop::Interrupt,
+};
 
 /// Looks that "now" is made of, the first and the last among them.
 const NOW: usize = 11;
@@ -26,7 +33,7 @@ pub(super) fn status(experiment: &Experiment, watch: bool, global: &Global) -> R
     if watch && follow(experiment, global)? && global.json {
         return Ok(Exit::Done);
     }
-    told(experiment, global)
+    standing::told(experiment, global)
 }
 
 /// Watches until a signal comes or nobody steers; whether there was anything to see.
@@ -37,7 +44,8 @@ fn follow(experiment: &Experiment, global: &Global) -> Result<bool> {
     let mut looks: VecDeque<(Duration, Packets)> = VecDeque::with_capacity(NOW);
     while !interrupt.flag().load(Ordering::Relaxed) {
         let status = match steer::status(&experiment.experiment.name, &options()) {
-            Err(steer::Error::NotRunning { .. }) => break,
+            // What is said instead comes after the screen.
+            Err(steer::Error::NotRunning { .. } | steer::Error::Silent { .. }) => break,
             outcome => outcome?,
         };
         if looks.len() == NOW {
@@ -59,10 +67,10 @@ fn text(name: &str, status: &Status, looks: &VecDeque<(Duration, Packets)>) -> S
     let (Some((from, earlier)), Some((to, all))) = (looks.front(), looks.back()) else { return String::new() };
     let span = to.saturating_sub(*from);
     let seen = &status.observed;
-    let share = seen.share.map_or_else(|| "no share".to_owned(), |share| share.to_string());
+    let share = seen.share.map_or_else(|| "no share".to_owned(), spaced);
     let gate = match (&status.halted, seen.lease_left) {
         (Some(halt), _) => format!("halted, every session on control: {halt}"),
-        (None, Some(left)) => format!("lease {:?}, {left:?} left", status.lease),
+        (None, Some(left)) => format!("lease {}, {} left", lasting(status.lease), lasting(left)),
         (None, None) => "the gate is shut: every session on control".to_owned(),
     };
     let mut text = format!("{:.0} s   {name}: {share} on the canary   {gate}\n", to.as_secs_f64());
@@ -84,76 +92,13 @@ fn text(name: &str, status: &Status, looks: &VecDeque<(Duration, Packets)>) -> S
             let _ = writeln!(text, "unproven by which path they leave: {}", reason.as_deref().unwrap_or_default());
         }
     }
+    if status.guardian.is_none() {
+        let _ =
+            writeln!(text, "its guardian died: should it be killed too, `canary rollback` has to take the rest back");
+    }
     let _ = writeln!(text, "canary sessions in the last minute: {}", seen.canary_sessions);
     let _ = write!(text, "now: the last {:.0} s", span.as_secs_f64());
     text
-}
-
-/// How it stands now.
-fn told(experiment: &Experiment, global: &Global) -> Result<Exit> {
-    let name = &experiment.experiment.name;
-    // By experiment: what a steerer left that died with its guardian.
-    let leftovers: BTreeMap<String, Vec<String>> = pathlab_guard::leftovers()
-        .into_iter()
-        .filter(|journal| journal.verb == steer::VERB)
-        .map(|journal| (journal.id, journal.objects.iter().map(ToString::to_string).collect()))
-        .collect();
-    let promoted = steer::promotion(name, &options())?;
-    let status = match steer::status(name, &options()) {
-        Err(steer::Error::NotRunning { .. }) if promoted.is_some() => {
-            let objects: Vec<String> =
-                promoted.iter().flat_map(|journal| &journal.objects).map(ToString::to_string).collect();
-            let text = objects.join("\n  ");
-            answer(
-                global,
-                &json!({ "promoted": objects, "leftovers": leftovers }),
-                format_args!("{name}: promoted, every client by the canary path\n  {text}"),
-            )?;
-            return Ok(Exit::Done);
-        }
-        Err(steer::Error::NotRunning { .. }) if !leftovers.is_empty() => {
-            let text: String = leftovers
-                .iter()
-                .map(|(of, objects)| {
-                    format!(
-                        "\n{of}: left by a steerer that died, inert, gone with `canary rollback`:\n  {}",
-                        objects.join("\n  ")
-                    )
-                })
-                .collect();
-            answer(global, &json!({ "leftovers": leftovers }), format_args!("{name}: not running{text}"))?;
-            return Ok(Exit::Failed);
-        }
-        outcome => outcome?,
-    };
-    if global.json {
-        output::json("canary", &json!({ "status": status, "leftovers": leftovers }))?;
-        return Ok(Exit::Done);
-    }
-    let seen = &status.observed;
-    let share = seen.share.map_or_else(|| "no share".to_owned(), |share| share.to_string());
-    outln!("{name}: {share} on the canary, process {}, guardian {}", status.pid, status.guardian);
-    match (&status.halted, seen.lease_left) {
-        (Some(halt), _) => outln!("halted, every session on control: {halt}; roll back, then start again"),
-        (None, Some(left)) => outln!("lease {:?}, {left:?} left", status.lease),
-        (None, None) => outln!("the gate is shut: every session on control"),
-    }
-    let packets = &seen.packets;
-    outln!("packets: control {}, canary {}, held on control {}", packets.control, packets.canary, packets.held);
-    match (&status.departures, &status.unproven) {
-        (Some(left), _) => outln!(
-            "left by their own path: control {}, canary {}; astray: control {}, canary {}",
-            left.control,
-            left.canary,
-            left.control_astray,
-            left.canary_astray
-        ),
-        (None, reason) => {
-            outln!("by which path packets leave is unproven: {}", reason.as_deref().unwrap_or_default())
-        }
-    }
-    outln!("canary sessions in the last minute: {}", seen.canary_sessions);
-    Ok(Exit::Done)
 }
 
 #[cfg(test)]
@@ -179,9 +124,9 @@ mod tests {
             halted: None,
             lease: Duration::from_millis(500),
             pid: 1,
-            guardian: 2,
+            guardian: Some(2),
         };
-        let wanted = "12 s   e2e: 15% on the canary   lease 500ms, 431ms left\n\
+        let wanted = "12 s   e2e: 15 % on the canary   lease 500 ms, 431 ms left\n\
                       packets          now, a second   all\n\
                       control                   1000  6000\n\
                       canary                     200  1100\n\

@@ -11,10 +11,11 @@ use super::Check;
 const OLDEST: KernelVersion = KernelVersion(6, 1);
 
 /// Number, name and use of what we may need (`linux/capability.h`).
-const CAPABILITIES: [(u32, &str, &str); 4] = [
+const CAPABILITIES: [(u32, &str, &str); 5] = [
     (12, "CAP_NET_ADMIN", "XDP, what the card stamps, SO_MARK, steering"),
     (13, "CAP_NET_RAW", "AF_XDP sockets"),
     (23, "CAP_SYS_NICE", "SCHED_FIFO for exact slots"),
+    (38, "CAP_PERFMON", "BPF programs that read the kernel's own structures"),
     (39, "CAP_BPF", "loading BPF programs"),
 ];
 
@@ -50,12 +51,14 @@ fn kernel(version: KernelVersion) -> Check {
 }
 
 fn capability_held(held: u64, (number, name, used_for): (u32, &str, &str)) -> Check {
-    // CAP_SYS_ADMIN holds what CAP_BPF was split from.
-    let admin = number == 39 && held & (1 << 21) != 0;
+    // CAP_SYS_ADMIN holds what CAP_PERFMON and CAP_BPF were split from.
+    let admin = number >= 38 && held & (1 << 21) != 0;
     if held & (1 << number) != 0 || admin {
         Check::yes(name, used_for)
     } else {
-        let remedy = format!("run as root, or `setcap {}+ep` on the pathlab binary", name.to_lowercase());
+        // All of them: setcap replaces what a file had.
+        let all = CAPABILITIES.map(|(_, name, _)| name.to_lowercase()).join(",");
+        let remedy = format!("run as root, or `setcap {all}+ep` on the pathlab binary");
         Check::no(name, format!("not held; needed for {used_for}"), remedy)
     }
 }
@@ -89,8 +92,13 @@ mod tests {
         let status = "Name:\tpathlab\nCapEff:\t0000000000003000\n";
         let held = effective(status).expect("as the kernel writes it");
         let answers = CAPABILITIES.map(|capability| capability_held(held, capability).answer);
-        assert_eq!(answers, [Answer::Yes, Answer::Yes, Answer::No, Answer::No]);
-        assert_eq!(capability_held(1 << 21, CAPABILITIES[3]).answer, Answer::Yes, "CAP_SYS_ADMIN");
+        assert_eq!(answers, [Answer::Yes, Answer::Yes, Answer::No, Answer::No, Answer::No]);
+        for capability in [CAPABILITIES[3], CAPABILITIES[4]] {
+            assert_eq!(capability_held(1 << 21, capability).answer, Answer::Yes, "CAP_SYS_ADMIN");
+        }
+        let remedies = CAPABILITIES.map(|capability| capability_held(0, capability).remedy.expect("one"));
+        assert!(remedies.iter().all(|remedy| *remedy == remedies[0]), "one command for all");
+        assert!(remedies[0].contains("setcap cap_net_admin,cap_net_raw,cap_sys_nice,cap_perfmon,cap_bpf+ep"));
         assert_eq!(effective("Name:\tx\n"), None);
     }
 

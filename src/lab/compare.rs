@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::Timestamp;
-use pathlab_netlab::{
-    expectation::in_words,
-    scenario::{Expectation, Metric, Of, Quantity, Scenario},
-};
+use pathlab_netlab::scenario::{Expectation, Metric, Of, Quantity, Scenario};
 use pathlab_record::Run;
 use pathlab_stats::Confidence;
 use serde::Serialize;
@@ -20,7 +17,7 @@ use crate::{
     exit::{Exit, Misuse},
     host, output,
     paired::Paired,
-    report::Table,
+    report::{Table, measured},
     run_directory,
 };
 
@@ -195,7 +192,7 @@ impl Comparison {
     fn text(&self) -> String {
         let mut table = Table::new(["", "A", "B", "B − A", "95 % interval"]);
         for figure in &self.figures {
-            let [a, b, difference, interval] = figure.paired.cells(|value| in_words(figure.quantity, value));
+            let [a, b, difference, interval] = figure.paired.cells(|value| measured(figure.quantity, value));
             table.row([figure.figure.clone(), a, b, difference, interval]);
         }
         let invalid = match self.invalid {

@@ -108,7 +108,7 @@ fn measured(bench: &Bench, descriptors: u32, burst: Burst) -> Result<Measured> {
 impl Report {
     fn text(&self) -> String {
         let mut curve = Table::new(["descriptors", "lost", "longest wait"]);
-        let heads = ["descriptors", "gap", "rx_ring_full", "model", "rx_fill_ring_empty_descs", "model"];
+        let heads = ["descriptors", "gap", "rx_ring_full", "by the model", "rx_fill_ring_empty_descs", "by the model"];
         let mut real = Table::new(heads);
         for Point { descriptors, lost, longest_ns, measured } in &self.curve {
             curve.row([descriptors.to_string(), lost.to_string(), span(*longest_ns)]);

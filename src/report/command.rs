@@ -11,7 +11,11 @@ use jiff::Timestamp;
 use pathlab_record::{Digest, Head, RecordedRun};
 
 use super::page;
-use crate::{Global, exit::Exit, output};
+use crate::{
+    Global,
+    exit::{Exit, Misuse},
+    output,
+};
 
 /// The page's name where none is given.
 const PAGE: &str = "report.html";
@@ -32,6 +36,10 @@ pub(crate) struct ReportArgs {
 
 /// Writes the page and tells what is on it; exits with 1 when a run is not as it was sealed.
 pub(crate) fn run(args: &ReportArgs, global: &Global) -> Result<Exit> {
+    if let Some(case) = args.runs.iter().find(|run| run.extension().is_some_and(|end| end == "toml") && run.is_file()) {
+        let what = "is a TOML file, and a run is a directory or JSON; a case file is given as --case";
+        return Err(Misuse(format!("{}: {what} {0}", case.display())).into());
+    }
     let case = args.case.as_deref().map(page::Case::read).transpose()?;
     let report = page::gather(&args.runs, Timestamp::now())?;
     let home = args.runs.iter().find(|run| run.is_dir()).map_or_else(|| PathBuf::from("."), PathBuf::clone);

@@ -34,14 +34,16 @@ fn section(text: &mut String, heading: &str, checks: &[Check], width: usize) {
         text.push('\n');
     }
     let _ = writeln!(text, "{heading}");
-    for Check { what, answer, because, remedy } in checks {
+    for (place, Check { what, answer, because, remedy }) in checks.iter().enumerate() {
+        // One command may mend several lines: under the last of them.
+        let said_below = checks.get(place + 1).is_some_and(|next| next.remedy == *remedy);
         let answer = match answer {
             Answer::Yes => "yes",
             Answer::No => "no",
             Answer::CannotTell => "cannot tell",
         };
         let _ = writeln!(text, "  {what:<width$}  {answer:<11}  {because}");
-        if let Some(remedy) = remedy {
+        if let Some(remedy) = remedy.as_ref().filter(|_| !said_below) {
             let _ = writeln!(text, "  {:<width$}  {:<11}  → {remedy}", "", "");
         }
     }
@@ -57,5 +59,11 @@ mod tests {
         let text = text(&Examination { host, loopback: vec![], veth: vec![], ports: vec![] });
         let wanted = "host\n  kernel   yes          Linux 6.18\n  CAP_BPF  no           not held\n                        → run as root\n";
         assert!(text.starts_with(wanted), "{text}");
+        let alike = ["CAP_BPF", "CAP_PERFMON"].map(|name| Check::no(name, "not held", "run as root"));
+        let text = super::text(&Examination { host: alike.into(), loopback: vec![], veth: vec![], ports: vec![] });
+        assert!(
+            text.matches("run as root").count() == 1 && text.contains("CAP_PERFMON  no           not held\n   "),
+            "{text}"
+        );
     }
 }

@@ -12,7 +12,7 @@ mod table;
 pub(crate) mod trace;
 pub(crate) mod verdict;
 
-pub(crate) use quantity::{percent, span};
+pub(crate) use quantity::{lasting, measured, percent, spaced, span};
 pub(crate) use table::Table;
 
 /// A card's clock against this host's.

@@ -323,6 +323,16 @@ fn clock(segment: &Segment) -> String {
     text
 }
 
+/// Packets that must lie beyond a percentile before it is told apart from the largest: the rule of the report's page.
+const BEYOND: f64 = 5.0;
+
+/// A far percentile, or a dash where too few packets lie beyond it.
+fn far(quantiles: &Quantiles, level: f64) -> String {
+    let value = if level > 0.99 { quantiles.p999 } else { quantiles.p99 };
+    // As whole packets: 1 - 0.999 is a little more than a thousandth.
+    if (quantiles.count as f64 * (1.0 - level)).round() >= BEYOND { span(value) } else { "–".to_owned() }
+}
+
 fn row(table: &mut Table, name: &str, row: &Row) {
     let quantile =
         |of: &Option<Quantiles>, pick: fn(&Quantiles) -> u64| of.as_ref().map_or("–".into(), |q| span(pick(q)));
@@ -332,8 +342,8 @@ fn row(table: &mut Table, name: &str, row: &Row) {
         row.sessions.to_string(),
         quantile(&row.rtt, |q| q.p50),
         p95(&row.rtt),
-        quantile(&row.rtt, |q| q.p99),
-        quantile(&row.rtt, |q| q.p999),
+        row.rtt.as_ref().map_or("–".into(), |q| far(q, 0.99)),
+        row.rtt.as_ref().map_or("–".into(), |q| far(q, 0.999)),
         percent(row.loss),
         p95(&row.ipdv_forward),
         p95(&row.ipdv_return),
@@ -351,12 +361,12 @@ fn stages(row: &Row) -> Table {
         ("slot to application", &split.total),
     ] {
         match quantiles {
-            Some(q) => table.row([name.to_owned(), span(q.p50), span(q.p95), span(q.p99), span(q.p999)]),
+            Some(q) => table.row([name.to_owned(), span(q.p50), span(q.p95), far(q, 0.99), far(q, 0.999)]),
             None => table.row([name, "–", "–", "–", "–"]),
         }
         if name == "reflector host" {
             for (name, q) in inner(split) {
-                table.row([format!("  {name}"), span(q.p50), span(q.p95), span(q.p99), span(q.p999)]);
+                table.row([format!("  {name}"), span(q.p50), span(q.p95), far(q, 0.99), far(q, 0.999)]);
             }
         }
     }
@@ -380,4 +390,18 @@ fn inner(split: &Split) -> Vec<(String, &Quantiles)> {
         (stages.into_iter().map(words).collect::<Vec<_>>().join(" + "), quantiles)
     };
     parts.into_iter().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_with_nothing_beyond_it_is_not_told() {
+        let of = |count| Quantiles { count, min: 1, p50: 2, p90: 3, p95: 4, p99: 5, p999: 6, max: 6 };
+        for (count, p99, p999) in [(400, "–", "–"), (500, "5 ns", "–"), (4_000, "5 ns", "–"), (5_000, "5 ns", "6 ns")]
+        {
+            assert_eq!((far(&of(count), 0.99).as_str(), far(&of(count), 0.999).as_str()), (p99, p999), "{count}");
+        }
+    }
 }

@@ -124,7 +124,7 @@ fn sentence(Said { verdict, flows: places, together }: &Said, flows: &[FlowRepor
             let each: Vec<String> = of_each().map(|loss| loss.share.map_or_else(|| "–".into(), percent)).collect();
             format!("{}; by flow {}", share(Share::of(*sent, *lost)), each.join(", "))
         }
-        _ => of_each().map(share).collect::<Vec<_>>().join("; "),
+        _ => by_flow(places, &of_each().map(share).collect::<Vec<_>>()),
     };
     match verdict {
         Verdict::Culprit { from, to, direction, .. } => {
@@ -146,6 +146,18 @@ fn sentence(Said { verdict, flows: places, together }: &Said, flows: &[FlowRepor
         }
         Verdict::Insufficient { why } => format!("{who}: insufficient: {why}"),
         Verdict::None => format!("{who}: no loss: {losses}"),
+    }
+}
+
+/// What was lost by each flow: once where it is the same, else with the flow's number.
+fn by_flow(places: &[usize], losses: &[String]) -> String {
+    match losses {
+        [one] => one.clone(),
+        [first, rest @ ..] if rest.iter().all(|loss| loss == first) => format!("{first} each"),
+        _ => {
+            let numbered = places.iter().zip(losses).map(|(place, loss)| format!("flow {}: {loss}", place + 1));
+            numbered.collect::<Vec<_>>().join("; ")
+        }
     }
 }
 

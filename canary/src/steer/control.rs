@@ -2,6 +2,7 @@
 //! open.
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -20,6 +21,9 @@ pub const RUN_DIR: &str = "/run/pathlab";
 
 /// A steerer answers in milliseconds. One that takes longer than this is stopped or stuck.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The evidence chain of a run directory.
+const CHAIN: &str = "evidence.jsonl";
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,12 +59,13 @@ pub struct Status {
     pub lease: Duration,
     /// Process id of the steerer.
     pub pid: u32,
-    /// Process id of its guardian.
-    pub guardian: u32,
+    /// Process id of its guardian; absent when that has died.
+    pub guardian: Option<u32>,
 }
 
 /// What a rollback did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RolledBack {
     /// Time until no packet was marked any more; unknown when the kernel or the guardian did it.
     pub gate: Option<Duration>,
@@ -68,6 +73,12 @@ pub struct RolledBack {
     pub removed: Vec<String>,
     /// The steerer did not answer and was killed.
     pub killed: bool,
+    /// Process id of a steerer that was killed or found dead.
+    pub steerer: Option<u32>,
+    /// The run directory that the killed steerer had open, and could not seal.
+    pub unsealed: Option<PathBuf>,
+    /// A promotion was taken back.
+    pub promotion: bool,
 }
 
 /// The control socket of an experiment.
@@ -78,7 +89,7 @@ pub(super) fn socket_path(run_dir: &Path, name: &str) -> PathBuf {
 /// Asks the steerer of an experiment how it is. For one that does not answer, see [`super::observe`].
 ///
 /// # Errors
-/// [`Error::NotRunning`]; [`Error::Socket`] when it does not answer within a second.
+/// [`Error::NotRunning`]; [`Error::Silent`] when it does not answer within a second; [`Error::Socket`].
 pub fn status(name: &str, options: &Options) -> Result<Status> {
     match ask(name, options, Request::Status)? {
         Answer::Status(status) => Ok(*status),
@@ -89,7 +100,7 @@ pub fn status(name: &str, options: &Options) -> Result<Status> {
 /// Raises the share of a running experiment. Returns the shares before and after.
 ///
 /// # Errors
-/// [`Error::Refused`] with the steerer's reason; [`Error::NotRunning`]; [`Error::Socket`].
+/// [`Error::Refused`] with the steerer's reason; [`Error::NotRunning`]; [`Error::Silent`]; [`Error::Socket`].
 pub fn ramp(name: &str, share: Share, options: &Options) -> Result<(Share, Share)> {
     match ask(name, options, Request::Ramp(share))? {
         Answer::Ramped { from, to } => Ok((from, to)),
@@ -110,6 +121,7 @@ pub fn rollback(name: &str, options: &Options) -> Result<RolledBack> {
         Err(Error::NotRunning { .. }) => RolledBack::default(),
         other => other?,
     };
+    done.promotion = true;
     done.removed.extend(undone.removed.iter().map(ToString::to_string));
     Ok(done)
 }
@@ -130,7 +142,7 @@ pub(super) fn end_experiment(name: &str, options: &Options) -> Result<RolledBack
     match ask(name, options, Request::Rollback) {
         Ok(Answer::RolledBack(done)) => return Ok(done),
         Ok(other) => return Err(unexpected(other)),
-        Err(Error::NotRunning { .. } | Error::Socket { .. }) => {}
+        Err(Error::NotRunning { .. } | Error::Silent { .. } | Error::Socket { .. }) => {}
         Err(error) => return Err(error),
     }
     let path = options.undo_dir.join(format!("{VERB}-{name}.jsonl"));
@@ -140,10 +152,25 @@ pub(super) fn end_experiment(name: &str, options: &Options) -> Result<RolledBack
         }
         other => other?,
     };
+    let pid = journal.owner.pid;
+    let unsealed = journal.owner.is_alive().then(|| open_run(pid)).flatten();
     // Death takes the table away at once; then rules and routes are the guardian's or ours, whoever is first.
     let killed = !journal.kept && journal.owner.kill()?;
     let undone = journal.undo()?;
-    Ok(RolledBack { gate: None, removed: undone.removed.iter().map(ToString::to_string).collect(), killed })
+    Ok(RolledBack {
+        removed: undone.removed.iter().map(ToString::to_string).collect(),
+        killed,
+        steerer: Some(pid),
+        unsealed: unsealed.filter(|_| killed),
+        ..RolledBack::default()
+    })
+}
+
+/// The run directory whose chain a process has open.
+fn open_run(pid: u32) -> Option<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let chain = open.filter_map(|entry| fs::read_link(entry.path()).ok()).find(|path| path.ends_with(CHAIN))?;
+    chain.parent().map(Path::to_owned)
 }
 
 fn unexpected(answer: Answer) -> Error {
@@ -160,8 +187,19 @@ fn ask(name: &str, options: &Options, request: Request) -> Result<Answer> {
         Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             Err(Error::NotRunning { name: name.to_owned() })
         }
+        // What a read that timed out is told as.
+        Err(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => match owner(name, options) {
+            Some(pid) => Err(Error::Silent { name: name.to_owned(), pid }),
+            None => answer.map_err(|source| Error::Socket { path, source }),
+        },
         _ => answer.map_err(|source| Error::Socket { path, source }),
     }
+}
+
+/// The process that holds the journal of an experiment.
+fn owner(name: &str, options: &Options) -> Option<u32> {
+    let journal = Leftover::read(&options.undo_dir.join(format!("{VERB}-{name}.jsonl"))).ok()?;
+    Some(journal.owner.pid)
 }
 
 fn exchange(mut stream: UnixStream, request: Request) -> io::Result<Answer> {

@@ -161,6 +161,7 @@ fn status(steering: &mut Steering) -> Result<Status> {
         Ok(departures) => (Some(departures), None),
         Err(reason) => (None, Some(reason)),
     };
+    let guardian = steering.guardian_lives().then(|| steering.guardian_pid());
     let gone = || Error::NotRunning { name: steering.plan().name.clone() };
     Ok(Status {
         observed: observed.ok_or_else(gone)?,
@@ -169,7 +170,7 @@ fn status(steering: &mut Steering) -> Result<Status> {
         halted: steering.halted().cloned(),
         lease: steering.lease(),
         pid: std::process::id(),
-        guardian: steering.guardian_pid(),
+        guardian,
     })
 }
 
@@ -178,7 +179,7 @@ fn rolled_back(result: &Result<TakenBack>) -> Answer {
         Ok(TakenBack { gate, undone }) => Answer::RolledBack(RolledBack {
             gate: Some(*gate),
             removed: undone.removed.iter().map(ToString::to_string).collect(),
-            killed: false,
+            ..RolledBack::default()
         }),
         Err(error) => Answer::Refused(error.to_string()),
     }

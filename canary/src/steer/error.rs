@@ -251,6 +251,17 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The steerer has the control socket but does not answer: it is stopped or hangs.
+    #[error(
+        "the steerer of `{name}` (pid {pid}) does not answer: it no longer renews the lease, and sessions go back to control when that runs \
+         out; `pathlab canary rollback` kills it"
+    )]
+    Silent {
+        /// The experiment.
+        name: String,
+        /// Its process.
+        pid: u32,
+    },
     /// Nobody listens at the control socket.
     #[error("no steerer of `{name}` is running on this host: `pathlab canary start` starts one")]
     NotRunning {

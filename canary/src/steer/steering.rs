@@ -51,6 +51,8 @@ pub struct Steering {
     /// Until it is undone.
     journal: Option<Journal>,
     guardian: Guardian,
+    /// Told once.
+    unguarded: bool,
     /// Or why there is none.
     proof: std::result::Result<Proof, String>,
     halted: Option<Halt>,
@@ -153,7 +155,17 @@ impl Steering {
         }
         info!(experiment = plan.name, share = %plan.share, "steering");
         let journal = Some(journal);
-        let mut steering = Self { plan, nft, rtnetlink, journal, guardian, proof, halted: None, changes: Vec::new() };
+        let mut steering = Self {
+            plan,
+            nft,
+            rtnetlink,
+            journal,
+            guardian,
+            unguarded: false,
+            proof,
+            halted: None,
+            changes: Vec::new(),
+        };
         steering.changed(None, "start", "every session on control".to_owned(), steering.share_now());
         Ok(steering)
     }
@@ -197,6 +209,25 @@ impl Steering {
         self.guardian.pid()
     }
 
+    /// Whether the guardian still watches.
+    pub fn guardian_lives(&mut self) -> bool {
+        self.guardian.is_alive()
+    }
+
+    /// Looks whether the guardian lives, and tells once that it does not. Another is not started: that takes longer than a lease may.
+    fn look_after_guardian(&mut self) {
+        if self.unguarded || self.guardian.is_alive() {
+            return;
+        }
+        self.unguarded = true;
+        let pid = self.guardian.pid();
+        warn!(
+            "the guardian (pid {pid}) died: if this process is killed too, traffic is on control at once, but rules and routes are left until \
+             `pathlab canary rollback`; roll back and start again to have one"
+        );
+        self.changed(None, "guardian died", format!("process {pid} watches"), "nobody watches".to_owned());
+    }
+
     /// Why it halted, if it did.
     pub fn halted(&self) -> Option<&Halt> {
         self.halted.as_ref()
@@ -223,11 +254,12 @@ impl Steering {
         }
     }
 
-    /// Looks whether the canary path and the caps hold; if not, sends every session to control and halts.
+    /// Looks whether the guardian lives, and whether the canary path and the caps hold; if those do not, sends every session to control and halts.
     ///
     /// # Errors
     /// [`Error::Kernel`], [`Error::Nft`] when the kernel does not say.
     pub fn check(&mut self) -> Result<()> {
+        self.look_after_guardian();
         if self.halted.is_some() {
             return Ok(());
         }

@@ -202,7 +202,7 @@ fn the_control_socket_ramps_and_tells_and_refuses_nonsense() {
     assert_eq!(ramp("test", share("20%"), &options).unwrap(), (share("15%"), share("20%")));
     let now = status("test", &options).unwrap();
     assert_eq!((now.observed.share, now.observed.experiment.as_str()), (Some(share("20%")), "test"));
-    assert_eq!((now.pid, now.guardian, now.lease), (steerer.child.id(), steerer.guardian.pid, LEASE));
+    assert_eq!((now.pid, now.guardian, now.lease), (steerer.child.id(), Some(steerer.guardian.pid), LEASE));
     assert!(now.observed.lease_left.is_some_and(|left| left <= LEASE) && now.halted.is_none());
     for (to, says) in [("10%", "back to control"), ("51%", "1% to 50%")] {
         let Err(Error::Refused(reason)) = ramp("test", share(to), &options) else { panic!("{to} was not refused") };

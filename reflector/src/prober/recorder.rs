@@ -64,6 +64,8 @@ pub struct Recorder<O> {
     /// Whose turn it is to work some of its delays out.
     one_way_turn: usize,
     pairs: Option<Pairs>,
+    /// The newest slot that was used, and how late its first packet left.
+    first_of_pair: Option<(Time<Realtime>, Interval)>,
     telling: Option<Telling>,
     /// Bins before the first are written or being written; the second is the session whose turn it is.
     writing: (i64, usize),
@@ -153,6 +155,7 @@ impl<O: Output> Recorder<O> {
             one_way,
             one_way_turn: 0,
             pairs: None,
+            first_of_pair: None,
             telling: None,
             writing: (i64::MIN, usize::MAX),
         }
@@ -396,6 +399,11 @@ impl<O: Output> Sink for Recorder<O> {
 
 impl<O: Output> Watch for Recorder<O> {
     fn sent(&mut self, session: usize, slot: Time<Realtime>, late: Interval) {
+        // Of a pair the second goes behind the first by design, and keeps the slot as well as that did.
+        let late = match self.first_of_pair.replace((slot, late)) {
+            Some((same, first)) if self.pairs.is_some() && same == slot => first,
+            _ => late,
+        };
         self.tally(session, slot).sent(late);
         if let Some(Telling { progress, .. }) = &mut self.telling {
             progress.sent += 1;

@@ -197,7 +197,7 @@ impl Redirect {
 impl Redirect {
     fn announce(&self) {
         let (interface, mode) = (&self.interface.name, self.mode());
-        tracing::info!(interface, %mode, asks_the_card = self.asks_the_card(), "AF_XDP program attached");
+        tracing::debug!(interface, %mode, asks_the_card = self.asks_the_card(), "AF_XDP program attached");
         if let Some(why) = self.native_refused() {
             tracing::info!(interface, "not in native mode: {why}");
         }
