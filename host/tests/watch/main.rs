@@ -1,4 +1,5 @@
 //! Watching real packets, threads and sockets in a network namespace of the test's own.
 
 mod drops;
+mod killed;
 mod support;
