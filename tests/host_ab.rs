@@ -210,7 +210,12 @@ fn a_busy_loop_on_the_receive_cpu_is_wire() {
         pair.ab("--blocks 30 --block 100ms --interval 2ms", &["echo 1 > /sys/class/net/right/threaded"]);
     let up = moved(&document);
     assert!(up.contains(&("wire".into(), "up".into())), "{code}: {}", document["sentence"]);
-    assert!(!up.iter().any(|(figure, _)| figure == "residence"), "{up:?}");
+    // The reflector has to wait for its processor as well, since the thread of NAPI is one more that wants it: the wire holds the most.
+    let figures = document["figures"].as_array().unwrap();
+    let rise = |name: &str| figures.iter().find(|of| of["figure"] == name).and_then(|of| of["difference"].as_f64());
+    let terms = ["wire", "residence", "probe_tx", "probe_rx"].map(|name| (name, rise(name)));
+    let most = terms.iter().filter_map(|(name, rise)| Some((name, (*rise)?))).max_by(|a, b| a.1.total_cmp(&b.1));
+    assert_eq!(most.map(|(name, _)| *name), Some("wire"), "{terms:?}");
     assert_eq!(pair.state(), before);
 }
 
