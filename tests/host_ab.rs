@@ -8,6 +8,8 @@ mod realtime;
 #[path = "support/verbs.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod verbs;
+#[path = "support/waiting.rs"]
+mod waiting;
 
 use std::{
     fs,
@@ -15,13 +17,14 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pathlab_guard::privilege::root_or_skip;
 use pathlab_netlab::netns::Namespace;
 use serde_json::Value;
 use verbs::{Process, Reflector};
+use waiting::within;
 
 /// Interrupts deferred, and packets held until a timer: what coalescing is on a card.
 const HOLD: [&str; 2] =
@@ -237,15 +240,6 @@ fn killed_in_the_middle_it_is_as_before() {
     child.0.wait().unwrap();
     within(Duration::from_secs(10), || pair.journals() == 0);
     assert_eq!(pair.state(), before);
-}
-
-/// Waits for an event, up to a limit.
-fn within(limit: Duration, mut event: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !event() {
-        assert!(start.elapsed() < limit, "not within {limit:?}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 #[path = "support/isolation.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod isolation;
+#[path = "support/waiting.rs"]
+mod waiting;
 
 use std::{
     fs,
@@ -11,12 +13,13 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use isolation::isolated;
 use pathlab_guard::privilege::{root_or_skip, skip};
 use serde_json::Value;
+use waiting::within;
 
 /// One change of each kind that a veth in a namespace has.
 const CHANGES: [&str; 6] = [
@@ -106,15 +109,6 @@ fn sh(script: &str) -> String {
 fn journals() -> Vec<PathBuf> {
     let entries = fs::read_dir("/run/pathlab/undo").into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
-}
-
-/// Waits for an event, up to a limit.
-fn within(limit: Duration, mut event: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !event() {
-        assert!(start.elapsed() < limit, "not within {limit:?}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

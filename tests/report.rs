@@ -138,6 +138,27 @@ fn the_chain_is_sealed_before_the_page_and_a_later_record_hashes_it() {
     assert!(fs::read_to_string(other).unwrap().contains("NOT AS SEALED"));
 }
 
+#[test]
+fn a_run_that_was_killed_is_shown_up_to_where_it_broke_off() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("killed");
+    let started: Timestamp = "2026-11-08T09:00:00Z".parse().unwrap();
+    let mut directory = RunDirectory::create(&path, &Run::new("probe", started)).unwrap();
+    fortnight().take(48).for_each(|bin| directory.session(&bin).unwrap());
+    drop(directory);
+    let sessions = path.join("sessions.jsonl");
+    let whole = fs::read_to_string(&sessions).unwrap();
+    assert_eq!(whole.lines().count(), 48, "all are on the disk");
+    fs::write(&sessions, &whole[..whole.len() - 20]).unwrap();
+    let text = report(&[&path], &[]);
+    assert!(text.contains("not sealed: it goes on, or was killed"), "{text}");
+    assert!(
+        text.contains("sessions.jsonl:48: the line is cut short: no line feed: what follows in that file is left out"),
+        "{text}"
+    );
+    assert!(text.contains("NTT IPv4"), "{text}");
+}
+
 fn hostile(place: &Path) -> PathBuf {
     let long = "x".repeat(10_000);
     let start: Timestamp = "2026-11-08T10:00:00Z".parse().unwrap();

@@ -147,6 +147,14 @@ impl Answer {
         plain(self.is_latency(), value)
     }
 
+    /// [`Answer::smallest_detectable`] in words.
+    pub fn smallest_detectable_text(&self) -> String {
+        match self.smallest_detectable.is_finite() {
+            true => self.value_text(self.smallest_detectable),
+            false => "unknown".to_owned(),
+        }
+    }
+
     /// `-31.2 ms (95 % interval -33.4 to -28.9 ms; 195 canary and 1105 control sessions)`.
     pub fn text(&self) -> String {
         let Interval { estimate, low, high } = self.interval;

@@ -352,7 +352,11 @@ impl<'a> Judge<'a> {
             interval,
             confidence: question.confidence.level(),
             margin: self.experiment.policy.margin_of(question.metric),
-            smallest_detectable: smallest_detectable(error, question.confidence, POWER),
+            // Resampled differences without an end have no standard error.
+            smallest_detectable: match interval.low.is_finite() && interval.high.is_finite() {
+                true => smallest_detectable(error, question.confidence, POWER),
+                false => f64::INFINITY,
+            },
             needed: question.needed,
             p_worse: None,
             p_better: None,

@@ -335,17 +335,18 @@ fn prelude(experiment: &Experiment, findings: &Findings) -> Reason {
         .iter()
         .filter(isp)
         .max_by(|a, b| a.interval.estimate.abs().total_cmp(&b.interval.estimate.abs()));
-    let least_seen = findings.prelude.iter().filter(isp).map(|answer| answer.smallest_detectable).reduce(f64::max);
-    let text = largest.zip(least_seen).map_or_else(String::new, |(answer, least_seen)| {
+    let widest =
+        findings.prelude.iter().filter(isp).max_by(|a, b| a.smallest_detectable.total_cmp(&b.smallest_detectable));
+    let text = largest.zip(widest).map_or_else(String::new, |(answer, widest)| {
         let text = |value| answer.difference_text(value);
         let pathlab_stats::Interval { estimate, low, high } = answer.interval;
         format!(
-            ", at most {} ({} to {}) in {}; {} would have been seen",
+            ", at most {} ({} to {}) in {}; smallest detectable effect {}",
             text(estimate),
             text(low),
             text(high),
             answer.scope,
-            answer.value_text(least_seen)
+            widest.smallest_detectable_text()
         )
     });
     reason(true, format!("A/A clean: chance explains what differs with both arms on one path{text}"))
@@ -474,7 +475,7 @@ fn better(experiment: &Experiment, findings: &Findings, answer: &Answer) -> Reas
     if holds {
         text = format!("{} of {} is {what}: {}", answer.metric, answer.scope, answer.text());
     } else {
-        let effect = answer.value_text(answer.smallest_detectable);
+        let effect = answer.smallest_detectable_text();
         text.push_str(&format!(", smallest detectable effect {effect}"));
     }
     Reason { topic: Topic::Better, holds, text }
@@ -512,7 +513,7 @@ fn not_worse(topic: Topic, answer: &Answer) -> Reason {
             answer.metric,
             answer.scope,
             answer.text(),
-            answer.value_text(answer.smallest_detectable)
+            answer.smallest_detectable_text()
         ),
     };
     Reason { topic, holds, text }

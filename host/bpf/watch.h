@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only */
 /*
  * What the watching programs share: the kernel's structures as far as they are
- * read, whose packets are looked at, and histograms of times.
+ * read, and whose packets are looked at.
  *
  * Structures name only the members that are used; the loader puts in where the
  * running kernel has them (CO-RE).
@@ -101,41 +101,6 @@ static INLINE u32 netns_of(const struct sock *socket)
 	bpf_probe_read_kernel(&net, sizeof(net), ADDRESS_OF(socket->__sk_common.skc_net.net));
 	bpf_probe_read_kernel(&inode, sizeof(inode), ADDRESS_OF(net->ns.inum));
 	return inode;
-}
-
-/* Linear to 16 ns, then 16 steps to each doubling; see src/watch/histogram.rs. */
-enum {
-	STEPS = 16,
-	BUCKETS = 544,
-};
-
-struct histogram {
-	u64 count;
-	u64 sum;
-	u64 longest;
-	u32 buckets[BUCKETS];
-};
-
-static INLINE void record(struct histogram *histogram, u64 time)
-{
-	u64 top = time / STEPS;
-	u32 place, shift = 0;
-
-	/* How often the time can be halved and still be 16 or more. */
-#pragma unroll
-	for (u32 bits = 32; bits; bits >>= 1)
-		if (top >> bits) {
-			top >>= bits;
-			shift += bits;
-		}
-	place = time < STEPS ? time : (shift + 1) * STEPS + (time >> shift) - STEPS;
-	if (place >= BUCKETS)
-		place = BUCKETS - 1;
-	histogram->buckets[place]++;
-	histogram->count++;
-	histogram->sum += time;
-	if (time > histogram->longest)
-		histogram->longest = time;
 }
 
 #endif

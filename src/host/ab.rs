@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use jiff::Timestamp;
 use pathlab_guard::{Changed, privilege::is_root};
-use pathlab_host::{Plan, Wish};
+use pathlab_host::Plan;
 use pathlab_record::{LogInterval, Run, Sample, SessionBin};
 use pathlab_reflector::prober::{self, Background, Output, Progress, RunOutput};
 use serde::Serialize;
@@ -28,8 +28,8 @@ use self::{
     words::{sentence, text},
 };
 use super::{
-    About, clock, facts,
-    plan::{Held, Made, in_own_sysfs, operator, planned},
+    clock, facts,
+    plan::{Chosen, Held, Made, in_own_sysfs, operator},
 };
 use crate::{
     Global, duration,
@@ -41,22 +41,13 @@ use crate::{
     stop::Interrupt,
 };
 
-/// A change that changes nothing: both settings are the same.
+/// A `--change` that changes nothing, so that both settings are the same: for a look at how often it would err.
 const AS_IS: &str = "as-is";
 
 #[derive(Args)]
 pub(super) struct AbArgs {
     #[command(flatten)]
-    about: About,
-    /// What this rule finds, by its name or number; several times for several
-    #[arg(long, value_name = "RULE")]
-    rule: Vec<String>,
-    /// One change, in the words of an audit, or `as-is`, which changes nothing: for a look at how often it would err
-    #[arg(long, value_name = "COMMAND")]
-    change: Vec<String>,
-    /// A plan that `host plan --json` wrote, instead of a new one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["rule", "change"])]
-    plan: Option<PathBuf>,
+    chosen: Chosen,
     /// The Session-Reflector that is asked all the while: address or name, port 862 unless said
     #[arg(long, value_name = "TARGET[:PORT]")]
     probe: String,
@@ -225,23 +216,11 @@ pub(super) fn run(args: &AbArgs, global: &Global) -> Result<Exit> {
 }
 
 fn wanted(args: &AbArgs) -> Result<Plan> {
-    if let Some(file) = &args.plan {
-        let text = std::fs::read_to_string(file).map_err(|error| Misuse(format!("{}: {error}", file.display())))?;
-        return Plan::from_json(&text).map_err(|problem| Misuse(format!("{}: {problem}", file.display())).into());
+    if args.chosen.is_empty() {
+        let why = "name what to compare: --rule, --change or --plan; `--change as-is` changes nothing";
+        return Err(Misuse(why.into()).into());
     }
-    let rules = args.rule.iter().cloned().map(Wish::Rule);
-    let changes = args.change.iter().filter(|change| *change != AS_IS).cloned().map(Wish::Command);
-    let wishes: Vec<Wish> = rules.chain(changes).collect();
-    if wishes.is_empty() {
-        if args.change.is_empty() {
-            return Err(Misuse(
-                "name what to compare: --rule, --change or --plan; `--change as-is` changes nothing".into(),
-            )
-            .into());
-        }
-        return Ok(Plan::nothing());
-    }
-    in_own_sysfs(|| planned(&args.about, &wishes))
+    args.chosen.plan_without(Some(AS_IS))
 }
 
 /// The probe by its own rules, for as long as the blocks take; it is ended when the last one is over.

@@ -35,13 +35,20 @@ pub(super) struct Wishes {
     change: Vec<String>,
 }
 
+/// Changes that are meant, or the plan that was made of them before.
 #[derive(Args)]
-pub(super) struct ApplyArgs {
+pub(super) struct Chosen {
     #[command(flatten)]
     wishes: Wishes,
     /// A plan that `host plan --json` wrote, instead of a new one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rule", "change"])]
     plan: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    chosen: Chosen,
     /// Do it; without this the plan is shown and nothing happens
     #[arg(long)]
     yes: bool,
@@ -64,8 +71,36 @@ impl Wishes {
     }
 }
 
+impl Chosen {
+    /// Whether no change and no plan was named.
+    pub(super) fn is_empty(&self) -> bool {
+        self.plan.is_none() && self.wishes.rule.is_empty() && self.wishes.change.is_empty()
+    }
+
+    /// Whether this change was asked for in these words.
+    pub(super) fn has(&self, change: &str) -> bool {
+        self.wishes.change.iter().any(|of| of == change)
+    }
+
+    /// The plan that was given, or a new one of all changes but that of these words.
+    pub(super) fn plan_without(&self, change: Option<&str>) -> Result<Plan> {
+        let Some(file) = &self.plan else {
+            let mut wishes = self.wishes.list();
+            wishes.retain(|wish| !matches!(wish, Wish::Command(words) if Some(words.as_str()) == change));
+            // Without a wish, a plan is of all that an audit finds.
+            return if wishes.is_empty() {
+                Ok(Plan::nothing())
+            } else {
+                in_own_sysfs(|| planned(&self.wishes.about, &wishes))
+            };
+        };
+        let text = std::fs::read_to_string(file).map_err(|error| Misuse(format!("{}: {error}", file.display())))?;
+        Plan::from_json(&text).map_err(|problem| Misuse(format!("{}: {problem}", file.display())).into())
+    }
+}
+
 /// Plans on this host; audits it first, unless every change is named.
-pub(super) fn planned(about: &About, wishes: &[Wish]) -> Result<Plan> {
+fn planned(about: &About, wishes: &[Wish]) -> Result<Plan> {
     let audits = wishes.is_empty() || wishes.iter().any(|wish| matches!(wish, Wish::Rule(_)));
     let ports = if audits { about.ports()? } else { Vec::new() };
     let live = Live::begin(&ports);
@@ -128,7 +163,7 @@ pub(super) fn operator() -> String {
 }
 
 pub(super) fn apply(args: &ApplyArgs, global: &Global) -> Result<Exit> {
-    if args.plan.is_none() && args.wishes.list().is_empty() {
+    if args.chosen.is_empty() {
         return Err(Misuse(
             "name what to apply: --rule, --change or --plan; `pathlab host plan` shows what there is".into(),
         )
@@ -137,18 +172,12 @@ pub(super) fn apply(args: &ApplyArgs, global: &Global) -> Result<Exit> {
     if args.yes && !is_root() {
         bail!("host apply changes settings of this host: run it as root");
     }
-    let plan = match &args.plan {
-        None => in_own_sysfs(|| args.wishes.plan())?,
-        Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(|error| Misuse(format!("{}: {error}", file.display())))?;
-            Plan::from_json(&text).map_err(|problem| Misuse(format!("{}: {problem}", file.display())))?
-        }
-    };
+    let plan = args.chosen.plan_without(None)?;
     if !global.json {
         out!("{}", report::host::plan(&plan));
     }
     // A rule may find what is a person's to do; a change that was asked for by name is done or refused.
-    if !args.wishes.change.is_empty()
+    if !args.chosen.wishes.change.is_empty()
         && let Some(refused) = plan.refused.iter().find(|refused| !refused.is_so_already())
     {
         bail!("`{}`: {}; nothing was changed", refused.fix.join("; "), refused.because);

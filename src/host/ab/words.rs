@@ -46,7 +46,7 @@ pub(super) fn sentence(verdict: Verdict, figures: &[Figure], args: &AbArgs, kept
     };
     match kept {
         Some(name) => format!("{told}; the change stays, until `pathlab host undo {name}`"),
-        None if args.change.iter().any(|change| change == AS_IS) => told,
+        None if args.chosen.has(AS_IS) => told,
         None => format!("{told}; the change is taken back"),
     }
 }

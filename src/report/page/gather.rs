@@ -43,7 +43,7 @@ pub(crate) fn gather(paths: &[PathBuf], made: Timestamp) -> Result<Report> {
     let mut collector = Collector::new(zone, zone_name.clone(), hours);
     let mut stages = Stages::default();
     for run in &found.runs {
-        read(run, &assignment, &mut collector, &mut stages)?;
+        read(run, &assignment, &mut collector, &mut stages, &mut found.remarks)?;
     }
     let outside = collector.outside;
     let (evenings, percentiles) = collector.finish();
@@ -194,10 +194,28 @@ impl Assignment {
     }
 }
 
-fn read(run: &RecordedRun, assignment: &Assignment, collector: &mut Collector, stages: &mut Stages) -> Result<()> {
+/// A line of a run; `None`, with a remark, where one that was killed has broken off.
+fn line<T>(run: &RecordedRun, read: Result<T, Error>, remarks: &mut Vec<String>) -> Result<Option<T>> {
+    match read {
+        Ok(line) => Ok(Some(line)),
+        Err(error @ Error::Line { .. }) if !run.is_sealed() => {
+            remarks.push(format!("{error}: what follows in that file is left out"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(
+    run: &RecordedRun,
+    assignment: &Assignment,
+    collector: &mut Collector,
+    stages: &mut Stages,
+    remarks: &mut Vec<String>,
+) -> Result<()> {
     let mut arms: HashMap<String, Arm> = HashMap::new();
     for bin in run.sessions()? {
-        let bin = bin?;
+        let Some(bin) = line(run, bin, remarks)? else { break };
         let arm = bin.arm_assigned.or_else(|| assignment.of(bin.key));
         // A session keeps its key outside the evenings, where nothing was steered.
         let placed = collector.add(cohort(&bin.labels, bin.key, arm), &bin);
@@ -207,7 +225,7 @@ fn read(run: &RecordedRun, assignment: &Assignment, collector: &mut Collector, s
     }
     let name = run.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     for sample in run.samples()? {
-        let sample = sample?;
+        let Some(sample) = line(run, sample, remarks)? else { break };
         let Some(ledger) = &sample.ledger else { continue };
         let arm = sample.arm.or_else(|| arms.get(&sample.session).copied());
         let window = sample.labels.get(Window::LABEL).or_else(|| run.run.labels.get(Window::LABEL));

@@ -75,9 +75,10 @@ impl Judged {
 
 impl Row {
     fn of(answer: &Answer) -> Self {
-        let [control, canary, margin, smallest] =
-            [&answer.control, &answer.canary, &answer.margin, &answer.smallest_detectable]
-                .map(|number| plain(&answer.unit, number.value()));
+        let [control, canary, margin] =
+            [&answer.control, &answer.canary, &answer.margin].map(|number| plain(&answer.unit, number.value()));
+        let smallest = answer.smallest_detectable.value();
+        let smallest = if smallest.is_finite() { plain(&answer.unit, smallest) } else { "unknown".to_owned() };
         let [difference, low, high] =
             [&answer.difference, &answer.low, &answer.high].map(|number| signed(&answer.unit, number.value()));
         Self {
