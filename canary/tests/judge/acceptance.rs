@@ -10,7 +10,6 @@ const WITH_BASELINE: [&str; 4] = ["2026-11-10", "2026-11-11", "2026-11-21", "202
 
 fn experiment() -> Experiment {
     let mut experiment = plan("20ms");
-    experiment.policy.replicates = 1_000;
     experiment.policy.margins.insert(Metric::Loss, Margin::Share("3%".parse().unwrap()));
     let time = |text: &str| text.parse().unwrap();
     experiment.acceptance =

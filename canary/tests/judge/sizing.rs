@@ -57,7 +57,6 @@ fn a_size_is_found_at_which_the_policy_promotes() {
     let mut plan = plan("8ms");
     plan.experiment.cap_share = "50%".parse().unwrap();
     plan.experiment.share = "50%".parse().unwrap();
-    plan.policy.replicates = 1_000;
     plan.policy.guardrails = ["ipdv.p95", "tail_sessions"].map(|metric| metric.parse().unwrap()).to_vec();
     let world = World { sessions: [("NTT", 300), ("KDDI", 0)], packets: 8, prelude_packets: 8, ..CITY };
     let ingested = controls(world, &plan);
