@@ -12,6 +12,7 @@
 
 mod btf;
 mod drops;
+mod histogram;
 mod object;
 mod overhead;
 mod procfs;
@@ -42,6 +43,7 @@ use self::{
 };
 pub use self::{
     drops::{DropReport, Dropped, Refused},
+    histogram::{Bucket, Histogram},
     overhead::Overhead,
     procfs::SocketQueue,
     reading::{Reading, Report},

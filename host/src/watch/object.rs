@@ -14,6 +14,7 @@ use aya::{
 
 use super::{
     Error, Result,
+    histogram::{self, Histogram},
     overhead::{Cost, cost},
 };
 
@@ -76,6 +77,22 @@ impl Object {
             *sum = map.get(&place, 0).map_err(failed("read"))?.iter().sum();
         }
         Ok(sums)
+    }
+
+    /// Each processor's part of an entry of a per-CPU array, `W` words each. The words of a part that changes meanwhile are of about one time.
+    pub(crate) fn entry<const W: usize>(&self, map: &str, place: u32) -> Result<Vec<[u64; W]>>
+    where
+        [u64; W]: aya::Pod,
+    {
+        let map = PerCpuArray::<&MapData, [u64; W]>::try_from(self.map(map)?).map_err(failed("read"))?;
+        Ok(map.get(&place, 0).map_err(failed("read"))?.to_vec())
+    }
+
+    /// A `struct histogram` in a per-CPU array, of all processors.
+    pub(crate) fn histogram(&self, map: &str, place: u32) -> Result<Histogram> {
+        let parts: Vec<_> =
+            self.entry::<{ histogram::WORDS }>(map, place)?.iter().map(|words| Histogram::of(words)).collect();
+        Ok(parts.iter().sum())
     }
 
     /// All entries of a per-CPU hash map. One that comes or goes meanwhile is in it or not.
