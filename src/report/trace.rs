@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use pathlab_trace::{
-    Direction, End, FlowReport, Hop, HopNetwork, PathChange, PathReport, Report, Reverse, Rtt, Share, Verdict,
+    Direction, End, FlowReport, Hop, HopNetwork, PathChange, PathReport, Refusal, Report, Reverse, Rtt, Share, Verdict,
+    probe::LEAST_SIZE,
 };
 
 use super::{Table, percent, span};
@@ -40,7 +41,7 @@ pub(crate) fn text(report: &Report) -> String {
         Verdict::None => 3,
     });
     for one in &said {
-        let _ = writeln!(text, "{}", sentence(one, &report.flows));
+        let _ = writeln!(text, "{}", sentence(one, report));
     }
     text.push_str(&backwards(report));
     for (place, flow) in report.flows.iter().enumerate() {
@@ -110,7 +111,8 @@ fn same(a: &Verdict, b: &Verdict) -> bool {
     }
 }
 
-fn sentence(Said { verdict, flows: places, together }: &Said, flows: &[FlowReport]) -> String {
+fn sentence(Said { verdict, flows: places, together }: &Said, report: &Report) -> String {
+    let flows = &report.flows;
     let numbers: Vec<String> = places.iter().map(|place| (place + 1).to_string()).collect();
     let who = match places.len() {
         all if all == flows.len() && all > 1 => format!("all {all} flows"),
@@ -139,14 +141,50 @@ fn sentence(Said { verdict, flows: places, together }: &Said, flows: &[FlowRepor
             format!("{who}: packets are lost between {} and {}{silent}{way}: {}", hop(*from), hop(*to), losses)
         }
         Verdict::BlackHole { after } => {
-            format!(
-                "{who}: nothing comes back from beyond {}: it is dropped there, or nobody there answers",
-                hop(*after)
-            )
+            let why = refusals(places.iter().map(|place| &flows[*place]), report.size);
+            format!("{who}: nothing comes back from beyond {}: {why}", hop(*after))
         }
         Verdict::Insufficient { why } => format!("{who}: insufficient: {why}"),
         Verdict::None => format!("{who}: no loss: {losses}"),
     }
+}
+
+/// Which ICMP answers tell why nothing passes, by whom; or that none came.
+fn refusals<'a>(flows: impl Iterator<Item = &'a FlowReport>, size: usize) -> String {
+    let mut told: Vec<Refusal> = Vec::new();
+    for refusal in flows.flat_map(|flow| &flow.refusals) {
+        match told.iter_mut().find(|known| refusal_of(known) == refusal_of(refusal)) {
+            Some(known) => known.times += refusal.times,
+            None => told.push(refusal.clone()),
+        }
+    }
+    if told.is_empty() {
+        // What is dropped for its length alone looks the same, unless a router tells.
+        let shorter = if size > LEAST_SIZE {
+            format!("; --size {LEAST_SIZE} tells whether shorter ones pass")
+        } else {
+            String::new()
+        };
+        return format!(
+            "no ICMP answer says why (neither too big nor unreachable), so it is dropped in silence, or nobody there answers{shorter}"
+        );
+    }
+    told.iter().map(|refusal| answered(refusal, size)).collect::<Vec<_>>().join("; ")
+}
+
+fn refusal_of(refusal: &Refusal) -> (std::net::IpAddr, &str, Option<u32>) {
+    (refusal.from, &refusal.answer, refusal.mtu)
+}
+
+/// `hop 3 (192.0.2.22) answers Fragmentation Needed, MTU 1300, to 1400 octets of payload (400 times)`.
+fn answered(Refusal { from, hop: at, answer, mtu, times }: &Refusal, size: usize) -> String {
+    let who = at.map_or_else(|| from.to_string(), |at| hop(End { hop: at, address: Some(*from) }));
+    let mtu = match mtu {
+        Some(0) => format!(", without its MTU, to {size} octets of payload"),
+        Some(mtu) => format!(", MTU {mtu}, to {size} octets of payload"),
+        None => String::new(),
+    };
+    format!("{who} answers {answer}{mtu} ({times} times)")
 }
 
 /// What was lost by each flow: once where it is the same, else with the flow's number.
@@ -208,10 +246,15 @@ fn table(place: usize, flow: &FlowReport, report: &Report) -> String {
         changes(&mut text, &way.changes, "the way back's");
     }
     changes(&mut text, &flow.changes, "the path's");
-    if let Some(too_big) = flow.too_big {
-        let mtu = if too_big.mtu == 0 { "not told".into() } else { too_big.mtu.to_string() };
-        let _ =
-            writeln!(text, "  {} does not pass packets of {} octets of payload: MTU {mtu}", too_big.from, report.size);
+    for refusal in &flow.refusals {
+        let _ = writeln!(text, "  {}", answered(refusal, report.size));
+    }
+    if flow.too_long > 0 {
+        let _ = writeln!(
+            text,
+            "  {} packets of {} octets of payload were not sent: longer than this host's own link takes",
+            flow.too_long, report.size
+        );
     }
     if flow.unmatched > 0 {
         let _ =

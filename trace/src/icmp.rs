@@ -1,6 +1,9 @@
 //! Reads ICMP and ICMPv6 errors and the packet that they quote (RFC 792, RFC 4443). Total: any bytes give a value or the field at fault, never a panic.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use crate::{Flow, probe};
 
@@ -33,6 +36,30 @@ impl Kind {
             (false, 3, code) | (true, 1, code) => Some(Self::Unreachable { code }),
             _ => None,
         }
+    }
+
+    /// As the RFCs call it: RFC 792 and RFC 1812 section 5.2.7.1, or RFC 4443 with `v6`.
+    pub fn name(self, v6: bool) -> Cow<'static, str> {
+        let name = match (self, v6) {
+            (Self::TimeExceeded, _) => "Time Exceeded",
+            (Self::PortUnreachable, _) => "Port Unreachable",
+            (Self::PacketTooBig { .. }, false) => "Fragmentation Needed",
+            (Self::PacketTooBig { .. }, true) => "Packet Too Big",
+            (Self::Unreachable { code: 0 }, false) => "Network Unreachable",
+            (Self::Unreachable { code: 1 }, false) => "Host Unreachable",
+            (Self::Unreachable { code: 2 }, false) => "Protocol Unreachable",
+            (Self::Unreachable { code: 9 }, false) => "Network Administratively Prohibited",
+            (Self::Unreachable { code: 10 }, false) => "Host Administratively Prohibited",
+            (Self::Unreachable { code: 13 }, false) => "Communication Administratively Prohibited",
+            (Self::Unreachable { code: 0 }, true) => "No Route to Destination",
+            (Self::Unreachable { code: 1 }, true) => "Administratively Prohibited",
+            (Self::Unreachable { code: 2 }, true) => "Beyond Scope of Source Address",
+            (Self::Unreachable { code: 3 }, true) => "Address Unreachable",
+            (Self::Unreachable { code: 5 }, true) => "Source Address Failed Policy",
+            (Self::Unreachable { code: 6 }, true) => "Reject Route to Destination",
+            (Self::Unreachable { code }, _) => return format!("Destination Unreachable, code {code}").into(),
+        };
+        name.into()
     }
 }
 

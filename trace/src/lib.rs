@@ -58,9 +58,9 @@ mod weighed;
 
 pub use error::Error;
 pub use flow::Flow;
-pub use network::{Arrival, Network};
+pub use network::{Arrival, Departure, Network};
 pub use report::{
-    Destination, FlowReport, Hop, Network as HopNetwork, PathChange, PathReport, Report, Rtt, Share, TooBig,
+    Destination, FlowReport, Hop, Network as HopNetwork, PathChange, PathReport, Refusal, Report, Rtt, Share,
 };
 pub use reverse::Reverse;
 pub use run::trace;

@@ -36,6 +36,17 @@ pub enum Arrival {
     },
 }
 
+/// What became of a packet on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It left.
+    Sent,
+    /// This host's own link does not take so long a packet.
+    TooLong,
+    /// No room, or forbidden.
+    Held,
+}
+
 /// Sends the packets of some flows, and hears what comes back.
 pub trait Network {
     /// The flows, in order of their places.
@@ -47,11 +58,11 @@ pub trait Network {
     /// Wall-clock time at [`Network::now`]'s zero.
     fn opened(&self) -> Time<Realtime>;
 
-    /// Sends a datagram of the flow at this place; `false` where this host had no room or no way for it.
+    /// Sends a datagram of the flow at this place.
     ///
     /// # Errors
     /// [`Error::Send`]: nothing can be sent at all.
-    fn send(&mut self, flow: usize, ttl: u8, payload: &[u8]) -> Result<bool, Error>;
+    fn send(&mut self, flow: usize, ttl: u8, payload: &[u8]) -> Result<Departure, Error>;
 
     /// Waits until `until`, or a little after the first arrivals; hands each over with the time at which it came.
     ///

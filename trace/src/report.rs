@@ -12,8 +12,9 @@ use serde::Serialize;
 use crate::{
     Change, Flow, Plan, Reverse, Traced, Verdict,
     blame::Count,
+    icmp::Kind,
     legs::{self, Legs},
-    tracer::{Answer, Probe, What},
+    tracer::{self, Answer, FAR, Probe, What},
     weighed::{Weighed, agree, share},
 };
 
@@ -69,8 +70,10 @@ pub struct FlowReport {
     pub changes: Vec<PathChange>,
     /// Rounds that the counts are from: all, or the longest stretch without a change.
     pub probes: u64,
-    /// Who said that a packet was too big, and the MTU of the link behind it.
-    pub too_big: Option<TooBig>,
+    /// Who answered that probes are not passed on, and why; of a black hole that nobody explains, empty.
+    pub refusals: Vec<Refusal>,
+    /// Probes that this host did not send, as its own link does not take so long a packet.
+    pub too_long: u64,
     /// Errors that quoted too little to be told whose they are.
     pub unmatched: u64,
 }
@@ -170,13 +173,20 @@ pub struct PathChange {
     pub after: Option<IpAddr>,
 }
 
-/// A link that does not take the packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct TooBig {
-    /// Who said so.
+/// A router's answer that it does not pass probes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Whose.
     pub from: IpAddr,
-    /// The MTU that it told, zero if none.
-    pub mtu: u32,
+    /// At which hop it is, where it also answers probes that end there.
+    pub hop: Option<u8>,
+    /// The ICMP message by the name that its RFC has for it, such as `Fragmentation Needed`.
+    pub answer: String,
+    /// The MTU in octets that it told of its next link, in an answer about a packet's length; 0: not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// How often it came.
+    pub times: u64,
 }
 
 /// With more changes than this a path is none.
@@ -215,8 +225,8 @@ fn of_flow(flow: &Flow, traced: &Traced) -> (FlowReport, Weighed) {
     let hops_asked = traced.distance.map_or_else(|| highest(probes), |distance| distance - 1);
     let far = |probe: &&Probe| traced.distance.map_or(probe.ttl > hops_asked, |distance| probe.ttl >= distance);
     let arrived = |answer: &Answer| matches!(answer.what, What::Reflected(_) | What::Closed);
-    // Replies that were to end on their way are none of the destination's.
-    let end = |probe: &&Probe| far(probe) && probe.ask == 0;
+    // One a round: neither replies that were to end on their way, nor probes of hops that came through before the path's length was known.
+    let end = |probe: &&Probe| probe.ttl == FAR && probe.ask == 0;
     let destination = count(probes.iter().filter(end), arrived);
     let reflects =
         probes.iter().any(|probe| probe.answer.is_some_and(|answer| matches!(answer.what, What::Reflected(_))));
@@ -229,9 +239,19 @@ fn of_flow(flow: &Flow, traced: &Traced) -> (FlowReport, Weighed) {
     let mut named: Vec<Option<IpAddr>> = addresses.iter().map(|addresses| addresses.first().copied()).collect();
     named.push((destination.answered > 0).then_some(flow.target.ip()));
 
-    let legs = Legs::of(probes, far, legs::counts_by_itself(traced));
-    let weighed =
-        Weighed { path, addresses: named, reflects, legs: legs.as_ref().map(|legs| (legs.there, legs.back)), unstable };
+    // From where every packet that reaches the reflector is one of those, so that its count is of the same packets.
+    let before = probes.iter().rposition(|probe| probe.ttl != FAR && far(&probe)).map_or(0, |last| last + 1);
+    let counted = if before * 2 < probes.len() { &probes[before..] } else { probes };
+    let legs = Legs::of(counted, far, legs::counts_by_itself(traced));
+    let refusals = traced.refusals.iter().map(|refusal| refused(refusal, flow, &addresses)).collect();
+    let weighed = Weighed {
+        path,
+        addresses: named,
+        reflects,
+        legs: legs.as_ref().map(|legs| (legs.there, legs.back)),
+        unstable,
+        too_long: traced.too_long > 0,
+    };
     let hops = (1..=hops_asked).zip(addresses).map(|(hop, addresses)| {
         let place = usize::from(hop) - 1;
         let (loss, seldom) = (share(weighed.path[place]), weighed.seldom(place));
@@ -253,10 +273,22 @@ fn of_flow(flow: &Flow, traced: &Traced) -> (FlowReport, Weighed) {
         reverse: traced.way_back.as_ref().map(|way| Reverse::of(flow, probes, way, legs.as_ref())),
         changes: traced.changes.iter().map(change).collect(),
         probes: probes.len() as u64,
-        too_big: traced.too_big.map(|(from, mtu)| TooBig { from, mtu }),
+        refusals,
+        too_long: traced.too_long,
         unmatched: traced.unmatched,
     };
     (report, weighed)
+}
+
+fn refused(seen: &tracer::Refusal, flow: &Flow, addresses: &[Vec<IpAddr>]) -> Refusal {
+    let at = addresses.iter().position(|answering| answering.contains(&seen.from));
+    Refusal {
+        from: seen.from,
+        hop: at.and_then(|at| u8::try_from(at + 1).ok()),
+        answer: seen.kind.name(flow.target.is_ipv6()).into_owned(),
+        mtu: if let Kind::PacketTooBig { mtu } = seen.kind { Some(mtu) } else { None },
+        times: seen.times,
+    }
 }
 
 /// Flows by the routers that they went through, in order of their first flow.

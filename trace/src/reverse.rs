@@ -53,7 +53,7 @@ impl Reverse {
         let addresses: Vec<_> = (1..=last).map(|hop| by_frequency(met(hop).map(|(from, _)| from))).collect();
         let mut named: Vec<_> = addresses.iter().map(|addresses| addresses.first().copied()).collect();
         named.push(Some(flow.source.ip()));
-        let weighed = Weighed { path, addresses: named, reflects: true, legs: None, unstable: false };
+        let weighed = Weighed { path, addresses: named, reflects: true, legs: None, unstable: false, too_long: false };
         let hops = (1..=last).zip(addresses).map(|(hop, addresses)| {
             let place = usize::from(hop) - 1;
             let rtt = summary(met(hop).map(|(_, after)| after));

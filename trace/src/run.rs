@@ -24,8 +24,8 @@ pub fn trace(network: &mut dyn Network, plan: &Plan, stop: &dyn Fn() -> bool) ->
         let wall = network.opened() + pathlab_record::Interval::from_nanos(at.as_nanos() as i64);
         let shape = Shape { size: plan.size, key, ask: plan.reverse.then_some(probe.ask) };
         let payload = probe::payload(&flows[probe.flow], probe.number, wall, &shape);
-        let sent = network.send(probe.flow, probe.ttl, &payload)?;
-        tracer.sent(&probe, at, sent);
+        let departure = network.send(probe.flow, probe.ttl, &payload)?;
+        tracer.sent(&probe, at, departure);
         // Answers are never left to a later turn, however dense the schedule.
         let now = network.now();
         network.wait(now, &mut |at, arrival| tracer.arrived(at, &arrival))?;

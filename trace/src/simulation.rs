@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
-    Arrival, Direction, Error, Flow, Network,
+    Arrival, Departure, Direction, Error, Flow, Network,
     flow::{fold, words},
     icmp,
 };
@@ -297,19 +297,19 @@ impl Network for Simulation {
         Time::from_nanos(1_800_000_000_000_000_000)
     }
 
-    fn send(&mut self, flow: usize, ttl: u8, payload: &[u8]) -> Result<bool, Error> {
+    fn send(&mut self, flow: usize, ttl: u8, payload: &[u8]) -> Result<Departure, Error> {
         let v6 = self.flows[flow].target.is_ipv6();
         let distance = self.paths[flow].len() as u8 + 1;
         for hop in 1..=distance.min(ttl) {
             if self.lost(flow, hop, Direction::Forward) {
-                return Ok(true);
+                return Ok(Departure::Sent);
             }
         }
         if ttl >= distance {
             let left = ttl - distance + 1;
             if self.keyed.is_some() {
                 self.answer_keyed(flow, left, payload);
-                return Ok(true);
+                return Ok(Departure::Sent);
             }
             let answer = if self.replies.is_some() {
                 self.reply(flow, left, payload).map(|payload| Arrival::Datagram { flow, payload })
@@ -319,7 +319,7 @@ impl Network for Simulation {
                 self.may_answer(end).then(|| self.icmp(flow, end, kind, left, payload)).flatten()
             };
             answer.into_iter().for_each(|answer| self.bring_back(flow, distance, answer));
-            return Ok(true);
+            return Ok(Departure::Sent);
         }
         let mut router = self.paths[flow][usize::from(ttl) - 1];
         if let Some((_, _, address)) = self.reroutes.iter().rfind(|(at, hop, _)| *hop == ttl && *at <= self.clock) {
@@ -330,7 +330,7 @@ impl Network for Simulation {
             let answer = self.icmp(flow, router, kind, 1, payload);
             answer.into_iter().for_each(|answer| self.bring_back(flow, ttl, answer));
         }
-        Ok(true)
+        Ok(Departure::Sent)
     }
 
     fn wait(&mut self, until: Duration, each: &mut dyn FnMut(Duration, Arrival)) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use pathlab_reflector::clock::realtime_now;
 use pathlab_xdp::timestamping::{self, CONTROL_SPACE, Control, Options};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Arrival, Error, Flow, Network, icmp, icmp::Kind, sys};
+use crate::{Arrival, Departure, Error, Flow, Network, icmp, icmp::Kind, sys};
 
 /// Sockets of some flows to one destination.
 #[derive(Debug)]
@@ -121,21 +121,21 @@ impl Network for Sockets {
         self.opened
     }
 
-    fn send(&mut self, flow: usize, ttl: u8, payload: &[u8]) -> Result<bool, Error> {
+    fn send(&mut self, flow: usize, ttl: u8, payload: &[u8]) -> Result<Departure, Error> {
         let (socket, Flow { target, .. }) = &self.flows[flow];
         // An error that came in since the last send is told by the next one, which then has not been sent.
         for _ in 0..4 {
             match sys::send(socket.as_fd(), self.v6, ttl, payload) {
-                Ok(()) => return Ok(true),
-                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => return Ok(false),
+                Ok(()) => return Ok(Departure::Sent),
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => return Ok(Departure::TooLong),
                 Err(error) if timestamping::is_delayed_error(&error) => {}
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::EPERM)) => {
-                    return Ok(false);
+                    return Ok(Departure::Held);
                 }
                 Err(source) => return Err(Error::Send { target: *target, source }),
             }
         }
-        Ok(false)
+        Ok(Departure::Held)
     }
 
     fn wait(&mut self, until: Duration, each: &mut dyn FnMut(Duration, Arrival)) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use pathlab_reflector::{keys::Keys, wire::ReturnTrace};
 
 use crate::{
-    Arrival, Flow,
+    Arrival, Departure, Flow,
     icmp::Kind,
     probe,
     reply::{Reply, Way},
@@ -46,7 +46,9 @@ impl Default for Plan {
 }
 
 /// TTL of probes that are meant for the destination.
-const FAR: u8 = 64;
+pub(crate) const FAR: u8 = 64;
+/// Routers and kinds of refusal that are told apart, so that what others send takes no memory without bound.
+const MOST_REFUSALS: usize = 16;
 /// While the destination has not answered, so many hops beyond the last one that has are asked.
 pub(crate) const AHEAD: u8 = 4;
 
@@ -128,12 +130,25 @@ pub struct Traced {
     pub distance: Option<u8>,
     /// Changes of the path in order of time.
     pub changes: Vec<Change>,
-    /// Of a packet that was too big: who said so, and the MTU that it told.
-    pub too_big: Option<(IpAddr, u32)>,
+    /// Who told that it does not pass probes on, and why.
+    pub refusals: Vec<Refusal>,
+    /// Probes that this host did not send, as its own link does not take so long a packet.
+    pub too_long: u64,
     /// Errors that quote too little to be told whose they are.
     pub unmatched: u64,
     /// The way back, where it was asked for.
     pub way_back: Option<WayBack>,
+}
+
+/// A router's word that it does not pass probes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose.
+    pub from: IpAddr,
+    /// Why.
+    pub kind: Kind,
+    /// How often it came.
+    pub times: u64,
 }
 
 /// The run of all flows.
@@ -162,7 +177,8 @@ impl Tracer {
             probes: Vec::new(),
             distance: None,
             changes: Vec::new(),
-            too_big: None,
+            refusals: Vec::new(),
+            too_long: 0,
             unmatched: 0,
             way_back: plan.reverse.then(WayBack::default),
         };
@@ -190,8 +206,10 @@ impl Tracer {
     }
 
     /// Notes whether and when a probe left.
-    pub fn sent(&mut self, due: &Due, at: Duration, sent: bool) {
-        self.states[due.flow].traced.probes[due.number as usize].sent = sent.then_some(at);
+    pub fn sent(&mut self, due: &Due, at: Duration, departure: Departure) {
+        let traced = &mut self.states[due.flow].traced;
+        traced.probes[due.number as usize].sent = (departure == Departure::Sent).then_some(at);
+        traced.too_long += u64::from(departure == Departure::TooLong);
     }
 
     /// Whether probes are without an answer.
@@ -297,13 +315,25 @@ impl State {
             Kind::TimeExceeded => What::Router,
             Kind::PortUnreachable if from == target => What::Closed,
             Kind::PortUnreachable => What::Refused(Some(3)),
-            Kind::PacketTooBig { mtu } => {
-                self.traced.too_big.get_or_insert((from, mtu));
-                What::Refused(None)
-            }
+            Kind::PacketTooBig { .. } => What::Refused(None),
             Kind::Unreachable { code } => What::Refused(Some(code)),
         };
+        if matches!(what, What::Refused(_)) {
+            self.told_why(number, from, kind);
+        }
         self.answered(plan, at, number, from, what, left);
+    }
+
+    fn told_why(&mut self, number: u32, from: IpAddr, kind: Kind) {
+        if self.traced.probes.get(number as usize).is_none_or(|probe| probe.sent.is_none()) {
+            return;
+        }
+        let refusals = &mut self.traced.refusals;
+        if let Some(known) = refusals.iter_mut().find(|known| (known.from, known.kind) == (from, kind)) {
+            known.times += 1;
+        } else if refusals.len() < MOST_REFUSALS {
+            refusals.push(Refusal { from, kind, times: 1 });
+        }
     }
 
     /// `left` is the TTL with which the probe arrived.

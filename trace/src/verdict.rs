@@ -85,6 +85,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) direction: Direction,
     /// The path changed too often for one verdict.
     pub(crate) unstable: bool,
+    /// This host's own link does not take packets of that length.
+    pub(crate) too_long: bool,
 }
 
 pub(crate) fn judge(seen: &Seen<'_>) -> Verdict {
@@ -93,6 +95,10 @@ pub(crate) fn judge(seen: &Seen<'_>) -> Verdict {
         hop: hop as u8,
         address: hop.checked_sub(1).and_then(|at| addresses.get(at).copied().flatten()),
     };
+    if destination.sent < LEAST && seen.too_long {
+        let why = "this host sends no packets of that length: they are longer than its own link takes";
+        return Verdict::Insufficient { why: why.into() };
+    }
     if destination.sent < LEAST {
         let why = format!("{} packets to the destination, of at least {LEAST}", destination.sent);
         return Verdict::Insufficient { why };

@@ -24,6 +24,8 @@ pub(crate) struct Weighed {
     pub(crate) legs: Option<(u64, u64)>,
     /// The path changed too often to be one.
     pub(crate) unstable: bool,
+    /// This host's own link does not take packets of that length.
+    pub(crate) too_long: bool,
 }
 
 impl Weighed {
@@ -50,6 +52,7 @@ impl Weighed {
             destination: self.destination(),
             direction,
             unstable: self.unstable,
+            too_long: self.too_long,
         })
     }
 

@@ -287,6 +287,8 @@ fn a_black_hole_is_named_by_the_last_hop_that_answers() {
     let report = Report::new(&network.flows(), &plan, &traced);
     let Verdict::BlackHole { after } = report.flows[0].verdict else { panic!("{:?}", report.flows[0].verdict) };
     assert_eq!((after.hop, after.address), (3, Some(network.router(0, 3).address)));
+    let flow = &report.flows[0];
+    assert_eq!((flow.destination.loss.sent, flow.refusals.len()), (40, 0), "one a round, and nobody says why");
 }
 
 /// Without a reflector the destination's answers are limited, too, and every router between counts as well.

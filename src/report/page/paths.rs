@@ -82,6 +82,23 @@ struct Flow {
     hops: Vec<Hop>,
     destination: Destination,
     changes: Vec<Change>,
+    #[serde(default)]
+    refusals: Vec<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    from: String,
+    answer: String,
+    mtu: Option<u32>,
+    times: u64,
+}
+
+impl Refusal {
+    fn text(&self) -> String {
+        let mtu = self.mtu.filter(|mtu| *mtu > 0).map_or_else(String::new, |mtu| format!(", MTU {mtu}"));
+        format!("{} answers {}{mtu} ({} times)", self.from, self.answer, self.times)
+    }
 }
 
 #[derive(Deserialize)]
@@ -166,7 +183,10 @@ fn of(flow: Flow, target: &str) -> Path {
             format!("between {} and {}, {} ({})", from.name(), to.name(), way(direction), percent(*confidence)),
         ),
         Verdict::BlackHole { after } => {
-            (Some((after.hop, after.hop.saturating_add(1))), format!("nothing comes back from beyond {}", after.name()))
+            let told: Vec<String> = flow.refusals.iter().map(Refusal::text).collect();
+            let why = if told.is_empty() { "no ICMP answer says why".to_owned() } else { told.join("; ") };
+            let said = format!("nothing comes back from beyond {}: {why}", after.name());
+            (Some((after.hop, after.hop.saturating_add(1))), said)
         }
         Verdict::Insufficient { why } => (None, format!("insufficient: {why}")),
     };
