@@ -191,6 +191,23 @@ impl Netlink {
     /// # Errors
     /// [`Error::NoInterface`].
     pub fn index(&mut self, interface: &str) -> Result<u32> {
+        Ok(self.link(interface)?.header.index)
+    }
+
+    /// Packets that the driver of an interface gave up instead of sending: for veth those that found the ring of the other end full, before
+    /// Linux 6.17, or nothing behind it that took them.
+    ///
+    /// # Errors
+    /// [`Error::NoInterface`].
+    pub fn tx_dropped(&mut self, interface: &str) -> Result<u64> {
+        let counted = self.link(interface)?.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(counted) => Some(counted.tx_dropped),
+            _ => None,
+        });
+        Ok(counted.unwrap_or(0))
+    }
+
+    fn link(&mut self, interface: &str) -> Result<LinkMessage> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(interface.to_owned()));
         let missing =
@@ -202,9 +219,9 @@ impl Netlink {
             answers => answers?,
         };
         answers
-            .iter()
+            .into_iter()
             .find_map(|answer| match answer {
-                RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+                RouteNetlinkMessage::NewLink(link) => Some(link),
                 _ => None,
             })
             .ok_or_else(|| missing(self.namespace()))

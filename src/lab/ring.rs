@@ -68,6 +68,8 @@ struct Measured {
     rx_model: u32,
     rx_fill_ring_empty_descs: u64,
     fill_model: u32,
+    /// Of both bursts, packets that never came to a ring.
+    wire_dropped: u64,
 }
 
 pub(super) fn run(args: &RingArgs, global: &Global) -> Result<Exit> {
@@ -102,6 +104,7 @@ fn measured(bench: &Bench, descriptors: u32, burst: Burst) -> Result<Measured> {
         rx_model: rx.model.lost,
         rx_fill_ring_empty_descs: fill.rx_fill_ring_empty_descs,
         fill_model: fill.model.lost,
+        wire_dropped: rx.wire_dropped + fill.wire_dropped,
     })
 }
 
@@ -126,6 +129,12 @@ impl Report {
         let mut text = curve.to_string();
         if self.curve.iter().any(|point| point.measured.is_some()) {
             text += &format!("\nreal AF_XDP rings, the same burst as fast as this machine sends\n{real}");
+            let dropped: u64 = self.curve.iter().filter_map(|point| Some(point.measured.as_ref()?.wire_dropped)).sum();
+            if dropped > 0 {
+                text += &format!(
+                    "{dropped} packets never came to a ring: the veth had no room; the counts are of smaller bursts\n"
+                );
+            }
         }
         format!("{text}\n{}\n", self.advice)
     }
