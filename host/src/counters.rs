@@ -116,6 +116,15 @@ const TABLE: &[(&str, &str, Meaning)] = &[
     ("veth", "rx_queue_*_xdp_drops", Meaning::Program),
 ];
 
+/// What the kernel counts of every port (`struct rtnl_link_stats64`). `rx_dropped` is not among them: it counts packets of protocols and VLANs that
+/// nobody wants, too.
+pub(crate) const KERNELS_OWN: [(&str, Meaning); 4] = [
+    ("rx_missed_errors", Meaning::RingFull),
+    ("rx_fifo_errors", Meaning::CardBuffer),
+    ("rx_crc_errors", Meaning::Wire),
+    ("tx_dropped", Meaning::Transmit),
+];
+
 /// Part of the name of a counter that may be of losses; what has one and is in no table is listed as unknown.
 const SUSPECT: [&str; 9] =
     ["alloc_fail", "crc_err", "discard", "drop", "exceeded", "fifo_err", "missed_err", "no_buf", "overrun"];
@@ -134,16 +143,22 @@ pub(crate) fn suspect(name: &str) -> bool {
 
 /// The name with the first run of digits that is a queue's number replaced by `*`.
 pub(crate) fn without_queue(name: &str) -> String {
-    for before in ["rx_queue_", "tx_queue_", "queue_", "[", "rx", "tx"] {
-        if let Some(rest) = name.strip_prefix(before) {
-            let tail = rest.trim_start_matches(|letter: char| letter.is_ascii_digit());
-            let ends = tail.starts_with('_') || tail.starts_with(']') || tail.starts_with('.');
-            if tail.len() < rest.len() && ends {
-                return format!("{before}*{tail}");
-            }
-        }
-    }
-    name.to_owned()
+    parts(name).map_or_else(|| name.to_owned(), |(before, _, after)| format!("{before}*{after}"))
+}
+
+/// The number of its queue; absent of a counter of the whole port.
+pub(crate) fn queue(name: &str) -> Option<u32> {
+    parts(name)?.1.parse().ok()
+}
+
+/// What stands before the number of a queue, the number, and what stands behind.
+fn parts(name: &str) -> Option<(&str, &str, &str)> {
+    ["rx_queue_", "tx_queue_", "queue_", "[", "rx", "tx"].into_iter().find_map(|before| {
+        let rest = name.strip_prefix(before)?;
+        let after = rest.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        let ends = after.starts_with(['_', ']', '.']);
+        (after.len() < rest.len() && ends).then(|| (before, &rest[..rest.len() - after.len()], after))
+    })
 }
 
 #[cfg(test)]
@@ -162,6 +177,10 @@ mod tests {
         ] {
             assert_eq!(without_queue(name), wanted);
         }
+        assert_eq!(
+            [queue("[7]: rx_discards"), queue("rx0_drops"), queue("rx_missed_errors")],
+            [Some(7), Some(0), None]
+        );
         assert_eq!(meaning("bnxt_en", "[7]: rx_discards"), Some(Meaning::RingFull));
         assert_eq!(meaning("mlx5_core", "rx_packets"), None);
     }

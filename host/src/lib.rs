@@ -24,6 +24,7 @@ mod facts;
 mod live;
 mod plan;
 mod port;
+mod processors;
 mod qdisc;
 mod rules;
 mod source;

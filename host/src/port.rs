@@ -86,8 +86,21 @@ pub(crate) struct Qdisc {
     /// Packets that wait.
     #[serde(default)]
     pub(crate) queued: u32,
+    /// Octets that wait.
     #[serde(default)]
     pub(crate) backlog: u32,
+    /// Times that it held a packet back, or refused one, for its limits.
+    #[serde(default)]
+    pub(crate) overlimits: u32,
+    /// Packets that the driver gave back because its ring was full.
+    #[serde(default)]
+    pub(crate) requeues: u32,
+    /// Packets that left it.
+    #[serde(default)]
+    pub(crate) packets: u32,
+    /// Octets that left it.
+    #[serde(default)]
+    pub(crate) octets: u64,
 }
 
 /// An AF_XDP socket of any process, as `ss --xdp` knows it.

@@ -10,13 +10,18 @@
 //! what finds no room is counted. Links are not pinned: they go with the process, however it ends. A part that cannot be had is named, and
 //! the others are watched.
 
+mod alerts;
 mod btf;
 mod drops;
 mod histogram;
 mod object;
 mod overhead;
+mod pressure;
 mod procfs;
+mod qdiscs;
 mod reading;
+mod steal;
+mod throttling;
 
 use std::{
     collections::BTreeMap,
@@ -29,24 +34,29 @@ use aya::{
     Btf,
     sys::{Stats, enable_stats},
 };
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage},
-};
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use pathlab_guard::Rtnetlink;
 
+pub use self::{
+    alerts::{Alert, Thresholds},
+    drops::{DropReport, Dropped, Refused},
+    histogram::{Bucket, Histogram},
+    overhead::Overhead,
+    pressure::{Loss, RingPressure},
+    procfs::SocketQueue,
+    qdiscs::QdiscReport,
+    reading::{Reading, Report},
+    steal::ProcessorReport,
+    throttling::Throttling,
+};
 use self::{
     btf::Types,
     drops::Drops,
     object::{Filter, MOST_INTERFACES, Object},
+    qdiscs::Qdiscs,
     reading::Names,
-};
-pub use self::{
-    drops::{DropReport, Dropped, Refused},
-    histogram::{Bucket, Histogram},
-    overhead::Overhead,
-    procfs::SocketQueue,
-    reading::{Reading, Report},
+    steal::Processors,
+    throttling::Throttlings,
 };
 
 /// What went wrong while watching.
@@ -78,6 +88,12 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// The kernel did not list the queueing disciplines.
+    #[error("cannot list the qdiscs: {source}")]
+    Qdiscs {
+        /// What it said.
+        source: io::Error,
+    },
     /// A file of the kernel that everybody may read.
     #[error("{path}: {source}")]
     File {
@@ -95,12 +111,19 @@ type Result<T> = std::result::Result<T, Error>;
 pub struct WatchOptions {
     /// Names of the interfaces; none: all of the namespace.
     pub interfaces: Vec<String>,
+    /// Processes whose control groups are looked at for a limit of processor time; none: this one.
+    pub processes: Vec<u32>,
+    /// From where on something is an alert.
+    pub thresholds: Thresholds,
 }
 
 /// The programs in the kernel, and what is read beside them, in the network namespace of the thread that began it.
 #[derive(Debug)]
 pub struct Watch {
     begun: Instant,
+    interfaces: Vec<u32>,
+    processes: Vec<u32>,
+    thresholds: Thresholds,
     drops: Option<Drops>,
     lacks: Vec<String>,
     measuring: Option<(OwnedFd, Instant)>,
@@ -114,8 +137,19 @@ impl Watch {
     /// [`Error::TooManyInterfaces`], [`Error::NoInterface`], [`Error::Interfaces`]; [`Error::File`] where there is no procfs.
     pub fn begin(options: &WatchOptions) -> Result<Self> {
         let filter = filter(options)?;
-        let mut watch =
-            Self { begun: Instant::now(), drops: None, lacks: Vec::new(), measuring: None, measured: Duration::ZERO };
+        let mut watch = Self {
+            begun: Instant::now(),
+            interfaces: filter.interfaces.clone(),
+            processes: options.processes.clone(),
+            thresholds: options.thresholds,
+            drops: None,
+            lacks: Vec::new(),
+            measuring: None,
+            measured: Duration::ZERO,
+        };
+        if watch.processes.is_empty() {
+            watch.processes.push(std::process::id());
+        }
         if may_load() {
             watch.attach(&filter);
         } else {
@@ -168,9 +202,10 @@ impl Watch {
     /// What has been counted until now.
     ///
     /// # Errors
-    /// [`Error::Programs`], [`Error::Interfaces`], [`Error::File`].
+    /// [`Error::Programs`], [`Error::Interfaces`], [`Error::Qdiscs`], [`Error::File`].
     pub fn read(&self) -> Result<Reading> {
-        let names = names()?;
+        let links = links()?;
+        let names = Names::of_links(&links);
         let mut costs = BTreeMap::new();
         for object in self.objects() {
             costs.extend(object.costs()?);
@@ -185,6 +220,14 @@ impl Watch {
             drops: self.drops.as_ref().map(|drops| drops.read(&names)).transpose()?,
             counters: procfs::udp_counters(&text("/proc/thread-self/net/snmp")?, &snmp6),
             sockets,
+            qdiscs: Qdiscs::read(&names, &self.interfaces).map_err(|source| Error::Qdiscs { source })?,
+            ports: pressure::ports(&links, &names, &self.interfaces),
+            processors: Processors::of(
+                &text("/proc/stat")?,
+                &text("/proc/thread-self/net/softnet_stat").unwrap_or_default(),
+            ),
+            throttlings: Throttlings::read(&self.processes),
+            thresholds: self.thresholds,
             costs,
             measured: self.measured + measuring,
         })
@@ -200,19 +243,15 @@ fn text(path: &'static str) -> Result<String> {
 }
 
 /// The interfaces of the calling thread's namespace; `/sys` may be of another.
-fn names() -> Result<Names> {
+fn links() -> Result<Vec<LinkMessage>> {
     let failed = |source| Error::Interfaces { source };
     let mut rtnetlink = Rtnetlink::open(None).map_err(|error| failed(io::Error::other(error)))?;
     let answers = rtnetlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).map_err(failed)?;
-    let name = |answer| {
-        let RouteNetlinkMessage::NewLink(link) = answer else { return None };
-        let named = link.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        });
-        Some((link.header.index, named?))
-    };
-    Ok(Names(answers.into_iter().filter_map(name).collect()))
+    let links = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    });
+    Ok(links.collect())
 }
 
 fn filter(options: &WatchOptions) -> Result<Filter> {
@@ -221,7 +260,7 @@ fn filter(options: &WatchOptions) -> Result<Filter> {
     if options.interfaces.len() > MOST_INTERFACES {
         return Err(Error::TooManyInterfaces { count: options.interfaces.len() });
     }
-    let names = names()?;
+    let names = Names::of_links(&links()?);
     let index = |name: &String| {
         let found = names.0.iter().find(|(_, known)| *known == name).map(|(index, _)| *index);
         found.ok_or_else(|| Error::NoInterface { name: name.clone() })

@@ -62,7 +62,7 @@ enum Window {
 /// Watches until the time is over or a signal comes.
 pub(super) fn watch(args: &WatchArgs, global: &Global) -> Result<Exit> {
     let interrupt = Interrupt::on_signals()?;
-    let options = WatchOptions { interfaces: args.iface.clone() };
+    let options = WatchOptions { interfaces: args.iface.clone(), ..WatchOptions::default() };
     let mut watch = Watch::begin(&options).map_err(|error| match error {
         error @ (Error::NoInterface { .. } | Error::TooManyInterfaces { .. }) => Misuse::of(error),
         error => error.into(),

@@ -7,9 +7,10 @@ use pathlab_guard::ethtool::Group;
 use crate::{
     audit::{Expectation, Judged, Outcome, counted},
     change::Change,
-    counters::{Counter, Meaning, meaning, suspect, without_queue},
+    counters::{Counter, KERNELS_OWN, Meaning, meaning, suspect, without_queue},
     facts::{Facts, Missing, if_there},
     port::{Driver, Rings, XdpSocket},
+    processors::{self, Softnet},
     source::Unread,
 };
 
@@ -75,28 +76,13 @@ pub(super) fn ring(facts: &Facts<'_>, expectation: &Expectation, port: &str) -> 
     ))
 }
 
-/// Columns of `/proc/net/softnet_stat` that matter (net/core/net-procfs.c).
-struct Softnet {
-    processed: u64,
-    dropped: u64,
-    squeezed: u64,
-}
-
-fn softnet_lines(text: &str) -> Vec<Softnet> {
-    let line = |line: &str| {
-        let mut columns = line.split_whitespace().map(|column| u64::from_str_radix(column, 16).ok());
-        Some(Softnet { processed: columns.next()??, dropped: columns.next()??, squeezed: columns.next()?? })
-    };
-    text.lines().filter_map(line).collect()
-}
-
 pub(super) fn softnet(facts: &Facts<'_>, _: &Expectation) -> Judged {
-    let now = softnet_lines(&facts.text("proc/net/softnet_stat")?);
-    let before = if_there(facts.text("before/proc/net/softnet_stat"))?.map(|text| softnet_lines(&text));
-    let sum = |lines: &[Softnet], column: fn(&Softnet) -> u64| lines.iter().map(column).sum::<u64>();
-    let total = |column: fn(&Softnet) -> u64| sum(&now, column);
-    let lately = |column: fn(&Softnet) -> u64| {
-        before.as_ref().map(|before| sum(&now, column).wrapping_sub(sum(before, column)) & u64::from(u32::MAX))
+    let now = processors::softnet(&facts.text("proc/net/softnet_stat")?);
+    let before = if_there(facts.text("before/proc/net/softnet_stat"))?.map(|text| processors::softnet(&text));
+    let sum = |lines: &[Softnet], column: fn(&Softnet) -> u32| lines.iter().map(|cpu| u64::from(column(cpu))).sum();
+    let total = |column: fn(&Softnet) -> u32| -> u64 { sum(&now, column) };
+    let lately = |column: fn(&Softnet) -> u32| {
+        before.as_ref().map(|before| total(column).wrapping_sub(sum(before, column)) & u64::from(u32::MAX))
     };
     let (dropped, squeezed, processed) =
         (total(|cpu| cpu.dropped), total(|cpu| cpu.squeezed), total(|cpu| cpu.processed));
@@ -293,15 +279,10 @@ fn losses(facts: &Facts<'_>, port: &str) -> Result<Vec<Counter>, Missing> {
     Ok(counters)
 }
 
-/// `/sys/class/net/IF/statistics`. `rx_dropped` is not among them: it counts packets of protocols and VLANs that nobody wants, too.
+/// `/sys/class/net/IF/statistics`.
 fn general(facts: &Facts<'_>, port: &str) -> Result<Vec<Counter>, Missing> {
     let mut counters = Vec::new();
-    for (name, cause) in [
-        ("rx_missed_errors", Meaning::RingFull),
-        ("rx_fifo_errors", Meaning::CardBuffer),
-        ("rx_crc_errors", Meaning::Wire),
-        ("tx_dropped", Meaning::Transmit),
-    ] {
+    for (name, cause) in KERNELS_OWN {
         let total = facts.number(&format!("sys/class/net/{port}/statistics/{name}"))?;
         if let Some(total) = u64::try_from(total).ok().filter(|total| *total > 0) {
             counters.push(Counter { name: name.to_owned(), meaning: Some(cause), total, lately: None });
@@ -327,11 +308,5 @@ mod tests {
             "  12: 0100007F:035E 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 9 2 0 41";
         assert_eq!(losing_socket(line), Some((41, 862)));
         assert_eq!(losing_socket(&line.replace("41", "0")), None);
-    }
-
-    #[test]
-    fn softnet_is_read_as_hexadecimal() {
-        let lines = softnet_lines("0000000a 00000001 0000000f 00000000\n");
-        assert_eq!((lines[0].processed, lines[0].dropped, lines[0].squeezed), (10, 1, 15));
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     audit::{Expectation, Judged, Outcome, counted},
     change::Change,
     facts::{Facts, if_there},
+    processors,
 };
 
 /// The slowest idle state that may stay on, in microseconds to wake up.
@@ -133,21 +134,14 @@ pub(super) fn clock(facts: &Facts<'_>, _: &Expectation) -> Judged {
     }
 }
 
-/// Ticks of `/proc/stat`'s first line: stolen, all.
-fn stolen(text: &str) -> Option<(u64, u64)> {
-    let ticks: Vec<u64> =
-        text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|tick| tick.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; guest time is within user
-    Some((*ticks.get(7)?, ticks.iter().take(8).sum()))
-}
-
 pub(super) fn steal(facts: &Facts<'_>, _: &Expectation) -> Judged {
-    let Some((now, ticks)) = stolen(&facts.text("proc/stat")?) else {
+    let Some(now) = processors::all(&facts.text("proc/stat")?) else {
         return Outcome::not_applicable("the kernel does not count stolen time");
     };
-    let before = if_there(facts.text("before/proc/stat"))?.as_deref().and_then(stolen);
-    let (took, of) =
-        before.map_or((now, ticks), |(before, earlier)| (now.saturating_sub(before), ticks.saturating_sub(earlier)));
+    let before = if_there(facts.text("before/proc/stat"))?.as_deref().and_then(processors::all);
+    let (took, of) = before.map_or((now.stolen, now.all), |before| {
+        (now.stolen.saturating_sub(before.stolen), now.all.saturating_sub(before.all))
+    });
     let virtual_machine = facts.text("proc/cpuinfo")?.split_whitespace().any(|flag| flag == "hypervisor");
     let lately = if before.is_some() { " lately" } else { " since the start" };
     if took * 100 > of {
@@ -156,17 +150,8 @@ pub(super) fn steal(facts: &Facts<'_>, _: &Expectation) -> Judged {
             took * 100 / of.max(1)
         ));
     }
-    if !virtual_machine && now == 0 {
+    if !virtual_machine && now.stolen == 0 {
         return Outcome::not_applicable("no hypervisor");
     }
     Outcome::fine(format!("under 1 %{lately}"))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn stolen_ticks_are_the_eighth_column() {
-        assert_eq!(super::stolen("cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1\n"), Some((8, 36)));
-        assert_eq!(super::stolen("cpu  1 2 3\n"), None);
-    }
 }

@@ -2,12 +2,18 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use serde::Serialize;
 
 use super::{
+    alerts::{Alert, Thresholds, alerts},
     drops::{DropCounts, DropReport},
     overhead::{Cost, Overhead, overheads},
+    pressure::{self, Ports, RingPressure},
     procfs::{Queue, SocketQueue},
+    qdiscs::{QdiscReport, Qdiscs},
+    steal::{ProcessorReport, Processors},
+    throttling::{Throttling, Throttlings},
 };
 
 /// Sockets that are listed of a window.
@@ -18,6 +24,17 @@ const SOCKETS: usize = 16;
 pub(crate) struct Names(pub(crate) BTreeMap<u32, String>);
 
 impl Names {
+    pub(crate) fn of_links(links: &[LinkMessage]) -> Self {
+        let name = |link: &LinkMessage| {
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            Some((link.header.index, name?))
+        };
+        Self(links.iter().filter_map(name).collect())
+    }
+
     /// Absent for index 0; one that has gone is its number.
     pub(crate) fn of(&self, index: u32) -> Option<String> {
         let name = || self.0.get(&index).cloned().unwrap_or_else(|| format!("#{index}"));
@@ -33,6 +50,11 @@ pub struct Reading {
     pub(crate) drops: Option<DropCounts>,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) sockets: BTreeMap<SocketAddr, Queue>,
+    pub(crate) qdiscs: Qdiscs,
+    pub(crate) ports: Ports,
+    pub(crate) processors: Processors,
+    pub(crate) throttlings: Throttlings,
+    pub(crate) thresholds: Thresholds,
     pub(crate) costs: BTreeMap<String, Cost>,
     /// Of that time the part in which the kernel measured its programs.
     pub(crate) measured: Duration,
@@ -50,6 +72,16 @@ pub struct Report {
     pub counters: BTreeMap<String, u64>,
     /// UDP sockets that dropped or have datagrams waiting, the most drops first; 16 at most.
     pub sockets: Vec<SocketQueue>,
+    /// All queueing disciplines of the interfaces, in each tree the root first.
+    pub qdiscs: Vec<QdiscReport>,
+    /// Cards that tell their rings, or that lost something.
+    pub rings: Vec<RingPressure>,
+    /// Processors that are online.
+    pub processors: Vec<ProcessorReport>,
+    /// Control groups of the chosen processes, and those above, that have a limit of processor time.
+    pub throttling: Vec<Throttling>,
+    /// What was at its threshold or over it.
+    pub alerts: Vec<Alert>,
     /// What the programs cost.
     pub overhead: Vec<Overhead>,
 }
@@ -57,11 +89,19 @@ pub struct Report {
 impl Reading {
     /// What happened since an earlier reading of the same watch.
     pub fn since(&self, earlier: &Self) -> Report {
+        let window = self.at.saturating_sub(earlier.at);
+        let qdiscs = self.qdiscs.since(&earlier.qdiscs);
+        let rings = pressure::since(&self.ports, &earlier.ports, window);
         Report {
-            seconds: self.at.saturating_sub(earlier.at).as_secs_f64(),
+            seconds: window.as_secs_f64(),
             drops: self.drops.as_ref().map(|now| now.since(earlier.drops.as_ref().unwrap_or(&DropCounts::default()))),
             counters: since(&self.counters, &earlier.counters).collect(),
             sockets: queues(&self.sockets, &earlier.sockets),
+            processors: self.processors.since(&earlier.processors),
+            throttling: self.throttlings.since(&earlier.throttlings),
+            alerts: alerts(&rings, &qdiscs, &self.thresholds),
+            qdiscs,
+            rings,
             overhead: overheads(&self.costs, &earlier.costs, self.measured.saturating_sub(earlier.measured)),
         }
     }

@@ -20,7 +20,7 @@ fn sent_is_received_and_dropped_by_reason() {
     let (_deaf, sender) = (elsewhere.0.expect("a socket"), elsewhere.1.expect("a socket"));
     let near = UdpSocket::bind("192.0.2.1:0").expect("a socket");
 
-    let options = WatchOptions { interfaces: vec!["near".into()] };
+    let options = WatchOptions { interfaces: vec!["near".into()], ..WatchOptions::default() };
     let watches = [options, WatchOptions::default()].map(|options| Watch::begin(&options).expect("a watch"));
     for watch in &watches {
         assert_eq!(watch.lacks(), [""; 0]);

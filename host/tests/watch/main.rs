@@ -2,4 +2,7 @@
 
 mod drops;
 mod killed;
+mod pressure;
+mod qdiscs;
 mod support;
+mod throttling;

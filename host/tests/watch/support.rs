@@ -43,6 +43,16 @@ pub(crate) fn wire() -> Namespace {
     far
 }
 
+/// From now on `far` receives by NAPI, which after each run sleeps for so many milliseconds: meanwhile 256 packets find a place, and no more. A veth
+/// leaves to NAPI what could be merged (GRO), and that is not what a sender with segmentation offloads sends.
+pub(crate) fn sleepy_receiver(milliseconds: u64) {
+    sh(&format!(
+        "ethtool -K near tso off && \
+         ip netns exec far sh -ec 'ethtool -K far gro on && cd /sys/class/net/far && \
+         echo 1000000 >napi_defer_hard_irqs && echo {milliseconds}000000 >gro_flush_timeout'"
+    ));
+}
+
 pub(crate) fn sh(script: &str) {
     assert!(Command::new("sh").args(["-ec", script]).status().expect("a shell").success(), "{script}");
 }
