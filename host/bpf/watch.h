@@ -21,6 +21,7 @@ enum {
 
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 
 #define KERNEL __attribute__((preserve_access_index))
@@ -57,12 +58,18 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	u16 sk_protocol;
 } KERNEL;
 
 struct sk_buff {
 	struct net_device *dev;
 	struct sock *sk;
 	int skb_iif;
+} KERNEL;
+
+struct task_struct {
+	int pid; /* of the thread */
+	int tgid; /* of its process */
 } KERNEL;
 
 /* Inode of the one network namespace that is watched. */
@@ -82,6 +89,25 @@ static INLINE bool is_watched(u32 interface)
 #pragma unroll
 	for (u32 i = 0; i < MOST_INTERFACES; i++)
 		if (interface && INTERFACES[i] == interface)
+			return true;
+	return false;
+}
+
+enum {
+	MOST_PROCESSES = 8,
+};
+
+/* Whose threads are watched, by the kernel's own numbers; the first zero ends them. */
+volatile const u32 PROCESSES[MOST_PROCESSES] = {};
+
+static INLINE bool is_chosen(u32 process)
+{
+	/* 0 is the idle task */
+	if (!process)
+		return false;
+#pragma unroll
+	for (u32 i = 0; i < MOST_PROCESSES; i++)
+		if (PROCESSES[i] == process)
 			return true;
 	return false;
 }

@@ -12,14 +12,18 @@
 
 mod alerts;
 mod btf;
+mod cadence;
 mod drops;
 mod histogram;
 mod object;
 mod overhead;
 mod pressure;
+mod process;
 mod procfs;
 mod qdiscs;
 mod reading;
+mod sched;
+mod softirq;
 mod steal;
 mod throttling;
 
@@ -39,22 +43,29 @@ use pathlab_guard::Rtnetlink;
 
 pub use self::{
     alerts::{Alert, Thresholds},
+    cadence::{CadenceReport, ServerReport, Stall, Stalls, Tick},
     drops::{DropReport, Dropped, Refused},
     histogram::{Bucket, Histogram},
     overhead::Overhead,
     pressure::{Loss, RingPressure},
+    process::processes_named,
     procfs::SocketQueue,
     qdiscs::QdiscReport,
     reading::{Reading, Report},
+    sched::{SchedReport, ThreadReport},
+    softirq::SoftirqReport,
     steal::ProcessorReport,
     throttling::Throttling,
 };
 use self::{
     btf::Types,
+    cadence::Cadences,
     drops::Drops,
-    object::{Filter, MOST_INTERFACES, Object},
+    object::{Filter, MOST_INTERFACES, MOST_PROCESSES, Object},
     qdiscs::Qdiscs,
     reading::Names,
+    sched::Sched,
+    softirq::Softirqs,
     steal::Processors,
     throttling::Throttlings,
 };
@@ -67,6 +78,34 @@ pub enum Error {
     TooManyInterfaces {
         /// How many were given.
         count: usize,
+    },
+    /// More processes than the programs compare with.
+    #[error("{count} processes: at most {MOST_PROCESSES} can be chosen")]
+    TooManyProcesses {
+        /// How many were given.
+        count: usize,
+    },
+    /// There is none of this number.
+    #[error("process {process}: no such process")]
+    NoProcess {
+        /// Its number.
+        process: u32,
+    },
+    /// No game server ticks so, or nothing could be told of it.
+    #[error(
+        "{hertz} ticks a second and stalls from {stall} periods on: 0.5 to 10000 ticks and 1 to 2 periods can be watched"
+    )]
+    Tick {
+        /// Ticks a second.
+        hertz: f64,
+        /// Periods.
+        stall: f64,
+    },
+    /// The kernel does not tell what is needed.
+    #[error("the kernel is too old: {why}")]
+    Kernel {
+        /// What it does not tell.
+        why: &'static str,
     },
     /// There is none of this name here.
     #[error("interface {name}: no such interface; see `ip link`")]
@@ -111,8 +150,11 @@ type Result<T> = std::result::Result<T, Error>;
 pub struct WatchOptions {
     /// Names of the interfaces; none: all of the namespace.
     pub interfaces: Vec<String>,
-    /// Processes whose control groups are looked at for a limit of processor time; none: this one.
+    /// Processes whose threads are watched, eight at most, and whose control groups are looked at for a limit of processor time; none: the groups of this one. The
+    /// number of one of its threads stands for a process.
     pub processes: Vec<u32>,
+    /// The cadence that they should have; absent: their ticks are not watched.
+    pub tick: Option<Tick>,
     /// From where on something is an alert.
     pub thresholds: Thresholds,
 }
@@ -125,6 +167,9 @@ pub struct Watch {
     processes: Vec<u32>,
     thresholds: Thresholds,
     drops: Option<Drops>,
+    softirqs: Option<Softirqs>,
+    sched: Option<Sched>,
+    cadences: Option<Cadences>,
     lacks: Vec<String>,
     measuring: Option<(OwnedFd, Instant)>,
     measured: Duration,
@@ -134,15 +179,20 @@ impl Watch {
     /// Attaches what can be attached, and says of the rest why not.
     ///
     /// # Errors
-    /// [`Error::TooManyInterfaces`], [`Error::NoInterface`], [`Error::Interfaces`]; [`Error::File`] where there is no procfs.
+    /// [`Error::TooManyInterfaces`], [`Error::NoInterface`], [`Error::Interfaces`], [`Error::TooManyProcesses`], [`Error::NoProcess`],
+    /// [`Error::Tick`]; [`Error::File`] where there is no procfs.
     pub fn begin(options: &WatchOptions) -> Result<Self> {
         let filter = filter(options)?;
+        options.tick.map_or(Ok(()), |tick| tick.check())?;
         let mut watch = Self {
             begun: Instant::now(),
             interfaces: filter.interfaces.clone(),
-            processes: options.processes.clone(),
+            processes: filter.processes.clone(),
             thresholds: options.thresholds,
             drops: None,
+            softirqs: None,
+            sched: None,
+            cadences: None,
             lacks: Vec::new(),
             measuring: None,
             measured: Duration::ZERO,
@@ -151,7 +201,7 @@ impl Watch {
             watch.processes.push(std::process::id());
         }
         if may_load() {
-            watch.attach(&filter);
+            watch.attach(&filter, options.tick);
         } else {
             watch.lacks.push(
                 "no program may be loaded into the kernel without CAP_BPF and CAP_PERFMON, so only counters are read: run it as root".into(),
@@ -160,7 +210,7 @@ impl Watch {
         Ok(watch)
     }
 
-    fn attach(&mut self, filter: &Filter) {
+    fn attach(&mut self, filter: &Filter, tick: Option<Tick>) {
         let vmlinux = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
         let (Some(types), Ok(btf)) = (Types::parse(&vmlinux), Btf::from_sys_fs()) else {
             self.lacks
@@ -168,6 +218,21 @@ impl Watch {
             return;
         };
         self.drops = self.lacking("drops", Drops::attach(&types, &btf, filter));
+        self.softirqs = self.lacking("softirqs", Softirqs::attach(&btf));
+        if filter.processes.is_empty() {
+            return;
+        }
+        if !process::numbers_are_the_kernels() {
+            self.lacks.push(
+                "threads: the kernel has other numbers for processes than this PID namespace: run it in the host's own"
+                    .into(),
+            );
+            return;
+        }
+        self.sched = self.lacking("threads", Sched::attach(&types, &btf, filter));
+        if let Some(tick) = tick {
+            self.cadences = self.lacking("cadence", Cadences::attach(&types, &btf, filter, tick));
+        }
     }
 
     fn lacking<T>(&mut self, what: &str, part: Result<T>) -> Option<T> {
@@ -218,6 +283,9 @@ impl Watch {
         Ok(Reading {
             at: self.begun.elapsed(),
             drops: self.drops.as_ref().map(|drops| drops.read(&names)).transpose()?,
+            softirqs: self.softirqs.as_ref().map(Softirqs::read).transpose()?,
+            sched: self.sched.as_ref().map(Sched::read).transpose()?,
+            cadences: self.cadences.as_ref().map(Cadences::read).transpose()?,
             counters: procfs::udp_counters(&text("/proc/thread-self/net/snmp")?, &snmp6),
             sockets,
             qdiscs: Qdiscs::read(&names, &self.interfaces).map_err(|source| Error::Qdiscs { source })?,
@@ -234,7 +302,10 @@ impl Watch {
     }
 
     fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.drops.iter().map(Drops::object)
+        let drops = self.drops.iter().map(Drops::object);
+        let softirqs = self.softirqs.iter().map(Softirqs::object);
+        let sched = self.sched.iter().map(Sched::object);
+        drops.chain(softirqs).chain(sched).chain(self.cadences.iter().map(Cadences::object))
     }
 }
 
@@ -266,8 +337,13 @@ fn filter(options: &WatchOptions) -> Result<Filter> {
         found.ok_or_else(|| Error::NoInterface { name: name.clone() })
     };
     let interfaces = options.interfaces.iter().map(index).collect::<Result<_>>()?;
+    if options.processes.len() > MOST_PROCESSES {
+        return Err(Error::TooManyProcesses { count: options.processes.len() });
+    }
+    let process = |number: &u32| process::process_of(*number).ok_or(Error::NoProcess { process: *number });
+    let processes = options.processes.iter().map(process).collect::<Result<_>>()?;
     // an inode of nsfs is an unsigned int of the kernel
-    Ok(Filter { netns: u32::try_from(netns).unwrap_or(0), interfaces })
+    Ok(Filter { netns: u32::try_from(netns).unwrap_or(0), interfaces, processes })
 }
 
 /// `CAP_SYS_ADMIN`, or `CAP_BPF` with `CAP_PERFMON`, by linux/capability.h.

@@ -8,8 +8,8 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Map, MapData, PerCpuArray, PerCpuHashMap},
-    programs::BtfTracePoint,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap},
+    programs::{BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun},
 };
 
 use super::{
@@ -20,14 +20,18 @@ use super::{
 
 /// The programs' `MOST_INTERFACES`.
 pub(crate) const MOST_INTERFACES: usize = 8;
+/// The programs' `MOST_PROCESSES`.
+pub(crate) const MOST_PROCESSES: usize = 8;
 
-/// Whose packets are looked at.
+/// Whose packets and threads are looked at.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
     /// Inode of the network namespace.
     pub(crate) netns: u32,
     /// Indices of the interfaces; none: all.
     pub(crate) interfaces: Vec<u32>,
+    /// By their numbers in the initial PID namespace.
+    pub(crate) processes: Vec<u32>,
 }
 
 /// An object in the kernel.
@@ -40,6 +44,9 @@ pub(crate) struct Object {
 /// Entries of a hash map, the processors' parts of each still apart.
 pub(crate) type Parts<K, const V: usize> = BTreeMap<K, Vec<[u64; V]>>;
 
+/// Entries of a hash map that the processors share.
+pub(crate) type Shared<const K: usize, const V: usize> = Vec<([u8; K], [u64; V])>;
+
 impl Object {
     /// `programs` are pairs of a program and its tracepoint; `constants` are the object's own, beside those of `bpf/watch.h`. Nothing is pinned.
     pub(crate) fn attach(
@@ -50,12 +57,13 @@ impl Object {
         constants: &[(&str, u32)],
     ) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        let mut interfaces = [0_u32; MOST_INTERFACES];
-        for (place, index) in interfaces.iter_mut().zip(&filter.interfaces) {
-            *place = *index;
-        }
-        // not every object is of packets
-        loader.override_global("NETNS", &filter.netns, false).override_global("INTERFACES", &interfaces, false);
+        let interfaces: [u32; MOST_INTERFACES] = filled(&filter.interfaces);
+        let processes: [u32; MOST_PROCESSES] = filled(&filter.processes);
+        // not every object is of packets, nor of threads
+        loader
+            .override_global("NETNS", &filter.netns, false)
+            .override_global("INTERFACES", &interfaces, false)
+            .override_global("PROCESSES", &processes, false);
         for (name, value) in constants {
             loader.override_global(name, value, true);
         }
@@ -86,6 +94,36 @@ impl Object {
     {
         let map = PerCpuArray::<&MapData, [u64; W]>::try_from(self.map(map)?).map_err(failed("read"))?;
         Ok(map.get(&place, 0).map_err(failed("read"))?.to_vec())
+    }
+
+    /// An entry of an array.
+    pub(crate) fn word(&self, map: &str, place: u32) -> Result<u64> {
+        let map = Array::<&MapData, u64>::try_from(self.map(map)?).map_err(failed("read"))?;
+        map.get(&place, 0).map_err(failed("read"))
+    }
+
+    /// All entries of a hash map that the processors share. One that comes or goes meanwhile is in it or not.
+    pub(crate) fn shared<const K: usize, const V: usize>(&self, map: &str) -> Result<Shared<K, V>>
+    where
+        [u8; K]: aya::Pod,
+        [u64; V]: aya::Pod,
+    {
+        let map = HashMap::<&MapData, [u8; K], [u64; V]>::try_from(self.map(map)?).map_err(failed("read"))?;
+        map.iter().collect::<std::result::Result<_, _>>().map_err(failed("read"))
+    }
+
+    /// Makes a program ready that is attached to nothing and runs when it is asked to.
+    pub(crate) fn prepare(&mut self, program: &str) -> Result<()> {
+        let program = self.ebpf.program_mut(program).ok_or_else(|| failed("load")(gone()))?;
+        let program: &mut RawTracePoint = program.try_into().map_err(failed("load"))?;
+        program.load().map_err(failed("load"))
+    }
+
+    /// Runs it.
+    pub(crate) fn run(&self, program: &str) -> Result<()> {
+        let program = self.ebpf.program(program).ok_or_else(|| failed("read")(gone()))?;
+        let program: &RawTracePoint = program.try_into().map_err(failed("read"))?;
+        program.test_run(RawTracePointRunOptions::new()).map(drop).map_err(failed("read"))
     }
 
     /// A `struct histogram` in a per-CPU array, of all processors.
@@ -121,6 +159,13 @@ impl Object {
     fn map(&self, name: &str) -> Result<&Map> {
         self.ebpf.map(name).ok_or_else(|| failed("read")(gone()))
     }
+}
+
+/// The first ones, and zeroes behind them.
+fn filled<const N: usize>(values: &[u32]) -> [u32; N] {
+    let mut all = [0; N];
+    all.iter_mut().zip(values).for_each(|(place, value)| *place = *value);
+    all
 }
 
 fn gone() -> io::Error {

@@ -7,11 +7,14 @@ use serde::Serialize;
 
 use super::{
     alerts::{Alert, Thresholds, alerts},
+    cadence::{CadenceCounts, CadenceReport},
     drops::{DropCounts, DropReport},
     overhead::{Cost, Overhead, overheads},
     pressure::{self, Ports, RingPressure},
     procfs::{Queue, SocketQueue},
     qdiscs::{QdiscReport, Qdiscs},
+    sched::{SchedCounts, SchedReport},
+    softirq::{self, SoftirqCounts, SoftirqReport},
     steal::{ProcessorReport, Processors},
     throttling::{Throttling, Throttlings},
 };
@@ -48,6 +51,9 @@ pub struct Reading {
     /// Since the watch began.
     pub(crate) at: Duration,
     pub(crate) drops: Option<DropCounts>,
+    pub(crate) softirqs: Option<SoftirqCounts>,
+    pub(crate) sched: Option<SchedCounts>,
+    pub(crate) cadences: Option<CadenceCounts>,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) sockets: BTreeMap<SocketAddr, Queue>,
     pub(crate) qdiscs: Qdiscs,
@@ -68,6 +74,15 @@ pub struct Report {
     /// Packets that were given up; absent where that is not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drops: Option<DropReport>,
+    /// Softirqs by vector and processor; absent where they are not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub softirqs: Option<Vec<SoftirqReport>>,
+    /// Threads of the chosen processes; absent where none is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sched: Option<SchedReport>,
+    /// Ticks of the chosen processes; absent where they are not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cadence: Option<CadenceReport>,
     /// Counters of UDP that moved, by nstat's names.
     pub counters: BTreeMap<String, u64>,
     /// UDP sockets that dropped or have datagrams waiting, the most drops first; 16 at most.
@@ -90,11 +105,15 @@ impl Reading {
     /// What happened since an earlier reading of the same watch.
     pub fn since(&self, earlier: &Self) -> Report {
         let window = self.at.saturating_sub(earlier.at);
+        let softirqs = |now| softirq::since(now, earlier.softirqs.as_ref().unwrap_or(&SoftirqCounts::default()));
         let qdiscs = self.qdiscs.since(&earlier.qdiscs);
         let rings = pressure::since(&self.ports, &earlier.ports, window);
         Report {
             seconds: window.as_secs_f64(),
             drops: self.drops.as_ref().map(|now| now.since(earlier.drops.as_ref().unwrap_or(&DropCounts::default()))),
+            softirqs: self.softirqs.as_ref().map(softirqs),
+            sched: self.sched.as_ref().map(|now| now.since(earlier.sched.as_ref().unwrap_or(&SchedCounts::default()))),
+            cadence: self.cadences.as_ref().map(|now| now.since(earlier.cadences.as_ref())),
             counters: since(&self.counters, &earlier.counters).collect(),
             sockets: queues(&self.sockets, &earlier.sockets),
             processors: self.processors.since(&earlier.processors),

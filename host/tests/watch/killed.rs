@@ -32,7 +32,7 @@ fn kill_minus_nine_takes_the_programs_along() {
     child.kill().expect("a child");
     child.wait().expect("a child");
     assert!(told, "the watch did not begin");
-    assert_eq!(theirs.len(), 2, "both programs of the drops: {theirs:?}");
+    assert!(theirs.len() >= 5, "the programs of drops and softirqs, and what else needs no option: {theirs:?}");
     assert!(theirs.is_subset(&there), "{theirs:?} of {there:?}");
     let deadline = Instant::now() + Duration::from_secs(10);
     while !theirs.is_disjoint(&loaded()) {

@@ -4,5 +4,6 @@ mod drops;
 mod killed;
 mod pressure;
 mod qdiscs;
+mod softirq;
 mod support;
 mod throttling;
