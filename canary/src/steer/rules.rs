@@ -5,9 +5,11 @@
 //! route of that client, where it outlives a rollback. (Needs `fwmark_reflect`, see [`Plan::sysctls`].) The arm is
 //! worked out from the quoted packet, so it does not matter how the error came.
 //!
-//! What a packet is asked once is not asked again in the chains that it is led to: each look at its family or protocol is a
-//! call in the kernel, 10 to 20 ns a packet. The price is that nft lists a field as `@nh,128,32`, `ip daddr` being its word
-//! in a rule that looks at the family itself.
+//! What a packet is asked once is not asked again in the chains that it is led to, and what most packets need comes first: each look
+//! at family or protocol, each map and each counter is a call in the kernel or several (docs/performance.md has what they take),
+//! while up to four bytes of a header are read and compared in place. So the port is compared first, an IPv6 address is loaded in four
+//! parts, and a bucket that no share up to `cap_share` reaches is known for control's by one comparison. The price is that nft lists a
+//! field as `@nh,128,32`, `ip daddr` being its word in a rule that looks at the family itself.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -17,7 +19,7 @@ use super::{
     nfnetlink::{BaseChain, Expression, Header, Meta, Register, Verdict},
     plan::{Path, Plan},
     prefix,
-    ruleset::{BUCKET_ARM, CANARY, CANARY_GATE, CONTROL, COUNTED, HELD, OVER, SENT, STEERED, TOO_FAST, with_family},
+    ruleset::{BUCKET_ARM, CANARY, CANARY_GATE, CONTROL, COUNTED, HELD, OVER, STEERED, TOO_FAST, with_family},
 };
 use crate::{KeyFrom, Mode, Share};
 
@@ -62,13 +64,14 @@ enum View {
 /// All chains, those that others lead to first.
 pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
     let chain = |name: &str, rules| Chain { name: name.to_owned(), base: None, rules };
-    let mut chains = vec![chain(CONTROL, vec![count(CONTROL)]), chain(CANARY, vec![gate(), count(HELD)])];
+    let mut chains = vec![chain(CONTROL, vec![count_control(plan)]), chain(CANARY, vec![gate(), count(HELD)])];
     let families = || plan.paths.iter().map(|path| path.family);
-    chains.extend(families().map(|family| chain(&with_family(COUNTED, family), counted(plan, family))));
+    if plan.mode == Mode::Host {
+        chains.extend(families().map(|family| chain(&with_family(COUNTED, family), counted(plan, family))));
+    }
     chains.extend(families().map(|family| chain(&with_family(STEERED, family), steered(plan, family))));
     chains.extend(families().map(|family| assignment(plan, View::Own(family))));
-    chains.push(chain(SENT, by_family(plan)));
-    let entries = vec![udp_entry(plan)];
+    let entries = entries(plan);
     let base = |name: &str, kind, hook, rules| Chain {
         base: Some(BaseChain { kind, hook, priority: PRIORITY }),
         ..chain(name, rules)
@@ -87,28 +90,24 @@ pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
     chains
 }
 
-/// Packets that take part.
-fn udp_entry(plan: &Plan) -> Rule {
-    let mut expressions = is_l4(UDP).to_vec();
-    let mut text = "meta l4proto udp".to_owned();
-    if let Some(port) = plan.server_port {
-        // The server's replies carry its port as their source.
-        expressions.extend(bytes_are(0, &port.to_be_bytes()));
-        text = format!("udp sport {port}");
-    }
-    lead_to(SENT, text, expressions)
-}
-
-/// The way to the assignment of each family; where both are steered the last needs no question.
-fn by_family(plan: &Plan) -> Vec<Rule> {
-    let rule = |(place, path): (usize, &Path)| {
-        let chain = View::Own(path.family).chain();
-        if place == 1 {
-            return Rule { text: format!("goto {chain}"), expressions: vec![goto(&chain)] };
+/// The ways of packets that take part to the assignment of each family; where both are steered the last needs no question.
+fn entries(plan: &Plan) -> Vec<Rule> {
+    let entry = |(place, path): (usize, &Path)| {
+        let (mut expressions, mut text) = (Vec::new(), String::new());
+        // The server's replies carry its port as their source. First, so that the packets of others go on at once.
+        if let Some(port) = plan.server_port {
+            expressions.extend(bytes_are(0, &port.to_be_bytes()));
+            write!(text, "th sport {port} ").expect("a String takes all");
         }
-        lead_to(&chain, format!("meta nfproto {}", proto_name(path.family)), is_family(path.family))
+        if place == 0 {
+            expressions.extend(is_family(path.family));
+            write!(text, "meta nfproto {} ", proto_name(path.family)).expect("a String takes all");
+        }
+        expressions.extend(is_l4(UDP));
+        text += "meta l4proto udp";
+        lead_to(&View::Own(path.family).chain(), text, expressions)
     };
-    plan.paths.iter().enumerate().map(rule).collect()
+    plan.paths.iter().enumerate().map(entry).collect()
 }
 
 /// ICMP errors of one family that tell a path MTU and quote a packet that takes part.
@@ -158,6 +157,9 @@ fn assignment(plan: &Plan, view: View) -> Chain {
     // A list of clients of the other family leaves this one out.
     if plan.include.is_empty() || !included.is_empty() {
         rules.push(assign(plan, view));
+        if let View::Own(_) = view {
+            rules.push(beyond_cap(plan));
+        }
     }
     Chain { name: view.chain(), base: None, rules }
 }
@@ -172,30 +174,50 @@ fn unless_listed(view: View, list: &str, inverted: bool) -> Rule {
     Rule { text: format!("{} {not}@{set} return", view.destination_text()), expressions }
 }
 
-/// The rule that decides.
+/// The rule that decides. What no share up to the cap reaches stops it: no map is asked about that.
 fn assign(plan: &Plan, view: View) -> Rule {
     let (mut expressions, key, length) = load_key(plan, view);
     let (modulus, seed) = (u32::from(Share::BUCKETS), plan.seed);
+    let cap = u32::from(plan.cap.buckets());
     expressions.extend([
         Expression::Jhash { from: KEY, length, modulus, seed, to: VALUE },
         Expression::HostToNetwork { register: VALUE },
+        Expression::Below { register: VALUE, value: cap.to_be_bytes().into() },
         Expression::VerdictMap { register: VALUE, map: BUCKET_ARM.to_owned() },
     ]);
     let shown = if plan.hides_seed { "(told at the end)".to_owned() } else { format!("{seed:#x}") };
-    let text = format!("jhash {key} mod {modulus} seed {shown} vmap @{BUCKET_ARM}");
-    Rule { text, expressions }
+    let bucket = format!("jhash {key} mod {modulus} seed {shown}");
+    Rule { text: format!("{bucket} < {cap} {bucket} vmap @{BUCKET_ARM}"), expressions }
+}
+
+/// Counts the control packets that the rule before did not lead on.
+fn beyond_cap(plan: &Plan) -> Rule {
+    let Rule { text, expressions: counted } = count(CONTROL);
+    match (plan.key.from, plan.key.offset, plan.key.length) {
+        // A payload that ends before the key is of no session, and there that rule stopped as well.
+        (KeyFrom::Payload, Some(offset), Some(length)) => {
+            let least = UDP_HEADER as u16 + offset + u16::from(length);
+            let mut expressions = vec![
+                Expression::Payload { base: Header::Transport, offset: 4, length: 2, to: VALUE },
+                Expression::AtLeast { register: VALUE, value: least.to_be_bytes().into() },
+            ];
+            expressions.extend(counted);
+            Rule { text: format!("@th,32,16 >= {least:#x} {text}"), expressions }
+        }
+        _ => Rule { text, expressions: counted },
+    }
 }
 
 /// Loads the session key into [`KEY`] as `crate::assignment` lays it out: instructions, nft's words, length in bytes.
 fn load_key(plan: &Plan, view: View) -> (Vec<Expression>, String, u32) {
+    let address_length = address_length(view.family());
     match plan.key.from {
         KeyFrom::ClientAddrPort => {
-            let (expressions, length) = load_client(view);
-            (expressions.into(), view.client_text(), length)
+            let mut expressions = view.load_address(KEY);
+            expressions.push(view.load_port(KEY));
+            (expressions, format!("{} . {}", view.address_words(), view.port_text()), address_length + 4)
         }
-        KeyFrom::ClientAddr => {
-            (vec![view.load_destination(KEY)], view.destination_bytes(), address_length(view.family()))
-        }
+        KeyFrom::ClientAddr => (view.load_address(KEY), view.address_words(), address_length),
         KeyFrom::Payload => {
             // `plan` has checked both.
             let [offset, length] = [plan.key.offset, plan.key.length].map(|value| u32::from(value.unwrap_or(0)));
@@ -204,14 +226,6 @@ fn load_key(plan: &Plan, view: View) -> (Vec<Expression>, String, u32) {
             (vec![load], format!("@th,{},{}", offset * 8, length * 8), length)
         }
     }
-}
-
-/// The client's address and port into [`KEY`], the port in the register after the address.
-fn load_client(view: View) -> ([Expression; 2], u32) {
-    let length = address_length(view.family());
-    let to = Register(KEY.0 + length as u8 / 4);
-    let port = Expression::Payload { base: Header::Transport, offset: view.udp() + 2, length: 2, to };
-    ([view.load_destination(KEY), port], length + 4)
 }
 
 fn gate() -> Rule {
@@ -224,7 +238,7 @@ fn gate() -> Rule {
     }
 }
 
-/// What is done to the packets of the canary arm, and to ICMP errors about them: those get the mark only.
+/// What is done to the packets of the canary arm. In host mode ICMP errors about them come here too: those get the mark only.
 fn steered(plan: &Plan, family: Family) -> Vec<Rule> {
     let keep = !plan.mask;
     let mark = Rule {
@@ -236,25 +250,31 @@ fn steered(plan: &Plan, family: Family) -> Vec<Rule> {
             Expression::StoreMark { from: VALUE },
         ],
     };
-    vec![mark, lead_to(&with_family(COUNTED, family), "meta l4proto udp".to_owned(), is_l4(UDP).into())]
+    let mut rules = vec![mark];
+    match plan.mode {
+        Mode::Host => {
+            rules.push(lead_to(&with_family(COUNTED, family), "meta l4proto udp".to_owned(), is_l4(UDP).into()));
+        }
+        Mode::Router => rules.extend(counted(plan, family)),
+    }
+    rules
 }
 
 /// The counts and caps of the canary arm's packets.
 fn counted(plan: &Plan, family: Family) -> Vec<Rule> {
-    let counter = |name: &str| Rule {
-        text: format!("counter name \"{name}\""),
-        expressions: vec![Expression::Counter { name: name.to_owned() }],
-    };
     let view = View::Own(family);
     let set = with_family("sessions", family);
-    let mut expressions = load_client(view).0.to_vec();
-    expressions.push(Expression::Update { register: KEY, set: set.clone(), timeout: SESSION_IDLE });
+    let mut expressions = vec![
+        view.load_destination(KEY),
+        view.load_port(KEY),
+        Expression::Update { register: KEY, set: set.clone(), timeout: SESSION_IDLE },
+    ];
     expressions.push(Expression::Verdict(Verdict::Return));
     let minutes = SESSION_IDLE.as_secs() / 60;
     let text = format!("update @{set} {{ {} timeout {minutes}m }} return", view.client_text());
-    let mut rules = vec![counter(CANARY)];
+    let mut rules = vec![count(CANARY)];
     rules.extend(plan.max_canary_pps.map(too_fast));
-    rules.extend([Rule { text, expressions }, counter(OVER)]);
+    rules.extend([Rule { text, expressions }, count(OVER)]);
     rules
 }
 
@@ -268,11 +288,19 @@ fn too_fast(a_second: u32) -> Rule {
     }
 }
 
-/// Counts UDP packets, not the ICMP errors about them.
+/// Counts the packets of control sessions, not the ICMP errors about them that come here in host mode.
+fn count_control(plan: &Plan) -> Rule {
+    let Rule { text, expressions } = count(CONTROL);
+    match plan.mode {
+        Mode::Host => {
+            Rule { text: format!("meta l4proto udp {text}"), expressions: [&is_l4(UDP)[..], &expressions].concat() }
+        }
+        Mode::Router => Rule { text, expressions },
+    }
+}
+
 fn count(name: &str) -> Rule {
-    let mut expressions = is_l4(UDP).to_vec();
-    expressions.push(Expression::Counter { name: name.to_owned() });
-    Rule { text: format!("meta l4proto udp counter name \"{name}\""), expressions }
+    Rule { text: format!("counter name \"{name}\""), expressions: vec![Expression::Counter { name: name.to_owned() }] }
 }
 
 impl View {
@@ -298,13 +326,36 @@ impl View {
     }
 
     fn load_destination(self, to: Register) -> Expression {
-        let (offset, length) = (destination_offset(self.family()), address_length(self.family()));
+        let (base, offset) = self.address_place();
+        Expression::Payload { base, offset, length: address_length(self.family()), to }
+    }
+
+    /// Where its destination address begins.
+    fn address_place(self) -> (Header, u32) {
+        let offset = destination_offset(self.family());
         match self {
-            Self::Own(_) => Expression::Payload { base: Header::Network, offset, length, to },
-            Self::Quoted(_) => {
-                Expression::Payload { base: Header::Transport, offset: ICMP_HEADER + offset, length, to }
-            }
+            Self::Own(_) => (Header::Network, offset),
+            Self::Quoted(_) => (Header::Transport, ICMP_HEADER + offset),
         }
+    }
+
+    /// The same in parts that the kernel reads in place.
+    fn load_address(self, to: Register) -> Vec<Expression> {
+        let (base, offset) = self.address_place();
+        let words = address_length(self.family()) / 4;
+        let part = |word: u32| Expression::Payload {
+            base,
+            offset: offset + 4 * word,
+            length: 4,
+            to: Register(to.0 + word as u8),
+        };
+        (0..words).map(part).collect()
+    }
+
+    /// The client's port into the register after its address.
+    fn load_port(self, to: Register) -> Expression {
+        let to = Register(to.0 + address_length(self.family()) as u8 / 4);
+        Expression::Payload { base: Header::Transport, offset: self.udp() + 2, length: 2, to }
     }
 
     /// What nft puts before it looks at an address, and needs to tell the type of a list.
@@ -325,20 +376,36 @@ impl View {
 
     /// The same in a rule that does not look at the family.
     fn destination_bytes(self) -> String {
-        let (family, length) = (self.family(), address_length(self.family()) * 8);
+        let (base, offset) = self.address_place();
+        raw(base, offset, address_length(self.family()))
+    }
+
+    /// The same in the parts of [`View::load_address`].
+    fn address_words(self) -> String {
+        let (base, offset) = self.address_place();
+        let parts = (0..address_length(self.family()) / 4).map(|word| raw(base, offset + 4 * word, 4));
+        parts.collect::<Vec<_>>().join(" . ")
+    }
+
+    fn port_text(self) -> String {
         match self {
-            Self::Own(_) => format!("@nh,{},{length}", destination_offset(family) * 8),
-            Self::Quoted(_) => format!("@th,{},{length}", (ICMP_HEADER + destination_offset(family)) * 8),
+            Self::Own(_) => "th dport".to_owned(),
+            Self::Quoted(_) => raw(Header::Transport, self.udp() + 2, 2),
         }
     }
 
     fn client_text(self) -> String {
-        let port = match self {
-            Self::Own(_) => "th dport".to_owned(),
-            Self::Quoted(_) => format!("@th,{},16", (self.udp() + 2) * 8),
-        };
-        format!("{} . {port}", self.destination_bytes())
+        format!("{} . {}", self.destination_bytes(), self.port_text())
     }
+}
+
+/// Bytes of a header in nft's words, which count bits.
+fn raw(base: Header, offset: u32, length: u32) -> String {
+    let base = match base {
+        Header::Network => "nh",
+        Header::Transport => "th",
+    };
+    format!("@{base},{},{}", offset * 8, length * 8)
 }
 
 /// Of the destination address in the IP header.

@@ -8,7 +8,8 @@
 //!                            └───────► chain control  └ no element: the gate is shut, count as held, no mark
 //! ```
 //!
-//! Every packet takes the same few look-ups, whatever the number of sessions. The elements of `canary_gate` carry a
+//! A bucket that no share up to `cap_share` reaches is not looked up: it is control's. Every other packet takes the same
+//! few look-ups, whatever the number of sessions. The elements of `canary_gate` carry a
 //! timeout: when nobody renews them the kernel removes them, and the arm's packets fall through without a mark. Bits of
 //! the mark outside the mask are left as they are.
 //!
@@ -31,11 +32,9 @@ use crate::Share;
 pub(crate) const TABLE: &str = "pathlab_canary";
 pub(crate) const BUCKET_ARM: &str = "bucket_arm";
 pub(crate) const CANARY_GATE: &str = "canary_gate";
-/// The chain behind the open gate, by family, and the one with the counts and caps behind it.
+/// The chain behind the open gate, by family, and the one with the counts and caps, in host mode.
 pub(super) const STEERED: &str = "steered";
 pub(super) const COUNTED: &str = "counted";
-/// The chain of packets that may take part.
-pub(super) const SENT: &str = "sent";
 
 /// Packets of control sessions.
 pub(crate) const CONTROL: &str = "control";

@@ -50,6 +50,16 @@ pub(crate) enum Expression {
         register: Register,
         value: Vec<u8>,
     },
+    /// Stops the rule unless the bytes are below these, compared from the first on: a number of the host is turned first.
+    Below {
+        register: Register,
+        value: Vec<u8>,
+    },
+    /// Stops the rule where the bytes are below these.
+    AtLeast {
+        register: Register,
+        value: Vec<u8>,
+    },
     /// `register & mask ^ xor`, both in the host's byte order as they lie in the register.
     Bitwise {
         register: Register,
@@ -64,7 +74,7 @@ pub(crate) enum Expression {
         seed: u32,
         to: Register,
     },
-    /// Interval sets compare bytes from the first on, so a number of the host is turned first.
+    /// For what compares bytes from the first on: interval sets, and above and below.
     HostToNetwork {
         register: Register,
     },
@@ -111,6 +121,10 @@ const NFT_RETURN: i32 = -5;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const OBJECT_COUNTER: u32 = 1;
+/// `enum nft_cmp_ops`.
+const CMP_EQ: u32 = 0;
+const CMP_LT: u32 = 2;
+const CMP_GTE: u32 = 5;
 
 impl Verdict {
     /// As the data of an element or of an immediate.
@@ -133,6 +147,11 @@ pub(super) fn value(to: &mut Attributes, kind: u16, bytes: &[u8]) {
     });
 }
 
+fn compare(to: &mut Attributes, register: Register, operator: u32, bytes: &[u8]) {
+    to.be32(1, register.number()).be32(2, operator);
+    value(to, 3, bytes);
+}
+
 impl Expression {
     /// As one element of a rule's list: `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`.
     pub(super) fn encode(&self, to: &mut Attributes) {
@@ -143,7 +162,7 @@ impl Expression {
         match self {
             Self::LoadMeta { .. } | Self::StoreMark { .. } => "meta",
             Self::Payload { .. } => "payload",
-            Self::Equal { .. } => "cmp",
+            Self::Equal { .. } | Self::Below { .. } | Self::AtLeast { .. } => "cmp",
             Self::Bitwise { .. } => "bitwise",
             Self::Jhash { .. } => "hash",
             Self::HostToNetwork { .. } => "byteorder",
@@ -175,11 +194,9 @@ impl Expression {
                 };
                 to.be32(1, register.number()).be32(2, base).be32(3, *offset).be32(4, *length);
             }
-            Self::Equal { register, value: bytes } => {
-                // Operator 0 is equality.
-                to.be32(1, register.number()).be32(2, 0);
-                value(to, 3, bytes);
-            }
+            Self::Equal { register, value: bytes } => compare(to, *register, CMP_EQ, bytes),
+            Self::Below { register, value: bytes } => compare(to, *register, CMP_LT, bytes),
+            Self::AtLeast { register, value: bytes } => compare(to, *register, CMP_GTE, bytes),
             Self::Bitwise { register, mask, xor } => {
                 to.be32(1, register.number()).be32(2, register.number()).be32(3, 4);
                 value(to, 4, &mask.to_ne_bytes());
