@@ -7,7 +7,6 @@ mod pseudonyms;
 
 use std::{
     fs::{self, File},
-    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -15,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use pathlab_canary::Given;
-use pathlab_record::Head;
+use pathlab_record::{Error, Head, Unsealed};
 use serde_json::json;
 
 use crate::{
@@ -63,11 +62,14 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
-    /// Copy runs for others to see: every address becomes a pseudonym, the same in all copies, and keeps the prefixes it shares
+    /// Copy runs for others to see: addresses, hardware addresses and hosts' names become pseudonyms, the same in all copies; addresses keep the prefixes they share
     Pseudonymise {
-        /// Run directories; those inside them go along
+        /// Run directories, those inside them go along; or captures of `host capture` and of the provider's pack
         #[arg(required = true)]
         runs: Vec<PathBuf>,
+        /// A host's name to hide beside those that the runs tell of themselves; may be repeated
+        #[arg(long = "host", value_name = "NAME")]
+        hosts: Vec<String>,
         /// The secret map between addresses and pseudonyms, made where there is none: give it to nobody
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
@@ -75,11 +77,11 @@ enum Action {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Print the addresses behind pseudonyms
+    /// Print the addresses and names behind pseudonyms
     Reveal {
         /// Pseudonyms, as the copies have them
         #[arg(required = true)]
-        pseudonyms: Vec<IpAddr>,
+        pseudonyms: Vec<pseudonyms::Pseudonym>,
         /// The key that they were made with
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
@@ -114,7 +116,7 @@ pub(crate) fn run(args: &EvidenceArgs, global: &Global) -> Result<Exit> {
             }
             Ok(Exit::Done)
         }
-        Action::Pseudonymise { runs, key, out } => pseudonyms::pseudonymise(runs, key, out, global),
+        Action::Pseudonymise { runs, hosts, key, out } => pseudonyms::pseudonymise(runs, hosts, key, out, global),
         Action::Reveal { pseudonyms, key } => pseudonyms::reveal(pseudonyms, key, global),
     }
 }
@@ -131,12 +133,17 @@ fn verify(runs: &[PathBuf], head: Option<&Head>, signers: Option<(&Path, &str)>,
                     out!("{text}");
                 }
             }
-            Err(error) if runs.len() == 1 && !global.json => return Err(error),
             // Of several, every one is looked at.
             Err(error) => {
                 whole = false;
                 eprintln!("pathlab: {error:#}");
-                documents.push(json!({ "run": run, "fault": format!("{error:#}") }));
+                let mut document = json!({ "run": run, "fault": format!("{error:#}") });
+                if matches!(error.downcast_ref(), Some(Error::Unsealed { .. })) && run.join("run.json").is_file() {
+                    let found = Unsealed::read(run)?;
+                    eprint!("{}", remains(&found));
+                    document["remains"] = as_json(&found);
+                }
+                documents.push(document);
             }
         }
     }
@@ -144,6 +151,18 @@ fn verify(runs: &[PathBuf], head: Option<&Head>, signers: Option<(&Path, &str)>,
         output::json("evidence", &json!({ "verified": documents }))?;
     }
     Ok(if whole { Exit::Done } else { Exit::Failed })
+}
+
+/// What a run that was killed holds, and where it is cut.
+fn remains(found: &Unsealed) -> String {
+    let files = found.files.iter().map(|file| format!("  {file}\n"));
+    std::iter::once(format!("  {}\n", found.chain())).chain(files).collect()
+}
+
+fn as_json(found: &Unsealed) -> serde_json::Value {
+    let file = |file: &pathlab_record::Remains| json!({ "name": file.name, "lines": file.lines, "cut": file.cut });
+    let files: Vec<_> = found.files.iter().map(file).collect();
+    json!({ "records": found.records.len(), "broken": found.broken, "files": files })
 }
 
 /// The runs with those that lie in them, at any depth, each once; whether it was named itself.

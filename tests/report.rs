@@ -159,6 +159,160 @@ fn a_run_that_was_killed_is_shown_up_to_where_it_broke_off() {
     assert!(text.contains("NTT IPv4"), "{text}");
 }
 
+/// A child that is killed when dropped.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A reflector on loopback that is ready.
+fn reflector(place: &Path) -> (Process, std::net::SocketAddr) {
+    let target = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ready = place.join("ready");
+    let told = std::os::unix::net::UnixDatagram::bind(&ready).unwrap();
+    told.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    let mut reflect = Command::new(env!("CARGO_BIN_EXE_pathlab"));
+    reflect.args(["reflect", "--listen", &target.to_string()]).stdout(std::process::Stdio::null());
+    reflect.env("NOTIFY_SOCKET", &ready).env("PATHLAB_LOG", "warn");
+    let process = Process(reflect.spawn().expect("pathlab was built"));
+    told.recv(&mut [0; 64]).expect("it is ready");
+    (process, target)
+}
+
+/// Starts a verb, waits until a file of its run holds so much, and kills it.
+fn killed(place: &Path, args: &str, file: &str, octets: u64) {
+    let mut verb = Command::new(env!("CARGO_BIN_EXE_pathlab"))
+        .args(args.split_whitespace())
+        .current_dir(place)
+        .env("PATHLAB_LOG", "warn")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("pathlab was built");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while fs::metadata(place.join("killed").join(file)).map_or(0, |found| found.len()) < octets {
+        assert!(std::time::Instant::now() < deadline && verb.try_wait().unwrap().is_none(), "{args}: {file}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    verb.kill().unwrap();
+    verb.wait().unwrap();
+}
+
+/// What `evidence verify` says of a run that was killed: it is no proof, this is where it is cut, and that is what is before.
+fn remains(place: &Path) -> (String, Value) {
+    let verify = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pathlab"));
+        let output = command.args(["evidence", "verify", "killed"]).args(more).current_dir(place).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("killed was never sealed"), "{said}");
+        (said, String::from_utf8(output.stdout).unwrap())
+    };
+    let json: Value = serde_json::from_str(&verify(&["--json"]).1).unwrap();
+    (verify(&[]).0, json["verified"][0]["remains"].clone())
+}
+
+#[test]
+fn verbs_that_are_killed_leave_what_is_told_up_to_the_cut() {
+    // A probe in the middle of a line.
+    let place = tempfile::tempdir().unwrap();
+    let (_reflector, target) = reflector(place.path());
+    let probe = format!("probe {target} --fan 20 --interval 10ms --duration 60s --out killed");
+    killed(place.path(), &probe, "samples.jsonl", 1 << 17);
+    let (text, json) = remains(place.path());
+    let whole = fs::read_to_string(place.path().join("killed/samples.jsonl")).unwrap();
+    let (lines, cut) = (whole.matches('\n').count(), whole.len() - whole.rfind('\n').unwrap() - 1);
+    assert!(lines > 100 && cut > 0, "64 KiB at a time: {lines} {cut}");
+    let line = format!("samples.jsonl: {lines} whole lines; line {} is cut short after {cut} octets", lines + 1);
+    assert!(text.contains(&line) && text.contains("evidence.jsonl: 1 whole records, the last at "), "{text}");
+    let file = json["files"].as_array().unwrap().iter().find(|file| file["name"] == "samples.jsonl").unwrap();
+    assert_eq!((&file["lines"], &file["cut"], &json["records"]), (&json!(lines), &json!(cut), &json!(1)));
+    let page = report(&[&place.path().join("killed")], &[]);
+    assert!(page.contains(&line) && page.contains("not sealed: it goes on, or was killed"), "{page}");
+
+    // A trace writes its document at its end.
+    let place = tempfile::tempdir().unwrap();
+    killed(place.path(), &format!("trace {target} --flows 1 --count 1000 --out killed"), "evidence.jsonl", 1);
+    let (text, json) = remains(place.path());
+    assert!(text.contains("evidence.jsonl: 1 whole records") && text.contains("run.json: "), "{text}");
+    assert_eq!((json["files"].as_array().unwrap().len(), &json["broken"]), (1, &Value::Null), "{json:#}");
+    let page = report(&[&place.path().join("killed")], &[]);
+    assert!(page.contains("killed was never sealed: evidence.jsonl: 1 whole records"), "{page}");
+
+    // What a controller did before it was killed is in its chain, which may be cut as well.
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("killed");
+    let started: Timestamp = "2026-11-08T09:00:00Z".parse().unwrap();
+    let mut directory = RunDirectory::create(&path, &Run::new("canary start", started)).unwrap();
+    for deed in ["steering began", "ramp 20%", "ramp 25%"] {
+        directory.note(started, Some("operator"), deed).unwrap();
+    }
+    drop(directory);
+    let chain = path.join("evidence.jsonl");
+    let whole = fs::read_to_string(&chain).unwrap();
+    fs::write(&chain, &whole[..whole.len() - 9]).unwrap();
+    let (text, json) = remains(place.path());
+    let line =
+        "evidence.jsonl: 3 whole records, the last at 2026-11-08T09:00:00Z: ramp 20%; record 3: the line is cut short";
+    assert!(text.contains(line) && json["broken"] == "the line is cut short", "{text}");
+    let page = report(&[&path], &[]);
+    let html = fs::read_to_string(path.join("report.html")).unwrap();
+    assert!(
+        page.contains(line) && html.contains("<td class=\"l\">ramp 20%</td>") && !html.contains("ramp 25%"),
+        "{page}"
+    );
+    // One that does not follow from the one before is told, too.
+    fs::write(&chain, whole.replace("steering began", "steering ended")).unwrap();
+    assert!(remains(place.path()).0.contains(
+        "evidence.jsonl: 2 whole records, the last at 2026-11-08T09:00:00Z: steering ended; record 2: does not follow"
+    ));
+}
+
+#[test]
+fn a_capture_for_others_has_pseudonyms_and_sums_of_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    let capture = place.path().join("pack");
+    for folder in ["proc/net", "more", "port/enx0242ac110002"] {
+        fs::create_dir_all(capture.join(folder)).unwrap();
+    }
+    fs::write(
+        capture.join("capture.json"),
+        "{\"schema\":\"pathlab.host.capture/1\",\"ports\":[\"enx0242ac110002\"],\"window_ms\":0}\n",
+    )
+    .unwrap();
+    fs::write(capture.join("proc/net/udp"), "  12: 077100CB:1F40 00000000:0000 07 00000000:00000000 00:00000000\n")
+        .unwrap();
+    fs::write(capture.join("more/addresses"), "link/ether 02:42:ac:11:00:02\n inet 203.0.113.7/24 on tyo-game-7\n")
+        .unwrap();
+    fs::write(capture.join("port/enx0242ac110002/irqs.entries"), "24\n").unwrap();
+    fs::write(capture.join("SHA256SUMS"), "").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pathlab"));
+    command.args(["evidence", "pseudonymise", "pack", "--host", "tyo-game-7", "--key", "key", "--out", "shown"]);
+    let output = command.current_dir(place.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("a capture of 4 files"), "{said}{output:?}");
+    let shown = place.path().join("shown/pack");
+    let mut sums = Command::new("sha256sum");
+    assert!(sums.args(["--strict", "--quiet", "-c", "SHA256SUMS"]).current_dir(&shown).status().unwrap().success());
+    let all = Command::new("grep").args(["-rc", "."]).current_dir(&shown).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&all.stdout).lines().count(), 5);
+    let left = Command::new("sh")
+        .args([
+            "-c",
+            "{ find . ; cat $(find . -type f); } | grep -iE '203\\.0\\.113|077100CB|0242ac11|42:ac:11|tyo-game'",
+        ])
+        .current_dir(&shown)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    // The port has one name in its description and in the names of folders.
+    let about: Value = serde_json::from_slice(&fs::read(shown.join("capture.json")).unwrap()).unwrap();
+    assert!(shown.join("port").join(about["ports"][0].as_str().unwrap()).join("irqs.entries").is_file());
+}
+
 fn hostile(place: &Path) -> PathBuf {
     let long = "x".repeat(10_000);
     let start: Timestamp = "2026-11-08T10:00:00Z".parse().unwrap();
@@ -226,7 +380,9 @@ fn a_browser_without_network_loads_it_without_a_request_or_an_error() {
     let (dom, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(dom.contains("<h2>Evidence</h2>"), "{said}");
     assert!(!dom.contains("<title>executed"), "the label ran");
-    assert!(!said.contains("CONSOLE"), "{said}");
+    // What the browser's own pages say of the network is none of ours.
+    let of_ours = |line: &&str| line.contains("CONSOLE") && !line.contains("source: chrome://");
+    assert_eq!(said.lines().find(of_ours), None, "{said}");
     // The policy in the page's head refuses every request, and a refusal is told on the console.
     assert!(!said.contains("Refused"), "{said}");
 }
@@ -339,11 +495,15 @@ fn copies_for_others_have_pseudonyms_in_every_file_and_the_key_leads_back() {
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     const CLIENTS: [&str; 3] = ["203.0.113.7", "203.0.113.9", "2001:db8:77::a"];
+    const CARD: &str = "02:42:ac:11:00:02";
+    const OTHER: &str = "02:42:ac:99:88:77";
+    const HOST: &str = "tyo-game-7.example.net";
     let started: Timestamp = "2026-11-08T10:00:00Z".parse().unwrap();
     let make = |name: &str, inside: Option<&str>| {
         let path = place.path().join(inside.unwrap_or_default()).join(name);
         let mut about = Run::new("probe", started);
         about.options = json!({ "targets": ["203.0.113.7:862", "[2001:DB8:77::A]:862"], "source": "203.0.113.0/24" });
+        about.host.insert("name".to_owned(), json!(HOST));
         let mut directory = RunDirectory::create(&path, &about).unwrap();
         for (number, client) in CLIENTS.iter().enumerate() {
             let of = std::net::SocketAddr::new(client.parse().unwrap(), 7_000);
@@ -358,7 +518,14 @@ fn copies_for_others_have_pseudonyms_in_every_file_and_the_key_leads_back() {
         }
         directory.artefact("rum.csv", b"key,rtt_ms\n203.0.113.9:7000,20\n2001:0db8:0077:0:0:0:0:a,21\n").unwrap();
         directory.artefact("path-203.0.113.7.txt", b"hop 1 203.0.113.9 (via 203.0.113.7)\n").unwrap();
+        let port =
+            format!("2: eth0: link/ether {CARD} brd ff:ff:ff:ff:ff:ff\nenx{} of {HOST}\n", CARD.replace(':', ""));
+        directory.artefact("link.txt", port.as_bytes()).unwrap();
+        directory
+            .artefact("neighbours.json", format!("[{{\"lladdr\":\"{}\"}}]\n", OTHER.to_uppercase()).as_bytes())
+            .unwrap();
         directory.note(started, Some("noc at 203.0.113.9"), "rollback of 2001:db8:77::a").unwrap();
+        directory.note(started, Some("noc@Tyo-Game-7"), "looked at pop-3").unwrap();
         directory.seal(started).unwrap();
         path
     };
@@ -368,11 +535,14 @@ fn copies_for_others_have_pseudonyms_in_every_file_and_the_key_leads_back() {
     // A page names what its runs name.
     report(&[&one], &[]);
 
-    let (code, said, wrong) = pathlab(&["evidence", "pseudonymise", "one", "--key", "key", "--out", "shown"]);
-    assert!(code == Some(0) && said.contains("4 addresses in ") && said.contains("the key is new"), "{said}{wrong}");
+    let (code, said, wrong) =
+        pathlab(&["evidence", "pseudonymise", "one", "--host", "pop-3", "--key", "key", "--out", "shown"]);
+    assert!(said.contains("4 addresses, 2 hardware addresses and 3 names of hosts in "), "{said}{wrong}");
+    assert!(code == Some(0) && said.contains("the key is new"), "{said}{wrong}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(place.path().join("key")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    let (code, said, _) = pathlab(&["evidence", "pseudonymise", "two", "--key", "key", "--out", "shown", "--json"]);
+    let again = ["evidence", "pseudonymise", "two", "--host", "pop-3", "--key", "key", "--out", "shown", "--json"];
+    let (code, said, _) = pathlab(&again);
     let second: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &second["addresses"], &second["key_made"]), (Some(0), &json!(4), &json!(false)), "{said}");
 
@@ -390,7 +560,8 @@ fn copies_for_others_have_pseudonyms_in_every_file_and_the_key_leads_back() {
         assert!(sums.status().unwrap().success(), "sha256sum -c takes the sums of {run}");
     }
     assert!(all.contains("<h2>Evidence</h2>"), "the page went along");
-    for hidden in ["203.0.113", "cb00:71", "cb007107", "3405803783", "db8:77", "db8:0077"] {
+    let cards = ["42:ac:11", "0242ac11", "42-ac-11", "ac:99:88", "tyo-game", "pop-3"];
+    for hidden in ["203.0.113", "cb00:71", "cb007107", "3405803783", "db8:77", "db8:0077"].into_iter().chain(cards) {
         assert!(!all.to_lowercase().contains(hidden), "{hidden} in {all}");
     }
     // The same pseudonyms in both, on one /24 as the clients are, and the way back.
@@ -406,6 +577,21 @@ fn copies_for_others_have_pseudonyms_in_every_file_and_the_key_leads_back() {
         pathlab(&["evidence", "reveal", &first.to_string(), &second.to_string(), &third.to_string(), "--key", "key"]);
     let back: Vec<&str> = said.lines().map(|line| line.split_once("  ").unwrap().1).collect();
     assert_eq!((code, back), (Some(0), CLIENTS.to_vec()));
+    // Cards of one maker share the front of their pseudonyms; they and hosts are led back to as well.
+    let neighbours: Value = serde_json::from_slice(&fs::read(shown.join("one/neighbours.json")).unwrap()).unwrap();
+    let link = fs::read_to_string(shown.join("two/link.txt")).unwrap();
+    let card = link.split_whitespace().nth(3).unwrap();
+    let other = neighbours[0]["lladdr"].as_str().unwrap();
+    let host = link.split_whitespace().last().unwrap();
+    assert!(
+        link.contains("brd ff:ff:ff:ff:ff:ff") && link.contains(&format!("enx{}", card.replace(':', ""))),
+        "{link}"
+    );
+    assert!(card[..8] == other[..8] && host.starts_with("host-"), "{card} {other} {host}");
+    let (code, said, _) = pathlab(&["evidence", "reveal", card, other, host, "--key", "key"]);
+    let back: Vec<&str> = said.lines().map(|line| line.split_once("  ").unwrap().1).collect();
+    assert_eq!((code, back), (Some(0), vec![CARD, OTHER, HOST]));
+    assert_eq!(pathlab(&["evidence", "reveal", "host-aaaaaaaabbbbbbbb", "--key", "key"]).0, Some(2));
     // The copy says what it was made from, and keeps what was done.
     let copy = verify(&shown.join("one")).unwrap();
     let actions: Vec<&str> = copy.records.iter().map(|record| record.action.as_str()).collect();

@@ -6,6 +6,8 @@
 //! addresses share as many leading bits as their pseudonyms, and the key alone is the map, in both directions. It hides who somebody is, not what
 //! nets look like: who knows some of the addresses behind a bundle learns the prefixes that others share with them.
 
+mod hardware;
+mod host;
 mod text;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-pub use text::Pseudonyms;
+pub use hardware::{hardware_address, hardware_text};
+pub use text::{Met, Pseudonyms};
 
 /// The secret between addresses and their pseudonyms: 32 octets, 64 hexadecimal digits as text. Never beside what it was used on.
 #[derive(Clone)]
@@ -38,35 +41,32 @@ impl AddressKey {
         self.walk(pseudonym, |_, found| found)
     }
 
-    /// On, where somebody would come out as nobody: one /8 in 256 goes that way twice. Within it prefixes are kept as everywhere.
     fn walk(&self, address: IpAddr, before: impl Fn(u128, u128) -> u128 + Copy) -> IpAddr {
-        let mut out = address;
-        while !is_nobodys(address) {
-            out = self.map(out, before);
-            if !is_nobodys(out) {
-                break;
-            }
-        }
-        out
+        walk(address, is_nobodys, |address| self.map(address, before))
     }
 
-    /// Bit by bit from the top: the bits before it are those of the address itself, which `before` chooses among what goes in and what comes out.
     fn map(&self, address: IpAddr, before: impl Fn(u128, u128) -> u128) -> IpAddr {
-        let (bits, width) = match address {
-            IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
-            IpAddr::V6(address) => (address.to_bits(), 128),
-        };
+        match address {
+            IpAddr::V4(address) => {
+                let out = self.permuted(u128::from(address.to_bits()) << 96, 32, 0, before);
+                Ipv4Addr::from_bits((out >> 96) as u32).into()
+            }
+            IpAddr::V6(address) => Ipv6Addr::from_bits(self.permuted(address.to_bits(), 128, 0, before)).into(),
+        }
+    }
+
+    /// Bit by bit from the top, but for those that are `kept`: the bits before it are those of the address itself, which `before` chooses among what
+    /// goes in and what comes out.
+    fn permuted(&self, bits: u128, width: u32, kept: u128, before: impl Fn(u128, u128) -> u128) -> u128 {
         let mut out = 0;
         for place in 0..width {
             let known = u128::MAX.checked_shl(128 - place).unwrap_or(0);
-            let flipped = self.bit(width as u8, place as u8, before(bits, out) & known);
+            let flips = kept >> (127 - place) & 1 == 0;
+            let flipped = flips && self.bit(width as u8, place as u8, before(bits, out) & known);
             let bit = bits >> (127 - place) & 1;
             out |= (bit ^ u128::from(flipped)) << (127 - place);
         }
-        match address {
-            IpAddr::V4(_) => Ipv4Addr::from_bits((out >> 96) as u32).into(),
-            IpAddr::V6(_) => Ipv6Addr::from_bits(out).into(),
-        }
+        out
     }
 
     /// Whether the bit after `place` bits is flipped: the first bit of the HMAC over width, place and the bits before it, zeros behind them.
@@ -76,6 +76,18 @@ impl AddressKey {
         mac.update(&before.to_be_bytes());
         mac.finalize().into_bytes()[0] & 0x80 != 0
     }
+}
+
+/// On, where somebody would come out as nobody: of IPv4 one /8 in 256 goes that way twice. Within it prefixes are kept as everywhere.
+fn walk<T: Copy>(of: T, nobodys: impl Fn(T) -> bool, step: impl Fn(T) -> T) -> T {
+    let mut out = of;
+    while !nobodys(of) {
+        out = step(out);
+        if !nobodys(out) {
+            break;
+        }
+    }
+    out
 }
 
 /// Loopback and the unspecified address: they say nothing of anybody.

@@ -98,13 +98,14 @@ impl RunDirectory {
         Ok(kept)
     }
 
-    /// Appends a line to `sessions.jsonl`.
+    /// Appends a line to `sessions.jsonl`, at once: it is what a run that is killed is read by.
     ///
     /// # Errors
     /// [`Error::Bin`] for a bin that contradicts itself ([`SessionBin::check`]), else [`Error::Io`].
     pub fn session(&mut self, bin: &SessionBin) -> Result<(), Error> {
         bin.check()?;
-        self.line(SESSIONS, bin)
+        self.line(SESSIONS, bin)?;
+        self.flush(SESSIONS)
     }
 
     /// Appends an interval to `<log>.hlog`, which its first interval begins.
@@ -117,7 +118,8 @@ impl RunDirectory {
         let first = !self.files.contains_key(&name);
         let file = self.file(&name)?;
         let header = if first { hlog::write_header(file, interval.start) } else { Ok(()) };
-        header.and_then(|()| writeln!(file, "{}", interval.to_line())).map_err(Error::writing(path))
+        header.and_then(|()| writeln!(file, "{}", interval.to_line())).map_err(Error::writing(path))?;
+        self.flush(&name)
     }
 
     /// Writes a file of another kind, such as `verdict.json`, in one go.
@@ -193,6 +195,11 @@ impl RunDirectory {
         let file = self.file(name)?;
         let written = serde_json::to_writer(&mut *file, value).map_err(io::Error::from);
         written.and_then(|()| file.write_all(b"\n")).map_err(Error::writing(path))
+    }
+
+    fn flush(&mut self, name: &str) -> Result<(), Error> {
+        let path = self.path.join(name);
+        self.file(name)?.flush().map_err(Error::writing(path))
     }
 
     fn file(&mut self, name: &str) -> Result<&mut BufWriter<File>, Error> {

@@ -11,13 +11,15 @@
 
 mod copy;
 mod sums;
+mod unsealed;
 mod verify;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use copy::pseudonymised;
+pub use copy::{pseudonymised, pseudonymised_tree};
 pub(crate) use sums::Sums;
+pub use unsealed::{Remains, Unsealed};
 pub use verify::{Fault, Verified, verify};
 
 use crate::Digest;

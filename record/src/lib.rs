@@ -60,13 +60,13 @@ mod sample;
 mod session;
 mod stamp;
 
-pub use addresses::{AddressKey, Pseudonyms};
+pub use addresses::{AddressKey, Met, Pseudonyms, hardware_address, hardware_text};
 pub use asn::{AsnTable, AsnTableBuilder, Network};
 pub use clock::{Clock, Interval, Monotonic, Reading, Realtime, Tai, Time};
 pub use digest::Digest;
 pub use directory::RunDirectory;
 pub use error::Error;
-pub use evidence::{Head, pseudonymised, verify};
+pub use evidence::{Head, Remains, Unsealed, pseudonymised, pseudonymised_tree, verify};
 pub use histogram::SparseHistogram;
 pub use hlog::LogInterval;
 pub use ledger::{Inner, Ledger, Stage, Term};

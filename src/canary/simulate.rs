@@ -1,6 +1,6 @@
 //! `pathlab canary power` and `canary aa`: what an experiment takes and how often it would err, from sessions that took today's path.
 
-use std::path::PathBuf;
+use std::{num::NonZero, path::PathBuf, thread, time::Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -102,8 +102,20 @@ pub(super) fn size(args: &PowerArgs, global: &Global) -> Result<()> {
     };
     let wanted = Wanted { effect, power: args.power.fraction() };
     let progress = Progress::new();
-    let size = |isp: &String| power(&experiment, &controls, isp, wanted, effort, |step| progress.say(step));
-    let sized = isps.iter().map(size).collect::<Result<Vec<_>, _>>()?;
+    // Where nobody sees the line that moves, it is minutes without a word.
+    info!(
+        "sizing for {}: some {} simulated experiments for each, judged like real ones on {} processors; minutes where sessions are many, fewer --experiments take less",
+        isps.join(", "),
+        2 * args.experiments,
+        thread::available_parallelism().map_or(1, NonZero::get),
+    );
+    let begun = Instant::now();
+    let size = |(number, isp): (usize, &String)| {
+        let sized = power(&experiment, &controls, isp, wanted, effort, |step| progress.say(step))?;
+        info!("{isp}: sized, {number} of {}, after {:.0} s", isps.len(), begun.elapsed().as_secs_f64());
+        Ok(sized)
+    };
+    let sized = (1..).zip(&isps).map(size).collect::<Result<Vec<_>>>()?;
     drop(progress);
     if global.json {
         let document = json!({
@@ -162,6 +174,7 @@ pub(super) fn aa(args: &AaArgs, global: &Global) -> Result<()> {
     let from = experiment.key.from;
     let progress = Progress::new();
     progress.say(format!("{} experiments without a difference", args.experiments));
+    info!("judging {} experiments without a difference; minutes where sessions are many", args.experiments);
     let bucket = move |seed: u32, key: &_| bucket(seed, key, from);
     let found: Alike = alike(&experiment, &controls, args.simulation.seed, args.experiments, bucket)?;
     drop(progress);

@@ -7,12 +7,12 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     io::{BufRead, BufReader, BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
-use super::{Artefact, Chain, FILE, Head, PSEUDONYMISE, SEAL, verify};
+use super::{Artefact, Chain, FILE, Head, PSEUDONYMISE, SEAL, Sums, verify};
 use crate::{
     Digest, Error, Pseudonyms,
     directory::{RUN, is_plain_name, write_sums},
@@ -39,7 +39,7 @@ pub fn pseudonymised(
     let mut files = BTreeMap::new();
     for record in &verified.records {
         let Some(Artefact { name, .. }) = &record.artefact else { continue };
-        let shown = pseudonyms.text(name).replace([':', '/'], "-");
+        let shown = shown(name, pseudonyms);
         if !is_plain_name(&shown) {
             return Err(Error::Name { name: shown, why: "is no plain name" });
         }
@@ -78,6 +78,49 @@ pub fn pseudonymised(
     write().map_err(Error::writing(&path))?;
     write_sums(to, sealed, sealed, files)?;
     Ok(sealed)
+}
+
+/// Copies a folder of plain files that is no run, such as a capture, with the folders in it and new `SHA256SUMS` where it had some; how many files it has.
+///
+/// # Errors
+/// [`Error::Occupied`]; [`Error::Line`] for a file that is no text; [`Error::Name`] for what is neither file nor folder; [`Error::Io`].
+pub fn pseudonymised_tree(from: &Path, to: &Path, pseudonyms: &mut Pseudonyms<'_>) -> Result<usize, Error> {
+    fs::create_dir_all(to).map_err(Error::writing(to))?;
+    if fs::read_dir(to).map_err(Error::reading(to))?.next().is_some() {
+        return Err(Error::Occupied { path: to.to_owned() });
+    }
+    let mut files = BTreeMap::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(from.join(&folder)).map_err(Error::reading(from.join(&folder)))? {
+            let entry = entry.map_err(Error::reading(from.join(&folder)))?;
+            let (kind, inside) =
+                (entry.file_type().map_err(Error::reading(entry.path()))?, folder.join(entry.file_name()));
+            let name = inside.to_string_lossy().into_owned();
+            let shown = shown(&name, pseudonyms);
+            if kind.is_dir() {
+                fs::create_dir_all(to.join(&shown)).map_err(Error::writing(to.join(&shown)))?;
+                folders.push(inside);
+            } else if kind.is_file() && name != Sums::FILE {
+                let digest = copied(&entry.path(), &to.join(&shown), pseudonyms)?;
+                files.insert(shown, digest);
+            } else if !kind.is_file() {
+                return Err(Error::Name { name, why: "is neither a file nor a folder" });
+            }
+        }
+    }
+    if from.join(Sums::FILE).is_file() {
+        let lines: String = files.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect();
+        let place = to.join(Sums::FILE);
+        fs::write(&place, lines).map_err(Error::writing(place))?;
+    }
+    Ok(files.len())
+}
+
+/// A path with pseudonyms in it, part by part: one of an address has no colon and no further part.
+fn shown(path: &str, pseudonyms: &mut Pseudonyms<'_>) -> String {
+    let part = |part: &str| pseudonyms.text(part).replace([':', '/'], "-");
+    path.split('/').map(part).collect::<Vec<_>>().join("/")
 }
 
 /// Line by line: no address goes over the end of one.

@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
 use pathlab_canary::{Experiment, arm, bucket};
-use pathlab_record::{Arm, Error, Labels, RecordedRun, SessionKey, Window, verify};
+use pathlab_record::evidence::Record;
+use pathlab_record::{Arm, Error, Labels, RecordedRun, SessionKey, Unsealed, Window, verify};
 use serde_json::Value;
 
 use super::{
@@ -48,6 +49,9 @@ pub(crate) fn gather(paths: &[PathBuf], made: Timestamp) -> Result<Report> {
     let outside = collector.outside;
     let (evenings, percentiles) = collector.finish();
     let mut remarks = found.remarks;
+    for run in found.runs.iter().filter(|run| !run.is_sealed()) {
+        remarks.push(remains(run)?);
+    }
     if outside > 0 {
         remarks.push(format!("{outside} bins of sessions lie outside the evenings and are not shown"));
     }
@@ -256,20 +260,31 @@ fn cohort(labels: &Labels, key: Option<SessionKey>, arm: Option<Arm>) -> Cohort 
     Cohort { isp, family, arm }
 }
 
+/// What a run that was killed holds, and where it is cut.
+fn remains(run: &RecordedRun) -> Result<String> {
+    let found = Unsealed::read(run.path())?;
+    let files = found.files.iter().map(|file| format!("; {file}"));
+    Ok(format!("{} was never sealed: {}{}", shown(run.path()), found.chain(), files.collect::<String>()))
+}
+
 fn seen(run: &RecordedRun) -> Result<RunSeen> {
     let told = |key: &str| run.run.host.get(key).and_then(Value::as_str).map(str::to_owned);
     let host: Vec<String> = ["name", "kernel", "processor"].into_iter().filter_map(told).collect();
+    let deeds_of = |records: &[Record]| {
+        let of_files = |action: &str| ["start", "write", "seal", "report"].contains(&action);
+        let deeds = records.iter().filter(|record| !of_files(&record.action)).map(|record| Deed {
+            time: record.time,
+            actor: record.actor.clone(),
+            action: record.action.clone(),
+        });
+        deeds.collect()
+    };
     let (seal, deeds) = match verify(run.path()) {
         Ok(found) => {
-            let of_files = |action: &str| ["start", "write", "seal", "report"].contains(&action);
-            let deeds = found.records.iter().filter(|record| !of_files(&record.action)).map(|record| Deed {
-                time: record.time,
-                actor: record.actor.clone(),
-                action: record.action.clone(),
-            });
-            (Seal::Whole { sealed: found.sealed.to_string(), records: found.records.len() }, deeds.collect())
+            let sealed = found.sealed.to_string();
+            (Seal::Whole { sealed, records: found.records.len() }, deeds_of(&found.records))
         }
-        Err(Error::Unsealed { .. }) => (Seal::Unsealed, Vec::new()),
+        Err(Error::Unsealed { .. }) => (Seal::Unsealed, deeds_of(&Unsealed::read(run.path())?.records)),
         Err(Error::Evidence { fault, .. }) => (Seal::Broken(fault.to_string()), Vec::new()),
         Err(other) => return Err(other.into()),
     };

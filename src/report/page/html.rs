@@ -37,6 +37,9 @@ pub(crate) fn html(report: &Report) -> String {
         report.version
     );
     page.element("p", &[("class", &"meta")], times);
+    if let Some(labels) = report.figures.evenings.data.labels() {
+        page.element("p", &[("class", &"labels")], labels);
+    }
     if let Some(broken) = report.broken() {
         page.element("p", &[("class", &"broken")], broken);
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{Span, civil::Date, tz::TimeZone};
+use jiff::{Span, Zoned, civil::Date, tz::TimeZone};
 use pathlab_record::{SessionBin, SparseHistogram};
 use serde::Serialize;
 
@@ -36,7 +36,35 @@ pub(crate) struct Evenings {
     pub(crate) columns: Vec<String>,
     /// Dates, or `aa`.
     pub(crate) rows: Vec<String>,
+    /// Dates that are labels: what they were given for was measured on another day.
+    pub(crate) relabelled: Vec<Relabelled>,
     pub(crate) panels: Vec<Panel>,
+}
+
+/// A window whose date is not that on which it was measured.
+#[derive(Serialize)]
+pub(crate) struct Relabelled {
+    pub(crate) window: String,
+    /// Local time at which its first bin begins.
+    pub(crate) from: String,
+    /// And its last one ends.
+    pub(crate) to: String,
+}
+
+impl Evenings {
+    /// What a reader has to know of dates before any of them, where they are not those of the clock.
+    pub(crate) fn labels(&self) -> Option<String> {
+        let first = self.relabelled.first()?;
+        let names: Vec<&str> = self.relabelled.iter().map(|of| of.window.as_str()).collect();
+        let from = self.relabelled.iter().map(|of| &of.from).min().unwrap_or(&first.from);
+        let to = self.relabelled.iter().map(|of| &of.to).max().unwrap_or(&first.to);
+        let (dates, are) = if names.len() == 1 { ("The date", "is a label") } else { ("The dates", "are labels") };
+        Some(format!(
+            "{dates} {} {are} of windows, not of the clock: what stands under them was measured between {from} and {to} ({}).",
+            names.join(", "),
+            self.zone
+        ))
+    }
 }
 
 /// One ISP, family and arm.
@@ -159,14 +187,16 @@ pub(crate) struct Collector {
     bin_s: BTreeMap<i64, u64>,
     cells: BTreeMap<(Cohort, String, i64), Seen>,
     whole: BTreeMap<Cohort, Seen>,
+    /// By window: from when to when what bears its date was measured on another day.
+    relabelled: BTreeMap<Date, (Zoned, Zoned)>,
     /// Bins without a window of their own that lie outside the evening.
     pub(crate) outside: u64,
 }
 
 impl Collector {
     pub(crate) fn new(zone: TimeZone, zone_name: String, hours: Option<Hours>) -> Self {
-        let (bin_s, cells, whole) = Default::default();
-        Self { zone, zone_name, hours, bin_s, cells, whole, outside: 0 }
+        let (bin_s, cells, whole, relabelled) = Default::default();
+        Self { zone, zone_name, hours, bin_s, cells, whole, relabelled, outside: 0 }
     }
 
     /// Adds a bin; says whether it lies in a window.
@@ -185,6 +215,14 @@ impl Collector {
             (None, _) if minute < base => local.date().yesterday().unwrap_or(local.date()).to_string(),
             (None, _) => local.date().to_string(),
         };
+        // The hours past midnight are of the day before.
+        if let Ok(date) = window.parse::<Date>()
+            && (local.date() - date).get_days().abs() > 1
+        {
+            let end = bin.end.to_zoned(self.zone.clone());
+            let (from, to) = self.relabelled.entry(date).or_insert_with(|| (local.clone(), end.clone()));
+            (*from, *to) = (local.clone().min(from.clone()), end.max(to.clone()));
+        }
         let length = bin.end.duration_since(bin.start).as_secs().max(1);
         *self.bin_s.entry(length).or_default() += 1;
         if window != "aa" {
@@ -233,7 +271,12 @@ impl Collector {
             Curve { cohort, sessions: seen.sessions, received: seen.received, rtt_ns }
         });
         let curves = Curves { levels_per_10000: LEVELS.to_vec(), curves: curves.collect() };
-        let evenings = Evenings { metric: "rtt.p95", zone: self.zone_name, bin_s, columns, rows, panels };
+        let time = |time: &Zoned| time.strftime("%Y-%m-%d %H:%M").to_string();
+        let relabelled = self.relabelled.iter();
+        let relabelled = relabelled
+            .map(|(window, (from, to))| Relabelled { window: window.to_string(), from: time(from), to: time(to) })
+            .collect();
+        let evenings = Evenings { metric: "rtt.p95", zone: self.zone_name, bin_s, columns, rows, relabelled, panels };
         (evenings, curves)
     }
 }
@@ -289,6 +332,26 @@ mod tests {
             (37, "19:00", "01:00")
         );
         assert_eq!(evenings.panels[0].cells.len(), 2);
+    }
+
+    #[test]
+    fn a_date_that_is_a_label_is_said_to_be_one() {
+        let mut collector = collector("19:00-26:00");
+        let labelled = |start: &str, window: &str| SessionBin {
+            labels: [("window".to_owned(), serde_json::json!(window))].into(),
+            ..bin(start, 30, 0)
+        };
+        collector.add(cohort(), &labelled("2026-11-29T02:20:00Z", "2026-01-01"));
+        collector.add(cohort(), &labelled("2026-11-29T02:40:00Z", "2026-01-02"));
+        collector.add(cohort(), &labelled("2026-11-29T02:10:00Z", "aa"));
+        // At half past midnight, of the evening before, by whatever rule: no label.
+        collector.add(cohort(), &labelled("2026-11-28T15:30:00Z", "2026-11-28"));
+        let (evenings, _) = collector.finish();
+        let said = evenings.labels().unwrap();
+        assert_eq!(
+            said,
+            "The dates 2026-01-01, 2026-01-02 are labels of windows, not of the clock: what stands under them was measured between 2026-11-29 11:20 and 2026-11-29 11:50 (Asia/Tokyo)."
+        );
     }
 
     #[test]

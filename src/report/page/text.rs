@@ -15,6 +15,9 @@ use crate::report::{Table, percent, span};
 /// All of it.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = format!("{}: {}, times in {}\n", plain(&report.title), runs(report), plain(&report.zone));
+    if let Some(labels) = report.figures.evenings.data.labels() {
+        let _ = writeln!(text, "\n{}", plain(&labels));
+    }
     if let Some(broken) = report.broken() {
         let _ = writeln!(text, "\n{}", plain(&broken));
     }
