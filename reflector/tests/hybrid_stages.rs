@@ -14,7 +14,7 @@ use std::{
 
 use namespace::in_private_namespace;
 use pathlab_guard::privilege::root_or_skip;
-use pathlab_record::{ClockId, Outcome, Sample, Stage, Stamp};
+use pathlab_record::{ClockId, Outcome, Plane, Sample, Stage, Stamp};
 use pathlab_reflector::{
     datapath::{AfXdpConfig, AfXdpReflector},
     prober::{Fan, Kept, ProbeOptions, Question, Shape, probe},
@@ -31,8 +31,9 @@ const PROBES: u64 = 100;
 /// Longer than a scheduler's whim, and than the round trip without it.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// The samples of a probe that asks for `questions` in both families, and how many packets came to user space.
-fn measured(mode: XdpMode, delay: Option<Duration>, questions: &[Question]) -> (Vec<Sample>, u64) {
+/// The samples of a probe that asks for `questions` in both families, how many packets came to user space, and how many departures became known too late
+/// to be told by the next reply.
+fn measured(mode: XdpMode, delay: Option<Duration>, questions: &[Question]) -> (Vec<Sample>, u64, u64) {
     in_private_namespace(|server| {
         serve_on_veth(1);
         let xsk = XskOptions { copy: CopyMode::Copy, ..XskOptions::default() };
@@ -64,8 +65,22 @@ fn measured(mode: XdpMode, delay: Option<Duration>, questions: &[Question]) -> (
         );
         let (report, counters) = (reflector.report().expect("statistics"), reflector.counters().expect("counters"));
         assert_eq!((report.datapath, report.replied, report.kernel_drops), ("xdp", PROBES, 0), "{report:?}");
-        (samples, counters[Counter::HandedToXsk])
+        eprintln!("{mode:?}: {} replies, {:?} with a stamp, {:?}", report.replied, report.sent_on, report.follow_ups);
+        let late = report.follow_ups.get(&Plane::Kernel).map_or(0, |departures| departures.late);
+        (samples, counters[Counter::HandedToXsk], late)
     })
+}
+
+/// The samples whose session's next reply came while the probe waited for it: that tells when the reply before it left.
+fn followed(samples: &[Sample]) -> Vec<&Sample> {
+    // The probe waits for its interval, of two delays, and 100 ms more, by its own clock: on a busy machine it may look at it late.
+    let waits_for = (DELAY * 2 + Duration::from_millis(50)).as_nanos() as i64;
+    let came = |sample: &Sample| sample.stamps.a4.app.map(|stamp| stamp.nanos());
+    let followed = |this: &&Sample| {
+        let next = samples.iter().find(|next| next.session == this.session && next.seq == this.seq + 1);
+        next.and_then(came).zip(came(this)).is_some_and(|(next, this)| next - this < waits_for)
+    };
+    samples.iter().filter(followed).collect()
 }
 
 fn lengths(samples: &[Sample], stages: &[Stage]) -> Vec<i64> {
@@ -92,7 +107,7 @@ fn each_stage_of_the_hybrid_is_told_and_a_delay_is_in_its_own() {
         return;
     }
     for mode in [XdpMode::Native, XdpMode::Generic] {
-        let (samples, over_af_xdp) = measured(mode, Some(DELAY), &[Question::Stages]);
+        let (samples, over_af_xdp, late) = measured(mode, Some(DELAY), &[Question::Stages]);
         assert_eq!((samples.len() as u64, over_af_xdp), (PROBES, PROBES), "a packet with TLVs is not the driver's");
         for sample in &samples {
             assert_eq!(sample.outcome, Outcome::Received);
@@ -105,9 +120,15 @@ fn each_stage_of_the_hybrid_is_told_and_a_delay_is_in_its_own() {
             let told = ledger.inner.as_ref().expect("more than two stamps");
             assert_eq!(Some(told.total()), ledger.term(pathlab_record::Term::Residence), "an identity");
         }
-        // Of the last packet of each session nobody tells when its reply left.
-        let with_departure = samples.iter().filter(|sample| sample.stamps.b3.kernel.is_some()).count() as u64;
-        assert!(with_departure >= PROBES - 2 - PROBES / 20, "{with_departure}");
+        // Of the last packet of each session nobody tells when its reply left; what else is not told came too late, as the reflector counted.
+        let followed = followed(&samples);
+        let with_departure = followed.iter().filter(|sample| sample.stamps.b3.kernel.is_some()).count() as u64;
+        let untold = followed.len() as u64 - with_departure;
+        assert!(
+            untold <= late && with_departure >= PROBES / 2,
+            "{with_departure} of {} told, {late} late",
+            followed.len()
+        );
         let delay = DELAY.as_nanos() as i64;
         let answer = lengths(&samples, ANSWER);
         assert!(answer.len() as u64 == PROBES && answer.iter().all(|length| *length >= delay), "{answer:?}");
@@ -125,7 +146,7 @@ fn a_base_packet_in_the_driver_has_one_stamp_and_no_stages() {
     if !root_or_skip("a_base_packet_in_the_driver_has_one_stamp_and_no_stages") {
         return;
     }
-    let (samples, over_af_xdp) = measured(XdpMode::Native, None, &[]);
+    let (samples, over_af_xdp, _) = measured(XdpMode::Native, None, &[]);
     assert_eq!((samples.len() as u64, over_af_xdp), (PROBES, 0));
     for sample in &samples {
         let ledger = sample.ledger.as_ref().expect("a reply, a ledger");
