@@ -128,6 +128,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// The program's own process: taskset has become it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns when `heard` says that it answers, with the receive buffers of all its UDP sockets as large as ours.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! scripts/bench steer ─────► bench steer ─────── cost of a packet, ways back, a million keys, watching programs (bench-s, -a, -b, -g)
 //! scripts/bench judge ─────► bench judge ─────── a million sessions from file to verdict; the bootstrap beside plain ones
 //! scripts/bench lab ───────► bench lab ───────── the wire engine: delay, rate, packets (lab)
+//! scripts/bench watch ─────► bench watch ─────── what `host watch` costs a run of each program, and of the packet rate
 //!
 //! scripts/soak flood ──────► bench flood ─────── hostile packets beside an honest session
 //!
@@ -42,5 +43,6 @@ pub mod table;
 pub mod tables;
 pub mod test_run;
 pub mod turns;
+pub mod watch;
 pub mod whereabouts;
 pub mod wire;

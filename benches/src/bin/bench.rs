@@ -15,6 +15,7 @@ use pathlab_benches::{
     render, steer,
     table::Table,
     tables::{self, Effort},
+    watch,
 };
 use pathlab_stats::Interval;
 
@@ -35,6 +36,8 @@ enum Verb {
     Steer(Measure),
     /// How well the lab's wire engine keeps its times
     Lab(Measure),
+    /// What watching a host costs a packet and its rate
+    Watch(Measure),
     /// A million sessions from their file to their verdict, and the bootstrap beside plain ones
     Judge {
         /// Of everything
@@ -86,7 +89,7 @@ enum Verb {
         /// The document
         #[arg(long, default_value = "docs/performance.md")]
         document: PathBuf,
-        /// Tables as JSON [default: those of target/bench/ that exist: reflector.json, probe.json, steer.json, lab.json, judge.json]
+        /// Tables as JSON [default: those of target/bench/ that exist: reflector.json, probe.json, steer.json, lab.json, watch.json, judge.json]
         tables: Vec<PathBuf>,
     },
 }
@@ -115,6 +118,7 @@ fn main() -> Result<()> {
         Verb::Reflector(measure) => show(&measure, tables::reflector),
         Verb::Probe(measure) => show(&measure, tables::probe),
         Verb::Steer(measure) => show(&measure, steer::measure),
+        Verb::Watch(measure) => show(&measure, watch::measure),
         Verb::Lab(measure) => print(&lab::lab(&effort(&measure))?, measure.json.as_deref()),
         Verb::Judge { rounds, quick, json, pathlab } => {
             let pathlab = fs::canonicalize(&pathlab).with_context(|| pathlab.display().to_string())?;
@@ -205,10 +209,13 @@ fn flooded(span: Duration, stall: Duration, pathlab: &Path) -> Result<()> {
 }
 
 fn write(document: &PathBuf, tables: Vec<PathBuf>) -> Result<()> {
-    let measured =
-        ["reflector", "probe", "steer", "lab", "judge"].map(|name| PathBuf::from(format!("target/bench/{name}.json")));
+    let measured = ["reflector", "probe", "steer", "lab", "watch", "judge"]
+        .map(|name| PathBuf::from(format!("target/bench/{name}.json")));
     let tables = if tables.is_empty() { measured.into_iter().filter(|path| path.exists()).collect() } else { tables };
-    ensure!(!tables.is_empty(), "no table has been measured: run scripts/bench reflector, probe, steer, lab or judge");
+    ensure!(
+        !tables.is_empty(),
+        "no table has been measured: run scripts/bench reflector, probe, steer, lab, watch or judge"
+    );
     let mut text = fs::read_to_string(document).with_context(|| document.display().to_string())?;
     for path in tables {
         let name = || path.display().to_string();
