@@ -66,16 +66,15 @@ impl<O: Output> Output for Live<O> {
             self.shown.now.pop_front();
         }
         self.shown.now.push_back(progress);
-        self.screen.show(self.shown.text());
+        self.screen.show(&self.shown.text(self.screen.size().1));
     }
 }
 
 impl Shown {
-    fn text(&self) -> String {
+    fn text(&self, columns: usize) -> String {
         let mut now = Progress::default();
         self.now.iter().for_each(|progress| now.add(progress));
-        let columns = console::Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
-        text(&now, &self.all, self.whole, columns.is_some_and(|columns| columns < WIDE))
+        text(&now, &self.all, self.whole, columns < WIDE)
     }
 }
 

@@ -22,6 +22,7 @@ mod readiness;
 mod reflect;
 mod report;
 mod run_directory;
+mod served;
 mod stage;
 mod stop;
 mod timestamps;

@@ -1,7 +1,6 @@
 //! `pathlab reflect`: a STAMP Session-Reflector on this host.
 
 mod rings;
-pub(crate) mod served;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,7 +9,7 @@ use clap::{Args, ValueEnum};
 use pathlab_guard::capabilities::{self, Keep};
 use pathlab_record::Plane;
 use pathlab_reflector::{
-    Prefix, Reflector, ReflectorConfig, ReflectorReport,
+    Metrics, Prefix, Reflector, ReflectorConfig, ReflectorReport,
     datapath::{AfXdpConfig, AfXdpReflector, SocketOptions},
     keys::Keys,
     session::{Limiter, Limits, RateLimit, Rules},
@@ -19,11 +18,12 @@ use pathlab_reflector::{
 use pathlab_xdp::{XdpMode, nic::PlanOptions, xsk::BindMode};
 use tracing::{info, warn};
 
-use self::{rings::Rings, served::Served};
+use self::rings::Rings;
 use crate::{
     Global, duration,
     exit::{Exit, Misuse},
     output, readiness,
+    served::{self, Served},
     stop::Interrupt,
     timestamps::{self, Arranged, Timestamps},
 };
@@ -183,14 +183,14 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         ..SocketOptions::stamped()
     };
     let socket = stamps.apply(socket);
-    let served = Served::bind(args.metrics)?;
+    let (served, metrics) = (Served::bind(args.metrics)?, Metrics::new());
     let config = ReflectorConfig {
         listen: args.listen,
         socket,
         nic_clock: stamps.nic_clock(),
         rules,
         delay_before_read: args.fault_delay_rx,
-        metrics: served.metrics(),
+        metrics: args.metrics.map(|_| metrics.clone()),
         delay_before_send: args.fault_delay_tx,
         delay_after_stamp: args.fault_delay_departure,
     };
@@ -199,10 +199,13 @@ fn on_sockets(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         info!("answering on {address} over a socket, with {}", stamps.words());
     }
     give_up(stamps.keep())?;
-    served.during(|| {
-        readiness::announce();
-        reflector.run(stop.event())
-    })?;
+    served.during(
+        || metrics.text(),
+        || {
+            readiness::announce();
+            Ok(reflector.run(stop.event())?)
+        },
+    )?;
     Ok(reflector.report())
 }
 
@@ -239,7 +242,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         return Err(Misuse(wrong).into());
     };
     let stamps = Arranged::new(args.timestamps, Some(interface), PlanOptions::default(), "reflect")?;
-    let served = Served::bind(args.metrics)?;
+    let (served, metrics) = (Served::bind(args.metrics)?, Metrics::new());
     let config = AfXdpConfig {
         nic_stamps: stamps.in_xdp(args.timestamps),
         nic_clock: stamps.nic_clock(),
@@ -255,7 +258,7 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
         xsk: args.rings.options(),
         deepen: args.rings.unsized_rings(),
         rules: args.rules()?,
-        metrics: served.metrics(),
+        metrics: args.metrics.map(|_| metrics.clone()),
         delay_before_send: args.fault_delay_tx,
         ..AfXdpConfig::new(port)
     };
@@ -272,10 +275,13 @@ fn past_the_stack(args: Reflect, stop: &Interrupt) -> Result<ReflectorReport> {
     let where_made = if hybrid { "in the driver, longer packets over AF_XDP" } else { "over AF_XDP" };
     info!("answering on {interface} port {port} {where_made}, {} XDP", reflector.mode());
     give_up(stamps.keep())?;
-    served.during(|| {
-        readiness::announce();
-        reflector.run(stop.event())
-    })?;
+    served.during(
+        || metrics.text(),
+        || {
+            readiness::announce();
+            Ok(reflector.run(stop.event())?)
+        },
+    )?;
     Ok(reflector.report()?)
 }
 

@@ -14,6 +14,7 @@ mod alerts;
 mod btf;
 mod cadence;
 mod drops;
+mod exposition;
 mod histogram;
 mod object;
 mod overhead;
@@ -86,7 +87,7 @@ pub enum Error {
         count: usize,
     },
     /// There is none of this number.
-    #[error("process {process}: no such process")]
+    #[error("process {process}: no such process; see `ps -e -o pid,comm`")]
     NoProcess {
         /// Its number.
         process: u32,

@@ -4,7 +4,6 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -17,12 +16,18 @@ use pathlab_canary::{
     steer,
 };
 use pathlab_record::{AsnTable, Run, RunDirectory};
-use pathlab_reflector::{MetricsServer, Stop};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{answer, seed, start::signalled};
-use crate::{Global, duration, exit::Misuse, host, probe, readiness, reflect::served, report::span, run_directory};
+use crate::{
+    Global, duration,
+    exit::Misuse,
+    host, probe, readiness,
+    report::span,
+    run_directory,
+    served::{self, Served},
+};
 
 /// Between two readings of the kernel's counts.
 const SWEEP: SignedDuration = SignedDuration::from_secs(10);
@@ -36,7 +41,7 @@ pub(super) struct MeasureOptions {
     #[arg(long, value_name = "K=V", value_parser = probe::label)]
     label: Vec<(String, Value)>,
     /// Serve totals as OpenMetrics on `/metrics`; a port alone is one on loopback
-    #[arg(long, value_name = "ADDR:PORT", value_parser = served::address)]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = served::address)]
     metrics: Option<SocketAddr>,
     /// Run directory [default: ./runs/<UTC time>-measure]
     #[arg(long, value_name = "DIR")]
@@ -64,7 +69,7 @@ pub(super) fn measure(experiment: &Experiment, options: MeasureOptions, global: 
         labels: labels.clone(),
         ..Run::new("canary measure", started)
     };
-    let server = options.metrics.map(MetricsServer::bind).transpose().map_err(Misuse::of)?;
+    let served = Served::bind(options.metrics)?;
     let (directory, scrap) = run_directory::create(&path, &about)?;
     let watch = Watch::attach(experiment, seed, isps, labels, started).map_err(|error| match error {
         error @ (steer::Error::Config { .. } | steer::Error::AboveCap { .. } | steer::Error::NoDevice { .. }) => {
@@ -77,20 +82,9 @@ pub(super) fn measure(experiment: &Experiment, options: MeasureOptions, global: 
     let until = options.duration.map(|span| started + span);
     let published = Mutex::new(watch.account());
     let text = || published.lock().unwrap_or_else(PoisonError::into_inner).openmetrics();
-    let over = Stop::new()?;
-    let (account, directory, lines) = thread::scope(|scope| {
-        let serving = server.as_ref().map(|server| {
-            info!("metrics on http://{}/metrics", server.local_addr());
-            scope.spawn(|| server.run(text, &over))
-        });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let result = runtime.block_on(sweeps(watch, directory, until, &published));
-        over.request();
-        if let Some(serving) = serving {
-            serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
-        result
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (account, directory, lines) =
+        served.during(text, || runtime.block_on(sweeps(watch, directory, until, &published)))?;
     let head = directory.seal(Timestamp::now())?;
     let document = json!({
         "lines": lines, "sessions": account.counted, "groups": groups(&account), "echoes": account.echoes, "run": path,

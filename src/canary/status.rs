@@ -55,7 +55,7 @@ fn follow(experiment: &Experiment, global: &Global) -> Result<bool> {
         if global.json {
             output::line("canary", &json!({ "status": status }))?;
         }
-        screen.show(text(&experiment.experiment.name, &status, &looks));
+        screen.show(&text(&experiment.experiment.name, &status, &looks));
         thread::sleep(live::EVERY);
     }
     screen.finish();

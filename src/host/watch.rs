@@ -3,7 +3,8 @@
 mod text;
 
 use std::{
-    sync::atomic::Ordering,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use pathlab_host::watch::{Error, Reading, Report, Watch, WatchOptions};
+use pathlab_host::watch::{Error, Report, Thresholds, Tick, Watch, WatchOptions, processes_named};
 use serde::Serialize;
 use tracing::warn;
 
@@ -21,6 +22,7 @@ use crate::{
     output,
     progress::Screen,
     readiness,
+    served::{self, Served},
     stop::Interrupt,
 };
 
@@ -34,12 +36,73 @@ pub(super) struct WatchArgs {
     /// The interface, up to eight; all of this network namespace if not given
     #[arg(long, value_name = "IF")]
     iface: Vec<String>,
+    /// A process by its number or name, up to eight: how long its threads wait for a processor, and what its control group withholds
+    #[arg(long, value_name = "PID|NAME")]
+    pid: Vec<String>,
+    /// Ticks a second of a game server, for its stalls: how long it does not look at its socket; no symbols are needed
+    #[arg(long, value_name = "HZ", requires = "pid")]
+    tick: Option<f64>,
+    /// The UDP port on which it receives; each that it has if not given
+    #[arg(long, value_name = "PORT", requires = "tick")]
+    port: Option<u16>,
+    /// From how many ticks on it is a stall, 1 to 2
+    #[arg(long, value_name = "TICKS", requires = "tick", default_value_t = Tick::STALL)]
+    stall: f64,
+    /// Alert where a counter of a card loses so many packets a second
+    #[arg(long, value_name = "PACKETS", default_value_t = Thresholds::default().losses, value_parser = positive)]
+    alert_losses: f64,
+    /// Alert where so many packets wait in one qdisc
+    #[arg(long, value_name = "PACKETS", default_value_t = Thresholds::default().waiting)]
+    alert_waiting: u32,
     /// How long; until Ctrl-C or SIGTERM without
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     duration: Option<Duration>,
     /// Between two looks; with --json each is a line, and the last line is of the whole
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
     every: Duration,
+    /// Serve all since the watch began as OpenMetrics on `/metrics`; a port alone is one on loopback
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = served::address)]
+    metrics: Option<SocketAddr>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| format!("`{text}` is no number above 0"))
+}
+
+impl WatchArgs {
+    fn options(&self) -> Result<WatchOptions> {
+        let processes: Vec<Vec<u32>> = self.pid.iter().map(|pid| processes(pid)).collect::<Result<_>>()?;
+        Ok(WatchOptions {
+            interfaces: self.iface.clone(),
+            processes: processes.concat(),
+            tick: self.tick.map(|hertz| Tick { hertz, stall: self.stall, port: self.port }),
+            thresholds: Thresholds { losses: self.alert_losses, waiting: self.alert_waiting },
+        })
+    }
+
+    /// What is looked at, for the head of a screen.
+    fn about(&self) -> String {
+        let mut about = if self.iface.is_empty() { "all interfaces".to_owned() } else { self.iface.join(", ") };
+        if !self.pid.is_empty() {
+            let number = |pid: &String| pid.parse::<u32>().is_ok();
+            let called = if self.pid.iter().any(number) { "process " } else { "" };
+            about += &format!("   {called}{}", self.pid.join(", "));
+        }
+        about
+    }
+}
+
+/// A number is one process, whether it is there or not; a name is all that have it.
+fn processes(pid: &str) -> Result<Vec<u32>> {
+    if let Ok(number) = pid.parse() {
+        return Ok(vec![number]);
+    }
+    let named = processes_named(pid);
+    if named.is_empty() {
+        return Err(Misuse(format!("no process is called {pid}: see `ps -e -o pid,comm`")).into());
+    }
+    Ok(named)
 }
 
 /// A line of `--json`.
@@ -62,30 +125,60 @@ enum Window {
 /// Watches until the time is over or a signal comes.
 pub(super) fn watch(args: &WatchArgs, global: &Global) -> Result<Exit> {
     let interrupt = Interrupt::on_signals()?;
-    let options = WatchOptions { interfaces: args.iface.clone(), ..WatchOptions::default() };
-    let mut watch = Watch::begin(&options).map_err(|error| match error {
-        error @ (Error::NoInterface { .. } | Error::TooManyInterfaces { .. }) => Misuse::of(error),
+    let served = Served::bind(args.metrics)?;
+    let mut watch = Watch::begin(&args.options()?).map_err(|error| match error {
+        error @ (Error::NoInterface { .. }
+        | Error::TooManyInterfaces { .. }
+        | Error::NoProcess { .. }
+        | Error::TooManyProcesses { .. }
+        | Error::Tick { .. }) => Misuse::of(error),
         error => error.into(),
     })?;
     for lack in watch.lacks() {
         warn!("{lack}");
     }
+    let published = Mutex::<(Report, Report)>::default();
+    let lacks = watch.lacks().len();
+    let text = || {
+        let (whole, interval) = published.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        whole.openmetrics(&interval, lacks)
+    };
+    served.during(text, || follow(&mut watch, args, global, &interrupt, &published))
+}
+
+/// Reads interval by interval, and tells what it reads.
+fn follow(
+    watch: &mut Watch,
+    args: &WatchArgs,
+    global: &Global,
+    interrupt: &Interrupt,
+    published: &Mutex<(Report, Report)>,
+) -> Result<Exit> {
     let screen = if global.json { Screen::none() } else { Screen::new() };
     let first = watch.read()?;
     readiness::announce();
     let until = args.duration.map(|span| Instant::now() + span);
     let mut last = first.clone();
     loop {
-        let ends = interval(&mut watch, args.every, until, &interrupt)?;
+        let ends = interval(watch, args.every, until, interrupt)?;
         let now = watch.read()?;
+        let (interval, whole) = (now.since(&last), now.since(&first));
         if global.json {
-            line(&watch, Window::Interval, &now, &last)?;
+            line(watch, Window::Interval, &interval)?;
         }
         if ends {
             screen.finish();
-            return whole(&watch, &now, &first, global);
+            if global.json {
+                line(watch, Window::Whole, &whole)?;
+            } else {
+                out!("{}", text::whole(&args.about(), &whole));
+            }
+            return Ok(Exit::Done);
         }
-        screen.show(text::live(&now.since(&last), &now.since(&first)));
+        if screen.draws() {
+            screen.show(&text::live(&args.about(), &interval, &whole, screen.size().0));
+        }
+        *published.lock().unwrap_or_else(PoisonError::into_inner) = (whole, interval);
         last = now;
     }
 }
@@ -112,16 +205,6 @@ fn interval(watch: &mut Watch, every: Duration, until: Option<Instant>, interrup
     }
 }
 
-fn whole(watch: &Watch, now: &Reading, first: &Reading, global: &Global) -> Result<Exit> {
-    if global.json {
-        line(watch, Window::Whole, now, first)?;
-    } else {
-        out!("{}", text::whole(&now.since(first)));
-    }
-    Ok(Exit::Done)
-}
-
-fn line(watch: &Watch, window: Window, now: &Reading, earlier: &Reading) -> Result<()> {
-    let report = &now.since(earlier);
+fn line(watch: &Watch, window: Window, report: &Report) -> Result<()> {
     output::line("watch", &Line { window, ends: Timestamp::now(), report, lacks: watch.lacks() })
 }

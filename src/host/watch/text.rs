@@ -1,132 +1,127 @@
-//! A window of the watch as text: what was lost first, then what waited, then what watching cost. What did not happen is left out.
+//! The watch as text, in the look of the other screens: what was lost first, then what waited, each now beside all, and last what watching costs. A section is there
+//! only where something happened.
+
+mod sections;
 
 use std::fmt::Write;
 
-use pathlab_host::watch::{DropReport, Overhead, Report, SocketQueue};
+use pathlab_host::watch::{Overhead, Report};
 
 use crate::report::{Table, percent};
 
 /// Rows of a table on a screen.
-const ROWS: usize = 8;
+const ROWS: usize = 5;
 
-/// The last interval, and how long it goes on already.
-pub(super) fn live(now: &Report, all: &Report) -> String {
-    let mut text = format!("{:.0} s   now: the last {:.1} s\n", all.seconds, now.seconds);
-    sections(&mut text, now, ROWS);
-    text.truncate(text.trim_end().len());
-    text
+/// Two windows side by side: that whose rates are told, and all of it.
+struct View<'a> {
+    now: &'a Report,
+    all: &'a Report,
+    /// Whether they are two, and not one and the same.
+    live: bool,
+    /// What stands over the rates.
+    rate: &'static str,
+    /// Rows of a table.
+    rows: usize,
+}
+
+/// On a terminal of so many lines: the last interval beside all since the watch began.
+pub(super) fn live(about: &str, now: &Report, all: &Report, lines: usize) -> String {
+    let view = View { now, all, live: true, rate: "now, a second", rows: ROWS };
+    let mut text = format!("{:.0} s   {about}\n", all.seconds);
+    let (share, missed) = cost(&all.overhead);
+    let mut last = format!("now: the last {:.0} s", now.seconds);
+    if !all.overhead.is_empty() {
+        let _ = write!(last, "; watching takes {} of one processor", percent(share));
+    }
+    if missed > 0 {
+        let _ = write!(last, "; {missed} events were missed");
+    }
+    let sections = sections::of(&view);
+    if sections.is_empty() {
+        text.push_str("nothing was lost and nothing waits\n");
+    }
+    // the head, and the last line with a blank one above
+    let mut left = lines.saturating_sub(3);
+    let mut shown = 0;
+    for section in &sections {
+        let height = section.lines().count() + 1;
+        // what is left out is said in a line with a blank one above
+        let spare = 2 * usize::from(shown + 1 < sections.len());
+        if height + spare > left {
+            break;
+        }
+        left -= height;
+        shown += 1;
+        let _ = write!(text, "\n{section}");
+    }
+    if shown < sections.len() {
+        let _ = writeln!(text, "\n{} sections more in a taller terminal, and at the end", sections.len() - shown);
+    }
+    if !sections.is_empty() {
+        text.push('\n');
+    }
+    text + &last
 }
 
 /// All of it.
-pub(super) fn whole(report: &Report) -> String {
-    let mut text = format!("in {:.1} s\n", report.seconds);
-    sections(&mut text, report, usize::MAX);
+pub(super) fn whole(about: &str, report: &Report) -> String {
+    let view = View { now: report, all: report, live: false, rate: "a second", rows: usize::MAX };
+    let mut text = format!("{:.1} s   {about}\n", report.seconds);
+    let sections = sections::of(&view);
+    if sections.is_empty() {
+        text.push_str("nothing was lost and nothing waited\n");
+    }
+    for section in sections {
+        let _ = write!(text, "\n{section}");
+    }
+    if !report.overhead.is_empty() {
+        let _ = write!(text, "\n{}", overhead(&report.overhead));
+    }
     text
 }
 
-fn sections(text: &mut String, report: &Report, rows: usize) {
-    let seconds = report.seconds.max(1e-9);
-    if let Some(drops) = &report.drops {
-        dropped(text, drops, seconds, rows);
-    }
-    counted(text, report, seconds);
-    waiting(text, &report.sockets, rows);
-    cost(text, &report.overhead, rows);
+/// Share of one processor, and events that were missed.
+fn cost(overhead: &[Overhead]) -> (f64, u64) {
+    (overhead.iter().map(|cost| cost.share).sum(), overhead.iter().map(|cost| cost.missed).sum())
 }
 
-fn dropped(text: &mut String, drops: &DropReport, seconds: f64, rows: usize) {
-    if drops.reasons.is_empty() {
-        text.push_str("\nno packet was given up\n");
-    } else {
-        let mut table = Table::new(["given up because", "interface", "packets", "a second"]);
-        for drop in drops.reasons.iter().take(rows) {
-            let rate = format!("{:.0}", drop.packets as f64 / seconds);
-            let interface = drop.interface.clone().unwrap_or_else(|| "–".into());
-            table.row([drop.reason.clone(), interface, drop.packets.to_string(), rate]);
-        }
-        let _ = write!(text, "\n{table}");
-        more(text, drops.reasons.len(), rows);
+fn overhead(overhead: &[Overhead]) -> String {
+    let mut table = Table::new(["what watching costs", "a run", "of one processor", "missed"]);
+    for cost in overhead {
+        let run = cost.per_event.map_or_else(|| "–".to_owned(), |nanoseconds| format!("{nanoseconds:.0} ns"));
+        table.row([cost.program.clone(), run, percent(cost.share), cost.missed.to_string()]);
     }
-    if !drops.sockets.is_empty() {
-        let mut table = Table::new(["no room in the socket", "its buffer was full", "net.ipv4.udp_mem"]);
-        for socket in drops.sockets.iter().take(rows) {
-            table.row([socket.socket.to_string(), socket.buffer_full.to_string(), socket.memory_full.to_string()]);
-        }
-        let _ = write!(text, "\n{table}");
-        more(text, drops.sockets.len(), rows);
+    if overhead.len() > 1 {
+        let (share, missed) = cost(overhead);
+        table.row(["all".to_owned(), String::new(), percent(share), missed.to_string()]);
     }
-    if drops.uncounted > 0 {
-        let _ = writeln!(text, "{} drops more whose reason or socket had no place in the table", drops.uncounted);
-    }
-}
-
-fn counted(text: &mut String, report: &Report, seconds: f64) {
-    if report.counters.is_empty() {
-        return;
-    }
-    let rates = report.counters.iter().map(|(name, count)| format!("{name} {:.0}/s", *count as f64 / seconds));
-    let _ = writeln!(text, "\n{}", rates.collect::<Vec<_>>().join(", "));
-}
-
-fn waiting(text: &mut String, sockets: &[SocketQueue], rows: usize) {
-    if sockets.is_empty() {
-        return;
-    }
-    let mut table = Table::new(["UDP socket", "waiting, octets", "drops"]);
-    for queue in sockets.iter().take(rows) {
-        table.row([queue.socket.to_string(), queue.waiting.to_string(), queue.drops.to_string()]);
-    }
-    let _ = write!(text, "\n{table}");
-    more(text, sockets.len(), rows);
-}
-
-fn cost(text: &mut String, overhead: &[Overhead], rows: usize) {
-    if overhead.is_empty() {
-        return;
-    }
-    let share: f64 = overhead.iter().map(|cost| cost.share).sum();
-    let missed: u64 = overhead.iter().map(|cost| cost.missed).sum();
-    let _ = write!(text, "\nwatching took {} of one processor", percent(share));
-    let each = overhead.iter().filter_map(|cost| Some(format!("{} {:.0} ns", cost.program, cost.per_event?)));
-    let each: Vec<String> = each.take(rows.max(overhead.len())).collect();
-    if !each.is_empty() {
-        let _ = write!(text, "; an event: {}", each.join(", "));
-    }
-    if missed > 0 {
-        let _ = write!(text, "; {missed} events were missed");
-    }
-    text.push('\n');
-}
-
-fn more(text: &mut String, all: usize, shown: usize) {
-    if all > shown {
-        let _ = writeln!(text, "and {} more", all - shown);
-    }
+    table.to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use pathlab_host::watch::{Dropped, Refused};
+    use pathlab_host::watch::{DropReport, Dropped, Refused, SocketQueue};
 
     use super::*;
 
-    #[test]
-    fn what_was_lost_comes_first_and_what_did_not_happen_is_left_out() {
+    fn dropping() -> Report {
         let socket = "192.0.2.1:27015".parse().unwrap();
-        let report = Report {
+        let reason = |reason: &str, interface: Option<&str>, packets| Dropped {
+            reason: reason.into(),
+            interface: interface.map(str::to_owned),
+            packets,
+        };
+        Report {
             seconds: 2.0,
             drops: Some(DropReport {
-                reasons: vec![Dropped {
-                    reason: "SOCKET_RCVBUFF".into(),
-                    interface: Some("eth0".into()),
-                    packets: 500,
-                }],
-                sockets: vec![Refused { socket, buffer_full: 500, memory_full: 0 }],
+                reasons: vec![reason("SOCKET_RCVBUFF", Some("eth0"), 500), reason("NO_SOCKET", None, 3)],
+                sockets: vec![Refused { socket, buffer_full: 496, memory_full: 4 }],
                 ..DropReport::default()
             }),
             counters: BTreeMap::from([("UdpInDatagrams".to_owned(), 1_000)]),
+            sockets: vec![SocketQueue { socket, waiting: 212_992, drops: 500 }],
             overhead: vec![Overhead {
                 program: "dropped".into(),
                 runs: 500,
@@ -135,25 +130,61 @@ mod tests {
                 missed: 0,
             }],
             ..Report::default()
-        };
-        let lines: Vec<String> = whole(&report).lines().map(str::to_owned).collect();
-        let wanted = [
-            "in 2.0 s",
-            "",
-            "given up because  interface  packets  a second",
-            "SOCKET_RCVBUFF         eth0      500       250",
-            "",
-            "no room in the socket  its buffer was full  net.ipv4.udp_mem",
-            "192.0.2.1:27015                        500                 0",
-            "",
-            "UdpInDatagrams 500/s",
-            "",
-            "watching took 0.02 % of one processor; an event: dropped 81 ns",
-        ];
-        assert_eq!(lines, wanted);
+        }
+    }
+
+    #[test]
+    fn what_was_lost_comes_first_and_what_did_not_happen_is_left_out() {
+        let wanted = "\
+2.0 s   eth0
+
+given up because  interface  a second  all
+SOCKET_RCVBUFF         eth0       250  500
+NO_SOCKET                 –         2    3
+
+UDP socket       waiting, octets  no room: a second  all  over udp_mem
+192.0.2.1:27015           212992                250  500             4
+
+UDP             a second   all
+UdpInDatagrams       500  1000
+
+what watching costs  a run  of one processor  missed
+dropped              81 ns            0.02 %       0
+";
+        assert_eq!(whole("eth0", &dropping()), wanted);
         let quiet = Report { seconds: 1.0, drops: Some(DropReport::default()), ..Report::default() };
-        assert_eq!(whole(&quiet), "in 1.0 s\n\nno packet was given up\n");
-        assert_eq!(live(&quiet, &report), "2 s   now: the last 1.0 s\n\nno packet was given up");
-        assert_eq!(whole(&Report { seconds: 1.0, ..Report::default() }), "in 1.0 s\n");
+        assert_eq!(whole("eth0", &quiet), "1.0 s   eth0\nnothing was lost and nothing waited\n");
+    }
+
+    #[test]
+    fn a_screen_has_the_last_interval_beside_all_and_keeps_its_sections() {
+        let quiet = Report { seconds: 1.0, drops: Some(DropReport::default()), ..Report::default() };
+        let screen = live("eth0", &quiet, &dropping(), usize::MAX);
+        let lines: Vec<&str> = screen.lines().collect();
+        assert_eq!(
+            lines[..4],
+            [
+                "2 s   eth0",
+                "",
+                "given up because  interface  now, a second  all",
+                "SOCKET_RCVBUFF         eth0              0  500"
+            ]
+        );
+        assert_eq!(lines.last(), Some(&"now: the last 1 s; watching takes 0.02 % of one processor"));
+        assert_eq!(
+            live("eth0", &quiet, &quiet, usize::MAX),
+            "1 s   eth0\nnothing was lost and nothing waits\nnow: the last 1 s"
+        );
+    }
+
+    #[test]
+    fn a_low_terminal_has_the_first_sections_and_says_what_is_missing() {
+        let report = dropping();
+        let all = live("eth0", &report, &report, usize::MAX).lines().count();
+        for lines in 4..30 {
+            let screen = live("eth0", &report, &report, lines);
+            assert!(screen.lines().count() <= lines.max(5), "{lines}:\n{screen}");
+            assert_eq!(screen.contains("taller terminal"), screen.lines().count() < all, "{lines}:\n{screen}");
+        }
     }
 }

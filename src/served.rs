@@ -1,13 +1,13 @@
-//! The metrics of a reflector, served while it runs.
+//! What a verb tells a monitoring system while it works: one way to serve `/metrics` for all of them.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
     thread,
 };
 
 use anyhow::Result;
-use pathlab_reflector::{Error, Metrics, MetricsServer, Stop};
+use pathlab_guard::capabilities::{self, Keep};
+use pathlab_reflector::{MetricsServer, Stop};
 use tracing::{info, warn};
 
 use crate::exit::Misuse;
@@ -18,12 +18,12 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().ok().or_else(port).ok_or_else(|| format!("`{text}` is no address with a port, and no port"))
 }
 
-/// Metrics with their server, or neither.
-pub(super) struct Served(Option<(Arc<Metrics>, MetricsServer)>);
+/// A server of metrics that is bound, or none.
+pub(crate) struct Served(Option<MetricsServer>);
 
 impl Served {
     /// Binds to the address, where there is one.
-    pub(super) fn bind(address: Option<SocketAddr>) -> Result<Self> {
+    pub(crate) fn bind(address: Option<SocketAddr>) -> Result<Self> {
         let Some(address) = address else { return Ok(Self(None)) };
         let server = MetricsServer::bind(address).map_err(Misuse::of)?;
         let local = server.local_addr();
@@ -32,24 +32,25 @@ impl Served {
         } else {
             warn!("metrics on http://{local}/metrics: whoever reaches this address can read them");
         }
-        Ok(Self(Some((Metrics::new(), server))))
+        Ok(Self(Some(server)))
     }
 
-    /// Where the reflector is to publish.
-    pub(super) fn metrics(&self) -> Option<Arc<Metrics>> {
-        self.0.as_ref().map(|(metrics, _)| metrics.clone())
-    }
-
-    /// Serves until `run` has returned.
-    pub(super) fn during(&self, run: impl FnOnce() -> Result<(), Error>) -> Result<()> {
-        let Some((metrics, server)) = &self.0 else { return Ok(run()?) };
+    /// Serves what `text` says at the time until `run` has returned.
+    pub(crate) fn during<T>(&self, text: impl Fn() -> String + Sync, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(server) = &self.0 else { return run() };
         let over = Stop::new()?;
         thread::scope(|scope| {
-            let serving = scope.spawn(|| server.run(|| metrics.text(), &over));
+            let serving = scope.spawn(|| {
+                // It answers strangers: whatever the others keep, it needs nothing.
+                let _ = capabilities::drop_all_but(Keep::Nothing);
+                server.run(&text, &over)
+            });
             let ran = run();
             over.request();
             let served = serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok(ran.and(served)?)
+            let ran = ran?;
+            served?;
+            Ok(ran)
         })
     }
 }
