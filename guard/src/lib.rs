@@ -46,6 +46,7 @@ mod sysctl;
 
 pub mod capabilities;
 pub mod ethtool;
+pub mod genetlink;
 pub mod privilege;
 
 pub use beside::{Beside, port_irqs};

@@ -65,6 +65,7 @@ struct sk_buff {
 	struct net_device *dev;
 	struct sock *sk;
 	int skb_iif;
+	u16 queue_mapping;
 } KERNEL;
 
 struct task_struct {

@@ -16,6 +16,7 @@ mod cadence;
 mod drops;
 mod exposition;
 mod histogram;
+mod napi;
 mod object;
 mod overhead;
 mod pressure;
@@ -25,6 +26,7 @@ mod qdiscs;
 mod reading;
 mod sched;
 mod softirq;
+mod sojourn;
 mod steal;
 mod throttling;
 
@@ -47,6 +49,7 @@ pub use self::{
     cadence::{CadenceReport, ServerReport, Stall, Stalls, Tick},
     drops::{DropReport, Dropped, Refused},
     histogram::{Bucket, Histogram},
+    napi::{Napi, NapiReport},
     overhead::Overhead,
     pressure::{Loss, RingPressure},
     process::processes_named,
@@ -55,6 +58,7 @@ pub use self::{
     reading::{Reading, Report},
     sched::{SchedReport, ThreadReport},
     softirq::SoftirqReport,
+    sojourn::{Sojourn, SojournReport},
     steal::ProcessorReport,
     throttling::Throttling,
 };
@@ -62,11 +66,13 @@ use self::{
     btf::Types,
     cadence::Cadences,
     drops::Drops,
+    napi::Napis,
     object::{Filter, MOST_INTERFACES, MOST_PROCESSES, Object},
     qdiscs::Qdiscs,
     reading::Names,
     sched::Sched,
     softirq::Softirqs,
+    sojourn::Sojourns,
     steal::Processors,
     throttling::Throttlings,
 };
@@ -171,6 +177,8 @@ pub struct Watch {
     softirqs: Option<Softirqs>,
     sched: Option<Sched>,
     cadences: Option<Cadences>,
+    sojourns: Option<Sojourns>,
+    napis: Option<Napis>,
     lacks: Vec<String>,
     measuring: Option<(OwnedFd, Instant)>,
     measured: Duration,
@@ -194,6 +202,8 @@ impl Watch {
             softirqs: None,
             sched: None,
             cadences: None,
+            sojourns: None,
+            napis: None,
             lacks: Vec::new(),
             measuring: None,
             measured: Duration::ZERO,
@@ -219,6 +229,8 @@ impl Watch {
             return;
         };
         self.drops = self.lacking("drops", Drops::attach(&types, &btf, filter));
+        self.sojourns = self.lacking("waiting for devices", Sojourns::attach(&btf, filter));
+        self.napis = self.lacking("polls of receive queues", Napis::attach(&btf, filter));
         self.softirqs = self.lacking("softirqs", Softirqs::attach(&btf));
         if filter.processes.is_empty() {
             return;
@@ -287,6 +299,8 @@ impl Watch {
             softirqs: self.softirqs.as_ref().map(Softirqs::read).transpose()?,
             sched: self.sched.as_ref().map(Sched::read).transpose()?,
             cadences: self.cadences.as_ref().map(Cadences::read).transpose()?,
+            sojourns: self.sojourns.as_ref().map(|sojourns| sojourns.read(&names)).transpose()?,
+            polls: self.napis.as_ref().map(|napis| napis.read(&names)).transpose()?,
             counters: procfs::udp_counters(&text("/proc/thread-self/net/snmp")?, &snmp6),
             sockets,
             qdiscs: Qdiscs::read(&names, &self.interfaces).map_err(|source| Error::Qdiscs { source })?,
@@ -306,7 +320,14 @@ impl Watch {
         let drops = self.drops.iter().map(Drops::object);
         let softirqs = self.softirqs.iter().map(Softirqs::object);
         let sched = self.sched.iter().map(Sched::object);
-        drops.chain(softirqs).chain(sched).chain(self.cadences.iter().map(Cadences::object))
+        let sojourns = self.sojourns.iter().map(Sojourns::object);
+        let napis = self.napis.iter().map(Napis::object);
+        drops
+            .chain(softirqs)
+            .chain(sched)
+            .chain(self.cadences.iter().map(Cadences::object))
+            .chain(sojourns)
+            .chain(napis)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use pathlab_guard::ethtool::{attributes, messages};
+use pathlab_guard::genetlink::{attributes, messages};
 
 use crate::port::{XdpSocket, XdpStatistics};
 

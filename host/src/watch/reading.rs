@@ -9,12 +9,14 @@ use super::{
     alerts::{Alert, Thresholds, alerts},
     cadence::{CadenceCounts, CadenceReport},
     drops::{DropCounts, DropReport},
+    napi::{NapiReport, PollCounts},
     overhead::{Cost, Overhead, overheads},
     pressure::{self, Ports, RingPressure},
     procfs::{Queue, SocketQueue},
     qdiscs::{QdiscReport, Qdiscs},
     sched::{SchedCounts, SchedReport},
     softirq::{self, SoftirqCounts, SoftirqReport},
+    sojourn::{SojournCounts, SojournReport},
     steal::{ProcessorReport, Processors},
     throttling::{Throttling, Throttlings},
 };
@@ -54,6 +56,8 @@ pub struct Reading {
     pub(crate) softirqs: Option<SoftirqCounts>,
     pub(crate) sched: Option<SchedCounts>,
     pub(crate) cadences: Option<CadenceCounts>,
+    pub(crate) sojourns: Option<SojournCounts>,
+    pub(crate) polls: Option<PollCounts>,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) sockets: BTreeMap<SocketAddr, Queue>,
     pub(crate) qdiscs: Qdiscs,
@@ -83,6 +87,12 @@ pub struct Report {
     /// Ticks of the chosen processes; absent where they are not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cadence: Option<CadenceReport>,
+    /// How long packets waited for their devices; absent where that is not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sojourn: Option<SojournReport>,
+    /// How far receive queues used the budget of their polls; absent where that is not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub napi: Option<NapiReport>,
     /// Counters of UDP that moved, by nstat's names.
     pub counters: BTreeMap<String, u64>,
     /// UDP sockets that dropped or have datagrams waiting, the most drops first; 16 at most.
@@ -114,6 +124,11 @@ impl Reading {
             softirqs: self.softirqs.as_ref().map(softirqs),
             sched: self.sched.as_ref().map(|now| now.since(earlier.sched.as_ref().unwrap_or(&SchedCounts::default()))),
             cadence: self.cadences.as_ref().map(|now| now.since(earlier.cadences.as_ref())),
+            sojourn: self
+                .sojourns
+                .as_ref()
+                .map(|now| now.since(earlier.sojourns.as_ref().unwrap_or(&SojournCounts::default()))),
+            napi: self.polls.as_ref().map(|now| now.since(earlier.polls.as_ref().unwrap_or(&PollCounts::default()))),
             counters: since(&self.counters, &earlier.counters).collect(),
             sockets: queues(&self.sockets, &earlier.sockets),
             processors: self.processors.since(&earlier.processors),

@@ -2,8 +2,11 @@
 
 mod drops;
 mod killed;
+mod napi;
 mod pressure;
 mod qdiscs;
 mod softirq;
+mod sojourn;
 mod support;
+mod sys;
 mod throttling;
