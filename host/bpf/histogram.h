@@ -9,9 +9,10 @@
  * Sixteen buckets an octave. src/watch/histogram.rs has the same in Rust, and a
  * test runs both.
  *
- * Lies in per-CPU maps, or under a lock of the kernel's, and has one program
- * alone that adds to it: a program does not interrupt itself (the kernel counts
- * such events as missed), so that no addition has to be atomic.
+ * Most lie in per-CPU maps, or under a lock of the kernel's, and have one program
+ * alone that adds to them: a program does not interrupt itself (the kernel counts
+ * such events as missed), so that no addition has to be atomic. Where one of 4 KiB
+ * for each processor would be too much, histogram_add_shared() adds to one for all.
  */
 #ifndef PATHLAB_HISTOGRAM_H
 #define PATHLAB_HISTOGRAM_H
@@ -58,14 +59,25 @@ static INLINE u32 histogram_bucket(u64 value)
 	return (octave << HISTOGRAM_SHIFT) + (value >> octave);
 }
 
-static INLINE void histogram_add(struct histogram *histogram, u64 value)
+static INLINE u64 *histogram_count(struct histogram *histogram, u64 value)
 {
 	u64 bucket = histogram_bucket(value);
 
 	/* true of every bucket, which the compiler may know and the verifier does not */
 	asm volatile("%0 &= %1" : "+r"(bucket) : "i"(HISTOGRAM_BUCKETS - 1));
+	return &histogram->counts[bucket];
+}
+
+static INLINE void histogram_add(struct histogram *histogram, u64 value)
+{
 	histogram->sum += value;
-	histogram->counts[bucket]++;
+	++*histogram_count(histogram, value);
+}
+
+static INLINE void histogram_add_shared(struct histogram *histogram, u64 value)
+{
+	__sync_fetch_and_add(&histogram->sum, value);
+	__sync_fetch_and_add(histogram_count(histogram, value), 1);
 }
 
 #endif

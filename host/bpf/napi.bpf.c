@@ -10,9 +10,6 @@
 #include "watch.h"
 #include "histogram.h"
 
-/* map_flags: memory only for entries that exist. */
-#define BPF_F_NO_PREALLOC 1
-
 struct napi_struct {
 	struct net_device *dev;
 	unsigned int napi_id;
@@ -35,9 +32,9 @@ struct polls {
 	u64 works[WORKS];
 };
 
+/* All processors share: one at a time polls a queue. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, struct poller);
 	__type(value, struct polls);
@@ -75,17 +72,18 @@ int polled(u64 *context)
 			__sync_fetch_and_add(uncounted, 1);
 		return 0;
 	}
-	polls->polls++;
-	polls->packets += work;
+	/* the next poll may be told on another processor while this one is told */
+	__sync_fetch_and_add(&polls->polls, 1);
+	__sync_fetch_and_add(&polls->packets, work);
 	/* netpoll asks for nothing: a budget of 0 */
 	if (budget && work >= budget)
-		polls->exhausted++;
+		__sync_fetch_and_add(&polls->exhausted, 1);
 	bin = work ? highest_bit(work) + 1 : 0;
 	/* else the compiler, who knows how many bits there are, asks another question than the verifier */
 	asm volatile("" : "+r"(bin));
 	if (bin > WORKS - 1)
 		bin = WORKS - 1;
-	polls->works[bin]++;
+	__sync_fetch_and_add(&polls->works[bin], 1);
 	return 0;
 }
 

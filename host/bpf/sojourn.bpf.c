@@ -28,9 +28,6 @@
 #include "watch.h"
 #include "histogram.h"
 
-/* map_flags: memory only for entries that exist. */
-#define BPF_F_NO_PREALLOC 1
-
 struct waiting {
 	u64 packet; /* its address; 0: free */
 	u64 since; /* CLOCK_MONOTONIC; 0: not written yet */
@@ -51,7 +48,7 @@ struct set {
 
 /*
  * 65,536 places, four for each hash of an address: with 10,000 packets waiting,
- * two in a thousand find theirs taken.
+ * three or four in a thousand find theirs taken.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -70,9 +67,14 @@ struct sojourn {
 	u64 unmatched;
 };
 
+/*
+ * All processors share: a queue of a card is locked by the one that starts a
+ * packet on it, and 4 KiB for each queue and processor would be hundreds of
+ * megabytes on a large host. Memory is taken beforehand, as it is not always to
+ * be had where a packet starts.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, struct queue);
 	__type(value, struct sojourn);
@@ -220,9 +222,9 @@ int started(u64 *context)
 	}
 	now = bpf_ktime_get_ns();
 	if (since)
-		histogram_add(&sojourn->times, now > since ? now - since : 0);
+		histogram_add_shared(&sojourn->times, now > since ? now - since : 0);
 	else
-		sojourn->unmatched++;
+		__sync_fetch_and_add(&sojourn->unmatched, 1);
 	return 0;
 }
 

@@ -79,12 +79,10 @@ impl Napis {
         let [uncounted] = self.0.counters("POLLS_UNCOUNTED")?;
         let queues = rx_queues();
         let mut counts = PollCounts { uncounted, ..PollCounts::default() };
-        for (key, parts) in self.0.parts::<8, WORDS>("POLLS")? {
+        for (key, words) in self.0.shared::<8, WORDS>("POLLS")? {
             let [interface, id] = [0, 4].map(|at| u32::from_ne_bytes(key[at..at + 4].try_into().expect("four")));
             let Some(name) = names.of(interface) else { continue };
-            let mut sums = [0; WORDS];
-            parts.iter().for_each(|part| sums.iter_mut().zip(part).for_each(|(sum, word)| *sum += word));
-            counts.napis.insert((name, id), (sums, queues.get(&(interface, id)).copied()));
+            counts.napis.insert((name, id), (words, queues.get(&(interface, id)).copied()));
         }
         Ok(counts)
     }

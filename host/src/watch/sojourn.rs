@@ -71,12 +71,11 @@ impl Sojourns {
     pub(crate) fn read(&self, names: &Names) -> Result<SojournCounts> {
         let [untracked, uncounted] = self.0.counters("SOJOURNS_COUNTED")?;
         let mut counts = SojournCounts { untracked, uncounted, ..SojournCounts::default() };
-        for (key, parts) in self.0.parts::<8, WORDS>("SOJOURNS")? {
+        for (key, words) in self.0.shared::<8, WORDS>("SOJOURNS")? {
             let [interface, queue] = [0, 4].map(|at| u32::from_ne_bytes(key[at..at + 4].try_into().expect("four")));
             let Some(interface) = names.of(interface) else { continue };
-            let (times, unmatched): (Vec<Histogram>, Vec<u64>) =
-                parts.iter().map(|words| (Histogram::of(words), words[histogram::WORDS])).unzip();
-            counts.queues.insert((interface, queue), (times.iter().sum(), unmatched.iter().sum()));
+            let times = Histogram::of(&words[..histogram::WORDS]);
+            counts.queues.insert((interface, queue), (times, words[histogram::WORDS]));
         }
         Ok(counts)
     }
