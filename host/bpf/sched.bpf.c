@@ -16,7 +16,7 @@ enum {
 
 struct thread {
 	u32 process;
-	u32 spare;
+	u32 halfway; /* it was preempted on its way to sleep, and so it waits */
 	u64 runnable_since; /* 0: it runs, or sleeps */
 	u64 runs; /* switches to it */
 	u64 preempted; /* switches from it while it could still run */
@@ -67,11 +67,8 @@ static INLINE int woken(const struct task_struct *task)
 	if (!is_chosen(task->tgid))
 		return 0;
 	thread = thread_of(task);
-	/*
-	 * One that was preempted on its way to sleep waits already. One that runs
-	 * on its way to sleep does not: the switch from it says what is true then.
-	 */
-	if (thread && !thread->runnable_since)
+	/* One that still runs on its way to sleep does not wait: the switch from it says what is true. */
+	if (thread && !thread->halfway)
 		thread->runnable_since = bpf_ktime_get_ns();
 	return 0;
 }
@@ -93,7 +90,7 @@ int switched(u64 *context)
 {
 	struct task_struct *from = (void *)context[1], *to = (void *)context[2];
 	/* It stays on the run queue if it was preempted, in whatever state, or is TASK_RUNNING. */
-	bool runnable = (u8)context[0] || !(u32)context[3];
+	bool preempted = (u8)context[0], running = !(u32)context[3], runnable = preempted || running;
 	struct thread *thread;
 	u64 now;
 
@@ -101,6 +98,7 @@ int switched(u64 *context)
 		thread = thread_of(from);
 		if (thread) {
 			thread->runnable_since = runnable ? bpf_ktime_get_ns() : 0;
+			thread->halfway = preempted && !running;
 			thread->preempted += runnable;
 		}
 	}
@@ -112,6 +110,7 @@ int switched(u64 *context)
 			if (thread->runnable_since && now > thread->runnable_since)
 				histogram_add(&thread->wait, now - thread->runnable_since);
 			thread->runnable_since = 0;
+			thread->halfway = false;
 		}
 	}
 	return 0;

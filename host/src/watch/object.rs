@@ -14,7 +14,6 @@ use aya::{
 
 use super::{
     Error, Result,
-    histogram::{self, Histogram},
     overhead::{Cost, cost},
 };
 
@@ -124,13 +123,6 @@ impl Object {
         let program = self.ebpf.program(program).ok_or_else(|| failed("read")(gone()))?;
         let program: &RawTracePoint = program.try_into().map_err(failed("read"))?;
         program.test_run(RawTracePointRunOptions::new()).map(drop).map_err(failed("read"))
-    }
-
-    /// A `struct histogram` in a per-CPU array, of all processors.
-    pub(crate) fn histogram(&self, map: &str, place: u32) -> Result<Histogram> {
-        let parts: Vec<_> =
-            self.entry::<{ histogram::WORDS }>(map, place)?.iter().map(|words| Histogram::of(words)).collect();
-        Ok(parts.iter().sum())
     }
 
     /// All entries of a per-CPU hash map. One that comes or goes meanwhile is in it or not.

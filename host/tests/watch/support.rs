@@ -1,6 +1,6 @@
 //! A namespace for a test, and another at the end of a wire.
 
-use std::{env, process::Command};
+use std::{env, fs, process::Command};
 
 use pathlab_guard::privilege::root_or_skip;
 use pathlab_netlab::netns::Namespace;
@@ -55,4 +55,10 @@ pub(crate) fn sleepy_receiver(milliseconds: u64) {
 
 pub(crate) fn sh(script: &str) {
     assert!(Command::new("sh").args(["-ec", script]).status().expect("a shell").success(), "{script}");
+}
+
+/// The kernel's number of the thread that asks.
+pub(crate) fn this_thread() -> u32 {
+    let link = fs::read_link("/proc/thread-self").expect("procfs");
+    link.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("PID/task/TID")
 }

@@ -1,0 +1,134 @@
+//! A hog on one processor makes the thread wait that is pinned there, and no other.
+
+use std::{
+    fs, process,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use pathlab_guard::privilege::root_or_skip;
+use pathlab_host::watch::{Reading, SchedReport, ThreadReport, Watch, WatchOptions};
+
+use super::support::{sh, this_thread};
+
+/// The hog works for so long, and rests as long.
+const BURST: Duration = Duration::from_millis(40);
+/// The threads wake up so often.
+const NAP: Duration = Duration::from_millis(2);
+const PHASE: Duration = Duration::from_millis(1_500);
+
+#[test]
+fn a_hog_moves_the_wait_of_the_thread_beside_it_alone() {
+    if !root_or_skip("sched::a_hog_moves_the_wait_of_the_thread_beside_it_alone") {
+        return;
+    }
+    let options = WatchOptions { processes: vec![process::id()], ..WatchOptions::default() };
+    let watch = Watch::begin(&options).expect("a watch");
+    assert_eq!(watch.lacks(), [""; 0]);
+    let (over, hogging) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (tell, told) = mpsc::channel();
+    thread::scope(|scope| {
+        // whatever happens, the threads end
+        let _over = Over(&over);
+        // Real time, so that whatever else runs on this machine does not make them wait.
+        for (name, processor, priority) in [("beside", 0, 10), ("apart", 1, 10), ("hog", 0, 20)] {
+            let (tell, over, hogging) = (tell.clone(), &over, &hogging);
+            let thread = move || {
+                let number = this_thread();
+                sh(&format!("taskset -pc {processor} {number} >/dev/null && chrt -f -p {priority} {number}"));
+                tell.send((name, number)).expect("somebody listens");
+                while !over.load(Ordering::Relaxed) {
+                    if name == "hog" && hogging.load(Ordering::Relaxed) {
+                        let until = Instant::now() + BURST;
+                        while Instant::now() < until {}
+                        thread::sleep(BURST);
+                    } else {
+                        thread::sleep(NAP);
+                    }
+                }
+            };
+            thread::Builder::new().name(name.into()).spawn_scoped(scope, thread).expect("a thread");
+        }
+        let numbers: Vec<(&str, u32)> = told.iter().take(3).collect();
+        let number = |wanted: &str| numbers.iter().find(|(name, _)| *name == wanted).expect("told").1;
+        let threads = [number("beside"), number("apart")];
+        let phase = || {
+            let first = Bracket::of(&watch, threads);
+            thread::sleep(PHASE);
+            let last = Bracket::of(&watch, threads);
+            let report = last.reading.since(&first.reading).sched.expect("watched");
+            assert_eq!(report.uncounted, 0);
+            threads.map(|thread| {
+                let found = of(&report, thread).clone();
+                let wait = [0.5, 0.99, 1.0].map(|q| found.wait.quantile(q).map(|bucket| bucket.middle()));
+                eprintln!("{:?} ran {} times after {wait:?} ns", found.name, found.runs);
+                first.agrees(&last, &found);
+                found
+            })
+        };
+        let quiet = phase();
+        hogging.store(true, Ordering::Relaxed);
+        let hogged = phase();
+
+        let names = quiet.iter().map(|thread| thread.name.as_deref());
+        assert!(names.eq([Some("beside"), Some("apart")]), "{quiet:?}");
+        let long =
+            |thread: &ThreadReport| thread.wait.quantile(0.99).expect("it ran").middle() >= BURST.as_nanos() as u64 / 2;
+        assert_eq!(quiet.each_ref().map(long), [false, false], "{quiet:?}");
+        assert_eq!(hogged.each_ref().map(long), [true, false], "{hogged:?}");
+        // Most of its wake-ups are in the hog's rests.
+        assert!(hogged[0].wait.quantile(0.5) < hogged[0].wait.max(), "{hogged:?}");
+    });
+}
+
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn of(report: &SchedReport, thread: u32) -> &ThreadReport {
+    report.threads.iter().find(|found| found.thread == thread).unwrap_or_else(|| panic!("no {thread}: {report:?}"))
+}
+
+/// A reading between two looks at what the scheduler itself counts.
+struct Bracket {
+    before: [Option<u64>; 2],
+    reading: Reading,
+    after: [Option<u64>; 2],
+    threads: [u32; 2],
+}
+
+impl Bracket {
+    fn of(watch: &Watch, threads: [u32; 2]) -> Self {
+        let before = threads.map(account);
+        let reading = watch.read().expect("a reading");
+        Self { before, reading, after: threads.map(account), threads }
+    }
+
+    /// What was found between two readings lies between what the scheduler says inside of them and around them.
+    fn agrees(&self, last: &Self, found: &ThreadReport) {
+        let at = self.threads.iter().position(|thread| *thread == found.thread).expect("one of both");
+        let (Some(inner), Some(outer)) = (self.after[at].zip(last.before[at]), self.before[at].zip(last.after[at]))
+        else {
+            return eprintln!("this kernel has no /proc/PID/schedstat");
+        };
+        let [least, most] = [inner, outer].map(|(first, last)| last - first);
+        // Some kernels switch without a word now and then: 6.18 in a virtual machine two times in a thousand.
+        assert!((least - least / 50..=most).contains(&found.runs), "{least} to {most}: {found:?}");
+        assert!((found.runs - found.runs / 50..=found.runs).contains(&found.wait.count()), "{found:?}");
+    }
+}
+
+/// How often a thread got a processor: `/proc/PID/schedstat`, sched-stats.rst of the kernel. The time on the run queue beside it is not comparable: where an idle
+/// processor is woken up, the scheduler's clock stands still until it has switched.
+fn account(thread: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    text.split_whitespace().nth(2)?.parse().ok()
+}
