@@ -246,6 +246,13 @@ fn table(place: usize, flow: &FlowReport, report: &Report) -> String {
         changes(&mut text, &way.changes, "the way back's");
     }
     changes(&mut text, &flow.changes, "the path's");
+    if !flow.changes.is_empty() && end.loss.sent < u64::from(report.rounds) {
+        let _ = writeln!(
+            text,
+            "  counts are of the longest stretch without a change: {} of {} rounds",
+            end.loss.sent, report.rounds
+        );
+    }
     for refusal in &flow.refusals {
         let _ = writeln!(text, "  {}", answered(refusal, report.size));
     }

@@ -8,13 +8,13 @@ use super::{
     files::Audit,
     gather::places,
     judged::{Judged, Row},
-    ledger::Split,
+    ledger::{Split, Stage},
     markup::Markup,
     model::{Cohort, Figure, Report, RunSeen},
     paths::{self, Paths},
     sessions::{Curves, Evenings},
     svg,
-    text::{runs, seal, signed_span},
+    text::{runs, seal},
 };
 use crate::report::{percent, span};
 
@@ -150,7 +150,7 @@ fn stages(page: &mut Markup, figure: &Figure<Vec<Split>>) {
             page.element("td", &[], if what == "all" { split.samples } else { split.samples.div_ceil(20) });
             for name in &names {
                 let found = stages.iter().find(|stage| stage.name == *name);
-                page.element("td", &[], found.map_or_else(|| "–".to_owned(), |stage| signed_span(stage.mean_ns)));
+                page.element("td", &[], found.map_or_else(|| "–".to_owned(), Stage::mean));
             }
             page.raw("</tr>");
         }
@@ -161,12 +161,15 @@ fn stages(page: &mut Markup, figure: &Figure<Vec<Split>>) {
 
 fn traced(page: &mut Markup, figure: &Figure<Vec<Paths>>) {
     for trace in &figure.data {
-        page.element("h2", &[], format_args!("Paths to {}", trace.target));
-        page.raw("<p class=\"note\">One row a flow, whose addresses and ports never change; at its end the loss of the destination. A thick link is where loss begins that persists to the destination; what single routers do not answer is no loss. A diamond is a hop at which the path changed meanwhile.</p><figure>");
+        page.element("h2", &[], format_args!("Paths to {} ({})", trace.target, trace.run));
+        page.raw("<p class=\"note\">One row a flow, whose addresses and ports never change; at its end the loss of the destination. A thick link is where loss begins that persists to the destination; what single routers do not answer is no loss. Dashed: nothing comes back from there. A diamond is a hop at which the path changed meanwhile; loss is then that of the longest stretch without a change.</p><figure>");
         page.append(&paths::graph(trace)).raw("</figure><div class=\"scroll\"><table><tr><th>flow</th><th class=\"l\">said of it</th><th>loss (95 %)</th><th>packets</th><th class=\"l\">changes of the path</th></tr>");
         for flow in &trace.flows {
             page.raw("<tr>").element("td", &[], &flow.source).element("td", &[("class", &"l")], &flow.verdict);
             page.element("td", &[], flow.loss()).element("td", &[], flow.sent).raw("<td class=\"l\">");
+            if let Some(counted) = flow.counted() {
+                page.element("div", &[], counted);
+            }
             for change in &flow.changes {
                 page.element("div", &[], change.text());
             }
@@ -191,7 +194,7 @@ fn host(page: &mut Markup, audit: &Audit) {
     );
     page.element("p", &[("class", &"note")], counts);
     let shown = audit.entries.iter().filter(|entry| ["finding", "cannot_read"].contains(&entry.state.as_str()));
-    page.raw("<table><tr><th>rule</th><th class=\"l\">of</th><th class=\"l\">found</th><th class=\"l\">command and the one back</th></tr>");
+    page.raw("<div class=\"scroll\"><table><tr><th>rule</th><th class=\"l\">of</th><th class=\"l\">found</th><th class=\"l\">command and the one back</th></tr>");
     for entry in shown {
         page.raw("<tr>").element("td", &[], format_args!("{} {}", entry.rule, entry.name));
         page.element("td", &[("class", &"l")], &entry.subject);
@@ -207,7 +210,7 @@ fn host(page: &mut Markup, audit: &Audit) {
         }
         page.raw("</td></tr>");
     }
-    page.raw("</table>");
+    page.raw("</table></div>");
 }
 
 fn exact(page: &mut Markup, report: &Report) {

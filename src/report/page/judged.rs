@@ -49,9 +49,9 @@ impl Judged {
         let findings = &file.findings;
         let evenings: Vec<Answer> = findings.isps.iter().flat_map(|isp| isp.evenings.iter().cloned()).collect();
         let registered = match (file.registered.at, file.registered.before_the_evenings) {
-            (Some(at), Some(true)) => format!("the plan was registered {at}, before the first evening"),
+            (Some(at), Some(true)) => format!("the plan was registered {at:.0}, before the first evening"),
             (Some(at), _) => {
-                format!("the plan was registered {at}; that this was before the data is not shown by their times")
+                format!("the plan was registered {at:.0}; that this was before the data is not shown by their times")
             }
             (None, _) => "the plan was not registered before the data".to_owned(),
         };

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use pathlab_record::{Ledger, Term};
 use serde::Serialize;
 
+use super::text::signed_span;
+
 /// Samples of one group that are held at once; later ones are counted and not used.
 const MOST: usize = 500_000;
 /// Share of the slowest round trips that are told apart: one in so many.
@@ -28,6 +30,16 @@ pub(crate) struct Split {
 pub(crate) struct Stage {
     pub(crate) name: String,
     pub(crate) mean_ns: i64,
+}
+
+impl Stage {
+    /// In words: a reflector that has one stamp for both its receive and its send time, as in the driver, does not resolve what it takes.
+    pub(crate) fn mean(&self) -> String {
+        match self.mean_ns == 0 && self.name == Term::Residence.name() {
+            true => "unresolved".to_owned(),
+            false => signed_span(self.mean_ns),
+        }
+    }
 }
 
 impl Split {

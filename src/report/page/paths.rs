@@ -26,6 +26,10 @@ pub(crate) struct Path {
     pub(crate) source: String,
     /// Address of each hop up to the destination; absent where none answered.
     pub(crate) hops: Vec<Option<String>>,
+    /// Whether the destination ever answered; if not, it stands behind the last hop that did, at no known distance.
+    pub(crate) reached: bool,
+    /// Rounds that were asked for.
+    pub(crate) rounds: u64,
     pub(crate) sent: u64,
     pub(crate) lost: u64,
     /// Wilson's 95 % interval of the loss, in parts of ten thousand.
@@ -59,6 +63,14 @@ impl Changed {
 }
 
 impl Path {
+    /// Of which rounds the counts are, where the path did not stay one.
+    pub(crate) fn counted(&self) -> Option<String> {
+        let some = !self.changes.is_empty() && self.sent < self.rounds;
+        some.then(|| {
+            format!("counts are of the longest stretch without a change: {} of {} rounds", self.sent, self.rounds)
+        })
+    }
+
     /// `30.0 % (26.1 % to 34.2 %)`.
     pub(crate) fn loss(&self) -> String {
         if self.sent == 0 {
@@ -72,6 +84,8 @@ impl Path {
 #[derive(Deserialize)]
 struct File {
     target: String,
+    #[serde(default)]
+    rounds: u64,
     flows: Vec<Flow>,
 }
 
@@ -159,21 +173,22 @@ impl Paths {
     pub(super) fn read(run: String, text: &str) -> Result<Self> {
         let file: File =
             serde_json::from_str(text).with_context(|| format!("{run}: {TRACE}: no trace of this version"))?;
-        let flows = file.flows.into_iter().map(|flow| of(flow, &file.target)).collect();
+        let flows = file.flows.into_iter().map(|flow| of(flow, &file.target, file.rounds)).collect();
         Ok(Self { run, target: file.target, flows })
     }
 }
 
-fn of(flow: Flow, target: &str) -> Path {
+fn of(flow: Flow, target: &str, rounds: u64) -> Path {
     let last = flow.hops.iter().map(|hop| hop.hop).max().unwrap_or(0);
-    let length = flow.destination.distance.unwrap_or(last);
+    let reached = flow.destination.distance.is_some();
+    let length = flow.destination.distance.unwrap_or(last.saturating_add(1));
     let mut hops = vec![None; usize::from(length)];
     for hop in flow.hops {
         if let Some(place) = usize::from(hop.hop).checked_sub(1).and_then(|at| hops.get_mut(at)) {
             *place = hop.addresses.into_iter().next();
         }
     }
-    if let (Some(_), Some(end)) = (flow.destination.distance, hops.last_mut()) {
+    if let Some(end) = hops.last_mut() {
         *end = Some(target.to_owned());
     }
     let (blamed, verdict) = match &flow.verdict {
@@ -195,6 +210,8 @@ fn of(flow: Flow, target: &str) -> Path {
     Path {
         source: flow.source,
         hops,
+        reached,
+        rounds,
         sent,
         lost,
         low_per_10000,
@@ -239,11 +256,18 @@ pub(super) fn graph(paths: &Paths) -> Markup {
         let x = |hop: usize| 40.0 + STEP * hop as f64;
         for hop in 1..=flow.hops.len() {
             let blamed = flow.blamed.is_some_and(|(from, to)| usize::from(from) < hop && hop <= usize::from(to));
-            let class = if blamed { "link blamed" } else { "link" };
+            let beyond = !flow.reached && hop == flow.hops.len();
+            let class = match (blamed, beyond) {
+                (true, false) => "link blamed",
+                (true, true) => "link blamed beyond",
+                (false, true) => "link beyond",
+                (false, false) => "link",
+            };
             svg.empty("path", &[("d", &format!("M{} {y}H{}", x(hop - 1), x(hop))), ("class", &class)]);
         }
         for (hop, address) in std::iter::once(&Some(flow.source.clone())).chain(&flow.hops).enumerate() {
-            let class = if address.is_some() { "node" } else { "node silent" };
+            let answers = address.is_some() && (flow.reached || hop < flow.hops.len());
+            let class = if answers { "node" } else { "node silent" };
             if flow.changes.iter().any(|change| change.hop.is_some_and(|of| usize::from(of) == hop)) {
                 let at = x(hop);
                 let around = format!("M{} {y}L{at} {}L{} {y}L{at} {}Z", at - 8.0, y - 8.0, at + 8.0, y + 8.0);
@@ -303,5 +327,27 @@ mod tests {
         assert_eq!(svg.matches("class=\"changed\"").count(), 1);
         assert!(svg.contains("◇ path changed: hop 1 at 12.3 s: 10.0.0.9 → 10.0.0.1, and 1 more"), "{svg}");
         assert_eq!(flow.changes[1].text(), "length at 14.0 s");
+        assert_eq!(flow.counted(), None, "an older trace does not say of how many");
+    }
+
+    #[test]
+    fn what_never_answers_stands_behind_a_dashed_link_with_the_answers_that_came() {
+        let text = r#"{"schema":"pathlab.trace/1","target":"203.0.113.5:862","rounds":300,"flows":[{"source":"192.0.2.1:40000",
+            "verdict":{"kind":"black_hole","after":{"hop":2,"address":"10.0.0.2"}},"hops":[{"hop":1,"addresses":["10.0.0.1"]},{"hop":2,"addresses":["10.0.0.2"]}],
+            "destination":{"distance":null,"loss":{"sent":200,"lost":200,"share":1.0,"low":0.98,"high":1.0}},
+            "changes":[{"at_ns":12345000000,"hop":1,"before":"10.0.0.9","after":"10.0.0.1"}],
+            "refusals":[{"from":"10.0.0.2","hop":2,"answer":"Packet Too Big","mtu":1280,"times":198}]}]}"#;
+        let paths = Paths::read("run".to_owned(), text).unwrap();
+        let flow = &paths.flows[0];
+        assert_eq!(
+            flow.verdict,
+            "nothing comes back from beyond 10.0.0.2 (hop 2): 10.0.0.2 answers Packet Too Big, MTU 1280 (198 times)"
+        );
+        assert_eq!(
+            flow.counted().as_deref(),
+            Some("counts are of the longest stretch without a change: 200 of 300 rounds")
+        );
+        let svg = graph(&paths).into_string();
+        assert_eq!((svg.matches("link blamed beyond").count(), svg.matches("node silent").count()), (1, 1), "{svg}");
     }
 }

@@ -34,11 +34,14 @@ pub(crate) fn text(report: &Report) -> String {
         }
     }
     for trace in &report.figures.paths.data {
-        let _ = writeln!(text, "\npaths to {}", plain(&trace.target));
+        let _ = writeln!(text, "\npaths to {} ({})", plain(&trace.target), plain(&trace.run));
         for flow in &trace.flows {
             let _ = writeln!(text, "  {}: {}, loss {}", plain(&flow.source), plain(&flow.verdict), flow.loss());
             for change in &flow.changes {
                 let _ = writeln!(text, "    path changed: {}", plain(&change.text()));
+            }
+            if let Some(counted) = flow.counted() {
+                let _ = writeln!(text, "    {counted}");
             }
         }
     }
@@ -123,8 +126,8 @@ fn evenings(text: &mut String, evenings: &Evenings) {
 fn stages(split: &Split) -> String {
     let name = |stage: &Stage| {
         let slowest = split.slowest.iter().find(|other| other.name == stage.name);
-        let [all, slowest] = [stage.mean_ns, slowest.map_or(0, |slowest| slowest.mean_ns)].map(signed_span);
-        format!("{} {all} ({slowest})", stage.name)
+        let slowest = slowest.map_or_else(|| "–".to_owned(), Stage::mean);
+        format!("{} {} ({slowest})", stage.name, stage.mean())
     };
     Split::shown(&split.all).map(name).collect::<Vec<_>>().join(", ")
 }
