@@ -83,36 +83,62 @@ fn lines(guide: &str) -> Vec<&str> {
     lines
 }
 
-/// The README shows commands of hosts that a test has not got: their verbs and options are there, and so are the scripts.
+/// The README's commands, and those in the guides' blocks of `sh`, are of hosts that a test has not got, or serve until they are stopped: their verbs and options are there,
+/// and so are the scripts. Whatever else a guide shows in a block is run by the tests below, and by `tests/trace.rs`.
 #[test]
-fn the_readme_names_no_verb_option_or_script_that_is_not() {
-    let readme = include_str!("../README.md");
-    let (mut inside, mut commands, mut scripts) = (false, 0, 0);
-    for line in readme.lines() {
-        if let Some(mark) = line.strip_prefix("```") {
-            inside = ["sh", "console"].contains(&mark);
-            continue;
-        }
-        let line = line.split(" #").next().unwrap_or_default().trim();
-        let line = line.strip_prefix("$ ").unwrap_or(line);
-        let line = line.strip_prefix("sudo ").unwrap_or(line);
-        match line.split_once(' ').unwrap_or((line, "")) {
-            _ if !inside => {}
-            ("pathlab", args) => {
-                // What is wrong with a command line is told before its help is.
-                let mut known = isolation::pathlab(Path::new("."), args);
-                let output = known.arg("--help").output().expect("pathlab was built");
-                assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-                commands += 1;
+fn no_page_names_a_verb_option_or_script_that_is_not() {
+    const PAGES: [(&str, &str); 9] = [
+        ("README", include_str!("../README.md")),
+        ("formats", include_str!("../docs/formats.md")),
+        ("is-the-other-transit-better", include_str!("../docs/is-the-other-transit-better.md")),
+        ("operations", include_str!("../docs/operations.md")),
+        ("performance", include_str!("../docs/performance.md")),
+        ("reproduce-a-bad-evening", GUIDE),
+        ("tune-a-host", include_str!("../docs/tune-a-host.md")),
+        ("which-link-is-it", include_str!("../docs/which-link-is-it.md")),
+        ("wire-or-host", include_str!("../docs/wire-or-host.md")),
+    ];
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
+    let guides = fs::read_dir(folder).expect("a folder").filter(|entry| {
+        entry.as_ref().is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "md"))
+    });
+    assert_eq!(guides.count() + 1, PAGES.len(), "every page is looked at");
+    let (mut commands, mut scripts) = (0, 0);
+    for (page, text) in PAGES {
+        let mut mark = None;
+        for line in text.lines() {
+            if let Some(found) = line.strip_prefix("```") {
+                mark = if mark.is_some() { None } else { Some(found) };
+                continue;
             }
-            (script, _) if script.trim_start_matches("./").starts_with("scripts/") => {
-                assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(script).is_file(), "{line}");
-                scripts += 1;
+            let shown = match mark {
+                Some("sh") => line,
+                Some("console") if page == "README" => line.strip_prefix("$ ").unwrap_or_default(),
+                _ => continue,
+            };
+            let line = shown.split(" #").next().unwrap_or_default().split(" > ").next().unwrap_or_default().trim();
+            let line = line.strip_prefix("sudo ").unwrap_or(line);
+            match line.split_once(' ').unwrap_or((line, "")) {
+                ("", _) => {}
+                ("pathlab", args) => {
+                    // What is wrong with a command line is told before its help is; what stands behind `--` is another verb's.
+                    let own = args.split(" -- ").next().unwrap_or_default();
+                    let mut known = isolation::pathlab(Path::new("."), "");
+                    let output = known.args(words(own)).arg("--help").output().expect("pathlab was built");
+                    assert!(output.status.success(), "{page}: {line}: {}", String::from_utf8_lossy(&output.stderr));
+                    commands += 1;
+                }
+                (script, _) if script.trim_start_matches("./").starts_with("scripts/") => {
+                    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(script).is_file(), "{page}: {line}");
+                    scripts += 1;
+                }
+                // A key, as tests/trace.rs writes it by itself.
+                ("(echo", rest) => assert!(rest.ends_with("trace.key"), "{page}: {line}"),
+                _ => panic!("{page}: nobody looks at {line:?}"),
             }
-            _ => {}
         }
     }
-    assert!(commands > 8 && scripts > 2, "{commands} commands and {scripts} scripts");
+    assert!(commands > 18 && scripts > 2, "{commands} commands and {scripts} scripts");
 }
 
 /// Runs a guide by the shell, in a directory of its own and in namespaces of its own; what is left to the background ends with them.
@@ -177,6 +203,7 @@ fn an_experiment_is_judged_shown_and_proven_as_the_guide_says() {
             assert!(said.contains("signed by noc@example.net"), "{said}");
         }
         if line.starts_with("cat ") {
+            assert!(said.contains("are labels of windows, not of the clock"), "{said}");
             assert!(said.contains("| What | rubber-banding |") && said.contains("Network and peering"), "{said}");
         }
     });

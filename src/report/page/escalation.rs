@@ -32,9 +32,11 @@ impl Escalation {
     pub(crate) fn new(case: &Case, report: &Report, page_sha256: &str) -> Self {
         let lead = report.verdicts.first().map_or_else(
             || "No verdict: no experiment is among the runs.".to_owned(),
-            |verdict| format!("{}; {}", verdict.sentence, verdict.would_change.first().cloned().unwrap_or_default()),
+            |verdict| format!("{}; {}.", verdict.sentence, verdict.would_change.first().cloned().unwrap_or_default()),
         );
-        let lead = report.broken().map_or(lead.clone(), |broken| format!("{broken} {lead}"));
+        let labels = report.figures.evenings.data.labels();
+        let lead: Vec<String> = report.broken().into_iter().chain([lead]).chain(labels).collect();
+        let lead = lead.join(" ");
         let sections = vec![
             stated(case),
             impact(report),
@@ -71,7 +73,7 @@ impl Escalation {
             .element("title", &[], &self.title)
             .raw("<style>")
             .raw(include_str!("style.css"))
-            .raw("td{text-align:left}th{text-align:left}@media print{body{font-size:9pt}h2{margin:1rem 0 .3rem}}</style></head><body>\n")
+            .raw("td{text-align:left}th{text-align:left}td:not(.l):not(:first-child){white-space:normal}@media print{table{font-size:inherit}body{font-size:9pt}h2{margin:1rem 0 .3rem}}</style></head><body>\n")
             .element("h1", &[], &self.title)
             .element("p", &[("class", &"sentence")], &self.lead);
         for Section { heading, rows } in self.sections.iter().filter(|section| section.rows.len() > 1) {
