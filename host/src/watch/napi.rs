@@ -31,10 +31,15 @@ const NETDEV_QUEUE_TYPE_RX: u32 = 0;
 #[derive(Debug)]
 pub(crate) struct Napis(Object);
 
-/// By interface and NAPI id, with the receive queue where that is told, and what found no room.
+/// Interface and NAPI id.
+type Place = (String, u32);
+/// `struct polls`, and the receive queue where that is told.
+type Counted = ([u64; WORDS], Option<u32>);
+
+/// What was counted of each, and what found no room.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PollCounts {
-    napis: BTreeMap<(String, u32), ([u64; WORDS], Option<u32>)>,
+    napis: BTreeMap<Place, Counted>,
     uncounted: u64,
 }
 
@@ -105,7 +110,7 @@ fn rx_queue(answer: &[u8]) -> Option<((u32, u32), u32)> {
 
 impl PollCounts {
     pub(crate) fn since(&self, earlier: &Self) -> NapiReport {
-        let of = |((interface, id), (now, rx_queue)): (&(String, u32), &([u64; WORDS], Option<u32>))| {
+        let of = |((interface, id), (now, rx_queue)): (&Place, &Counted)| {
             let before = earlier.napis.get(&(interface.clone(), *id)).map_or([0; WORDS], |(before, _)| *before);
             let words: [u64; WORDS] = std::array::from_fn(|at| now[at].saturating_sub(before[at]));
             let [polls, packets, exhausted, by_packets @ ..] = words;
