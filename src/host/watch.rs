@@ -54,6 +54,9 @@ pub(super) struct WatchArgs {
     /// Alert where so many packets wait in one qdisc
     #[arg(long, value_name = "PACKETS", default_value_t = Thresholds::default().waiting)]
     alert_waiting: u32,
+    /// Alert where such a share of the polls of one receive queue took all that they were allowed
+    #[arg(long, value_name = "SHARE", default_value = "10%", value_parser = share)]
+    alert_exhausted: f64,
     /// How long; until Ctrl-C or SIGTERM without
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     duration: Option<Duration>,
@@ -70,6 +73,12 @@ fn positive(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| format!("`{text}` is no number above 0"))
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let percent = percent.filter(|percent: &f64| *percent > 0.0 && *percent <= 100.0);
+    percent.map(|percent| percent / 100.0).ok_or_else(|| format!("`{text}` is no share such as 10%"))
+}
+
 impl WatchArgs {
     fn options(&self) -> Result<WatchOptions> {
         let processes: Vec<Vec<u32>> = self.pid.iter().map(|pid| processes(pid)).collect::<Result<_>>()?;
@@ -77,7 +86,11 @@ impl WatchArgs {
             interfaces: self.iface.clone(),
             processes: processes.concat(),
             tick: self.tick.map(|hertz| Tick { hertz, stall: self.stall, port: self.port }),
-            thresholds: Thresholds { losses: self.alert_losses, waiting: self.alert_waiting },
+            thresholds: Thresholds {
+                losses: self.alert_losses,
+                waiting: self.alert_waiting,
+                exhausted: self.alert_exhausted,
+            },
         })
     }
 

@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use super::{pressure::RingPressure, qdiscs::QdiscReport};
+use super::{
+    napi::{Napi, NapiReport},
+    pressure::RingPressure,
+    qdiscs::QdiscReport,
+};
 use crate::counters::Meaning;
 
 /// From where on something is an alert.
@@ -12,13 +16,18 @@ pub struct Thresholds {
     pub losses: f64,
     /// Packets that wait in one qdisc at the end of a window.
     pub waiting: u32,
+    /// Share of the polls of one receive queue that took all that they were allowed, 0 to 1.
+    pub exhausted: f64,
 }
+
+/// Fewer such polls in a window are the budget doing its work.
+const FEW: u64 = 10;
 
 impl Default for Thresholds {
     /// One loss a second: a port that is well loses none, and a single one may be a cable. A hundred packets that wait: at 1 Gbit/s and 1,500 octets 1.2 ms,
-    /// in the order of a millisecond that a game would notice. Both are ours, no standard's.
+    /// in the order of a millisecond that a game would notice. Every tenth poll: its ring is seldom emptied. All are ours, no standard's.
     fn default() -> Self {
-        Self { losses: 1.0, waiting: 100 }
+        Self { losses: 1.0, waiting: 100, exhausted: 0.1 }
     }
 }
 
@@ -56,10 +65,28 @@ pub enum Alert {
         /// [`Thresholds::waiting`].
         threshold: u32,
     },
+    /// A receive ring fills faster than it is emptied.
+    Exhausted {
+        /// Whose.
+        interface: String,
+        /// Its NAPI.
+        id: u32,
+        /// Its receive queue; absent where that is not told.
+        rx_queue: Option<u32>,
+        /// Share of its polls that took all that they were allowed.
+        share: f64,
+        /// [`Thresholds::exhausted`].
+        threshold: f64,
+    },
 }
 
 /// Of a window, the losses first.
-pub(crate) fn alerts(rings: &[RingPressure], qdiscs: &[QdiscReport], thresholds: &Thresholds) -> Vec<Alert> {
+pub(crate) fn alerts(
+    rings: &[RingPressure],
+    qdiscs: &[QdiscReport],
+    napi: Option<&NapiReport>,
+    thresholds: &Thresholds,
+) -> Vec<Alert> {
     let losses = rings.iter().flat_map(|port| port.losses.iter().map(move |loss| (port, loss)));
     let losses = losses.filter_map(|(port, loss)| {
         let meaning = loss.meaning.filter(|meaning| *meaning != Meaning::Program)?;
@@ -81,7 +108,17 @@ pub(crate) fn alerts(rings: &[RingPressure], qdiscs: &[QdiscReport], thresholds:
         packets: qdisc.waiting,
         threshold: thresholds.waiting,
     });
-    losses.chain(waiting).collect()
+    let share = |napi: &Napi| napi.exhausted as f64 / napi.polls.max(1) as f64;
+    let napis = napi.iter().flat_map(|napi| &napi.napis);
+    let hurried = napis.filter(|napi| napi.exhausted >= FEW && share(napi) >= thresholds.exhausted);
+    let exhausted = hurried.map(|napi| Alert::Exhausted {
+        interface: napi.interface.clone(),
+        id: napi.id,
+        rx_queue: napi.rx_queue,
+        share: share(napi),
+        threshold: thresholds.exhausted,
+    });
+    losses.chain(waiting).chain(exhausted).collect()
 }
 
 #[cfg(test)]
@@ -113,7 +150,17 @@ mod tests {
             overlimits: 0,
             requeues: 0,
         };
-        let told = alerts(&[rings], &[qdisc(99), qdisc(100)], &Thresholds::default());
+        let napi = |id, exhausted| Napi {
+            interface: "eth0".into(),
+            id,
+            rx_queue: Some(1),
+            polls: 100,
+            packets: 0,
+            exhausted,
+            by_packets: [0; 9],
+        };
+        let napi = NapiReport { napis: vec![napi(8, 9), napi(9, 50)], uncounted: 0 };
+        let told = alerts(&[rings], &[qdisc(99), qdisc(100)], Some(&napi), &Thresholds::default());
         let losses = Alert::Losses {
             interface: "eth0".into(),
             queue: Some(3),
@@ -130,7 +177,9 @@ mod tests {
             packets: 100,
             threshold: 100,
         };
-        assert_eq!(told, [losses, waiting]);
-        assert_eq!(alerts(&[], &[qdisc(0)], &Thresholds { losses: 0.0, waiting: 0 }), []);
+        let exhausted =
+            Alert::Exhausted { interface: "eth0".into(), id: 9, rx_queue: Some(1), share: 0.5, threshold: 0.1 };
+        assert_eq!(told, [losses, waiting, exhausted]);
+        assert_eq!(alerts(&[], &[qdisc(0)], None, &Thresholds { losses: 0.0, waiting: 0, exhausted: 0.0 }), []);
     }
 }

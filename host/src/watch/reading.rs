@@ -118,6 +118,7 @@ impl Reading {
         let softirqs = |now| softirq::since(now, earlier.softirqs.as_ref().unwrap_or(&SoftirqCounts::default()));
         let qdiscs = self.qdiscs.since(&earlier.qdiscs);
         let rings = pressure::since(&self.ports, &earlier.ports, window);
+        let napi = self.polls.as_ref().map(|now| now.since(earlier.polls.as_ref().unwrap_or(&PollCounts::default())));
         Report {
             seconds: window.as_secs_f64(),
             drops: self.drops.as_ref().map(|now| now.since(earlier.drops.as_ref().unwrap_or(&DropCounts::default()))),
@@ -128,12 +129,12 @@ impl Reading {
                 .sojourns
                 .as_ref()
                 .map(|now| now.since(earlier.sojourns.as_ref().unwrap_or(&SojournCounts::default()))),
-            napi: self.polls.as_ref().map(|now| now.since(earlier.polls.as_ref().unwrap_or(&PollCounts::default()))),
             counters: since(&self.counters, &earlier.counters).collect(),
             sockets: queues(&self.sockets, &earlier.sockets),
             processors: self.processors.since(&earlier.processors),
             throttling: self.throttlings.since(&earlier.throttlings),
-            alerts: alerts(&rings, &qdiscs, &self.thresholds),
+            alerts: alerts(&rings, &qdiscs, napi.as_ref(), &self.thresholds),
+            napi,
             qdiscs,
             rings,
             overhead: overheads(&self.costs, &earlier.costs, self.measured.saturating_sub(earlier.measured)),

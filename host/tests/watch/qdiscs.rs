@@ -42,7 +42,7 @@ fn a_queue_that_stands_is_told_with_its_parents() {
         .iter()
         .filter_map(|alert| match alert {
             Alert::Waiting { handle, packets, threshold, .. } => Some((handle.as_str(), *packets, *threshold)),
-            Alert::Losses { .. } => None,
+            _ => None,
         })
         .collect();
     assert_eq!(standing, [("1:", 10, 10), ("2:", 10, 10)]);

@@ -22,7 +22,8 @@ pub(super) fn encode(families: &mut Families<'_>, whole: &Report, now: &Report) 
     let counted = |wanted: fn(&Alert) -> bool| now.alerts.iter().filter(|alert| wanted(alert)).count() as f64;
     let losses = counted(|alert| matches!(alert, Alert::Losses { .. }));
     let waiting = counted(|alert| matches!(alert, Alert::Waiting { .. }));
-    let alerts = [("losses", losses), ("waiting", waiting)];
+    let exhausted = counted(|alert| matches!(alert, Alert::Exhausted { .. }));
+    let alerts = [("losses", losses), ("waiting", waiting), ("exhausted", exhausted)];
     let alerts = alerts.map(|(what, count)| ([("what", what.to_owned())], count));
     families.gauge("alerts", "What is at its threshold or over it in the last interval", None, alerts)
 }

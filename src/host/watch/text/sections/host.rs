@@ -25,6 +25,10 @@ pub(super) fn alerts(view: &View<'_>) -> Option<String> {
         Alert::Waiting { interface, kind, handle, packets, .. } => {
             format!("! {interface}: {packets} packets wait in {kind} {handle}\n")
         }
+        Alert::Exhausted { interface, id, rx_queue, share, .. } => {
+            let which = rx_queue.map_or_else(|| format!("NAPI {id}"), |queue| format!("receive queue {queue}"));
+            format!("! {interface} {which}: {} of its polls left packets behind\n", percent(*share))
+        }
     });
     let lines: Vec<_> = lines.collect();
     let more = lines.len().saturating_sub(view.rows);
