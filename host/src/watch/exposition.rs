@@ -162,8 +162,13 @@ mod tests {
         );
         let nothing = Report { seconds: 1.0, ..Report::default() }.openmetrics(&Report::default(), 0);
         let told: Vec<&str> = nothing.lines().filter(|line| !line.starts_with('#')).collect();
-        let wanted =
-            ["watched_seconds_total 1.0", "lacks 0.0", "alerts{what=\"losses\"} 0.0", "alerts{what=\"waiting\"} 0.0"];
+        let wanted = [
+            "watched_seconds_total 1.0",
+            "lacks 0.0",
+            "alerts{what=\"losses\"} 0.0",
+            "alerts{what=\"waiting\"} 0.0",
+            "alerts{what=\"exhausted\"} 0.0",
+        ];
         assert_eq!(told, wanted.map(|line| format!("pathlab_watch_{line}")));
     }
 
