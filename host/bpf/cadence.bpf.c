@@ -10,8 +10,8 @@
  *
  * What is kept of a thread is changed in its own calls alone.
  */
+#include "chosen.h"
 #include "histogram.h"
-#include "watch.h"
 
 /* Nanoseconds. A longer time without a call parts two ticks. */
 volatile const u32 PAUSE = 0;
@@ -65,36 +65,18 @@ struct {
 /* Too large for a program's stack. */
 static volatile const struct cadence FRESH = {};
 
-enum count {
-	/* Calls of servers for which the map had no room. */
-	LEFT_OUT,
-	/* What the clock said when it was asked. */
-	NOW,
-	COUNTS,
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, COUNTS);
-	__type(key, u32);
-	__type(value, u64);
-} CADENCE_COUNTED SEC(".maps");
-
 static INLINE int received(u64 current, u16 port)
 {
 	struct server key = { current, port, 0 };
 	struct cadence *cadence = bpf_map_lookup_elem(&SERVERS, &key);
-	u32 place = LEFT_OUT;
 	struct stall *stall;
-	u64 now, gap, *left_out;
+	u64 now, gap;
 
 	if (!cadence) {
 		bpf_map_update_elem(&SERVERS, &key, (const void *)&FRESH, BPF_NOEXIST);
 		cadence = bpf_map_lookup_elem(&SERVERS, &key);
 		if (!cadence) {
-			left_out = bpf_map_lookup_elem(&CADENCE_COUNTED, &place);
-			if (left_out)
-				__sync_fetch_and_add(left_out, 1);
+			leave_out();
 			return 0;
 		}
 		cadence->process = current >> 32;
@@ -148,19 +130,6 @@ int receives(u64 *context)
 	if (!is_chosen(current >> 32) || (call != RECVFROM && call != RECVMSG && call != RECVMMSG))
 		return 0;
 	return received(current, 0);
-}
-
-/* Run by the reader itself, so that the times above become those of a calendar. */
-SEC("raw_tp/sys_enter")
-int tell_time(void *context)
-{
-	u32 place = NOW;
-	u64 *now = bpf_map_lookup_elem(&CADENCE_COUNTED, &place);
-
-	(void)context;
-	if (now)
-		*now = bpf_ktime_get_ns();
-	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -7,8 +7,8 @@
  * A thread's wake-ups and switches happen under its run queue's lock, one after
  * the other, so that what is kept of it needs no other.
  */
+#include "chosen.h"
 #include "histogram.h"
-#include "watch.h"
 
 enum {
 	MOST_THREADS = 1024,
@@ -33,18 +33,10 @@ struct {
 /* A thread that is seen for the first time: too large for a program's stack. */
 static volatile const struct thread FRESH = {};
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, u64);
-} THREADS_LEFT_OUT SEC(".maps");
-
 static INLINE struct thread *thread_of(const struct task_struct *task)
 {
-	u32 number = task->pid, place = 0;
+	u32 number = task->pid;
 	struct thread *thread = bpf_map_lookup_elem(&THREADS, &number);
-	u64 *left_out;
 
 	if (thread)
 		return thread;
@@ -54,9 +46,7 @@ static INLINE struct thread *thread_of(const struct task_struct *task)
 		thread->process = task->tgid;
 		return thread;
 	}
-	left_out = bpf_map_lookup_elem(&THREADS_LEFT_OUT, &place);
-	if (left_out)
-		__sync_fetch_and_add(left_out, 1);
+	leave_out();
 	return NULL;
 }
 

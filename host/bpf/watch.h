@@ -94,25 +94,6 @@ static INLINE bool is_watched(u32 interface)
 	return false;
 }
 
-enum {
-	MOST_PROCESSES = 8,
-};
-
-/* Whose threads are watched, by the kernel's own numbers; the first zero ends them. */
-volatile const u32 PROCESSES[MOST_PROCESSES] = {};
-
-static INLINE bool is_chosen(u32 process)
-{
-	/* 0 is the idle task */
-	if (!process)
-		return false;
-#pragma unroll
-	for (u32 i = 0; i < MOST_PROCESSES; i++)
-		if (PROCESSES[i] == process)
-			return true;
-	return false;
-}
-
 /*
  * A socket that a tracepoint gives may be absent. A verifier that does not know
  * that (6.12) takes the question away: so it is read as memory that may not be

@@ -21,8 +21,6 @@ use super::{
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cadence.bpf.o"));
-/// Not attached to anything: it is run by `read`.
-const CLOCK: &str = "tell_time";
 /// `LAST_STALLS`.
 const LAST: usize = 64;
 /// `struct cadence`: the process with the number of stalls, two times, a counter, two histograms, and stalls of two words each.
@@ -163,7 +161,7 @@ impl Cadences {
             ("RECVMMSG", call(libc::SYS_recvmmsg)),
         ];
         let mut object = Object::attach(OBJECT, &[program], btf, filter, &constants)?;
-        object.prepare(CLOCK)?;
+        object.prepare_clock()?;
         Ok(Self { object, tick })
     }
 
@@ -172,13 +170,14 @@ impl Cadences {
     }
 
     pub(crate) fn read(&self) -> Result<CadenceCounts> {
+        let [uncounted] = self.object.counters("EVENTS_LEFT_OUT")?;
         let entries = self.object.shared::<8, WORDS>("SERVERS")?;
         // behind the entries: no call in them is of a later time
-        self.object.run(CLOCK)?;
+        let kernel = self.object.now()?;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let clock = Clock { kernel: self.object.word("CADENCE_COUNTED", 1)?, wall: wall.as_nanos() as u64 };
+        let clock = Clock { kernel, wall: wall.as_nanos() as u64 };
         let servers = entries.iter().map(|(key, words)| Server::of(key, words, clock)).collect();
-        Ok(CadenceCounts { tick: self.tick, servers, uncounted: self.object.word("CADENCE_COUNTED", 0)? })
+        Ok(CadenceCounts { tick: self.tick, servers, uncounted })
     }
 }
 

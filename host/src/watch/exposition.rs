@@ -276,7 +276,8 @@ mod tests {
             stalls: Some(Stalls { length: durations(), last: vec![] }),
             quiet: 2_000_000_000,
         };
-        let thread = ThreadReport { process: 7, thread: 8, name: None, runs: 4, preempted: 1, wait: durations() };
+        let thread =
+            ThreadReport { process: 7, thread: 8, name: None, runs: 4, preempted: 1, wait: durations(), waiting: None };
         let report = Report {
             softirqs: Some(vec![softirq(0), softirq(1)]),
             sched: Some(SchedReport { threads: vec![thread], uncounted: 2 }),

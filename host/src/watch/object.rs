@@ -21,6 +21,7 @@ use super::{
 pub(crate) const MOST_INTERFACES: usize = 8;
 /// The programs' `MOST_PROCESSES`.
 pub(crate) const MOST_PROCESSES: usize = 8;
+const CLOCK: &str = "tell_time";
 
 /// Whose packets and threads are looked at.
 #[derive(Clone, Debug, Default)]
@@ -95,12 +96,6 @@ impl Object {
         Ok(map.get(&place, 0).map_err(failed("read"))?.to_vec())
     }
 
-    /// An entry of an array.
-    pub(crate) fn word(&self, map: &str, place: u32) -> Result<u64> {
-        let map = Array::<&MapData, u64>::try_from(self.map(map)?).map_err(failed("read"))?;
-        map.get(&place, 0).map_err(failed("read"))
-    }
-
     /// All entries of a hash map that the processors share. One that comes or goes meanwhile is in it or not.
     pub(crate) fn shared<const K: usize, const V: usize>(&self, map: &str) -> Result<Shared<K, V>>
     where
@@ -111,18 +106,20 @@ impl Object {
         map.iter().collect::<std::result::Result<_, _>>().map_err(failed("read"))
     }
 
-    /// Makes a program ready that is attached to nothing and runs when it is asked to.
-    pub(crate) fn prepare(&mut self, program: &str) -> Result<()> {
-        let program = self.ebpf.program_mut(program).ok_or_else(|| failed("load")(gone()))?;
+    /// Of an object with `bpf/chosen.h`: makes its clock ready.
+    pub(crate) fn prepare_clock(&mut self) -> Result<()> {
+        let program = self.ebpf.program_mut(CLOCK).ok_or_else(|| failed("load")(gone()))?;
         let program: &mut RawTracePoint = program.try_into().map_err(failed("load"))?;
         program.load().map_err(failed("load"))
     }
 
-    /// Runs it.
-    pub(crate) fn run(&self, program: &str) -> Result<()> {
-        let program = self.ebpf.program(program).ok_or_else(|| failed("read")(gone()))?;
+    /// What that clock says.
+    pub(crate) fn now(&self) -> Result<u64> {
+        let program = self.ebpf.program(CLOCK).ok_or_else(|| failed("read")(gone()))?;
         let program: &RawTracePoint = program.try_into().map_err(failed("read"))?;
-        program.test_run(RawTracePointRunOptions::new()).map(drop).map_err(failed("read"))
+        program.test_run(RawTracePointRunOptions::new()).map_err(failed("read"))?;
+        let map = Array::<&MapData, u64>::try_from(self.map("NOW")?).map_err(failed("read"))?;
+        map.get(&0, 0).map_err(failed("read"))
     }
 
     /// All entries of a per-CPU hash map. One that comes or goes meanwhile is in it or not.

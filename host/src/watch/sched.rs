@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Error, Result,
     btf::Types,
-    histogram::{self, Histogram},
+    histogram::{self, Bucket, Histogram},
     object::{Filter, Object},
     process::thread_name,
 };
@@ -36,13 +36,14 @@ struct Thread {
     name: Option<String>,
     runs: u64,
     preempted: u64,
+    waiting: Option<u64>,
     wait: Histogram,
 }
 
 /// Threads of the chosen processes in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SchedReport {
-    /// Those that ran, the one with the longest p99 first.
+    /// Those that ran or wait, the one with the longest p99 first, or that waits already for longer.
     pub threads: Vec<ThreadReport>,
     /// Wake-ups and switches of threads beyond the 1024 that have room.
     pub uncounted: u64,
@@ -63,6 +64,8 @@ pub struct ThreadReport {
     pub preempted: u64,
     /// How long it could run and did not, in nanoseconds: from its wake-up, or from the moment it lost the processor, until it got one.
     pub wait: Histogram,
+    /// Nanoseconds for which it waits already at the end of the window, which are not in `wait` yet; absent where it runs or sleeps.
+    pub waiting: Option<u64>,
 }
 
 impl Sched {
@@ -72,7 +75,9 @@ impl Sched {
                 why: "sched_switch does not tell in what state a thread is left, which kernels do since 5.18",
             });
         }
-        Object::attach(OBJECT, &PROGRAMS, btf, filter, &[]).map(Self)
+        let mut object = Object::attach(OBJECT, &PROGRAMS, btf, filter, &[])?;
+        object.prepare_clock()?;
+        Ok(Self(object))
     }
 
     pub(crate) fn object(&self) -> &Object {
@@ -80,20 +85,23 @@ impl Sched {
     }
 
     pub(crate) fn read(&self) -> Result<SchedCounts> {
-        let [uncounted] = self.0.counters("THREADS_LEFT_OUT")?;
+        let [uncounted] = self.0.counters("EVENTS_LEFT_OUT")?;
         let entries = self.0.shared::<4, WORDS>("THREADS")?;
-        let threads = entries.iter().map(|(key, words)| Thread::of(u32::from_ne_bytes(*key), words)).collect();
+        // behind the entries: no event in them is of a later time
+        let now = self.0.now()?;
+        let threads = entries.iter().map(|(key, words)| Thread::of(u32::from_ne_bytes(*key), words, now)).collect();
         Ok(SchedCounts { threads, uncounted })
     }
 }
 
 impl Thread {
-    fn of(number: u32, words: &[u64; WORDS]) -> (u32, Self) {
-        let [process, _, runs, preempted] = *words.first_chunk().expect("longer");
+    fn of(number: u32, words: &[u64; WORDS], now: u64) -> (u32, Self) {
+        let [process, runnable_since, runs, preempted] = *words.first_chunk().expect("longer");
         // the process is the first half of its word
         let process = u32::from_ne_bytes(*process.to_ne_bytes().first_chunk().expect("longer"));
         let name = thread_name(process, number);
-        (number, Self { process, name, runs, preempted, wait: Histogram::of(&words[4..]) })
+        let waiting = (runnable_since > 0).then(|| now.saturating_sub(runnable_since));
+        (number, Self { process, name, runs, preempted, waiting, wait: Histogram::of(&words[4..]) })
     }
 }
 
@@ -109,10 +117,13 @@ impl SchedCounts {
                 runs: now.runs.saturating_sub(before.runs),
                 preempted: now.preempted.saturating_sub(before.preempted),
                 wait: now.wait.since(&before.wait),
+                waiting: now.waiting,
             }
         };
-        let mut threads: Vec<_> = self.threads.iter().map(of).filter(|thread| thread.runs > 0).collect();
-        threads.sort_by_cached_key(|thread| std::cmp::Reverse(thread.wait.quantile(0.99)));
+        let moved = |thread: &ThreadReport| thread.runs > 0 || thread.waiting.is_some();
+        let mut threads: Vec<_> = self.threads.iter().map(of).filter(moved).collect();
+        let longest = |thread: &ThreadReport| thread.wait.quantile(0.99).max(thread.waiting.map(Bucket::holding));
+        threads.sort_by_cached_key(|thread| std::cmp::Reverse(longest(thread)));
         SchedReport { threads, uncounted: self.uncounted.saturating_sub(earlier.uncounted) }
     }
 }
@@ -124,10 +135,13 @@ mod tests {
     #[test]
     fn a_window_has_the_threads_that_ran_the_longest_wait_first() {
         let mut words = [0; WORDS];
-        words[..4].copy_from_slice(&[0, 77, 3, 1]);
+        words[..4].copy_from_slice(&[0, 900, 3, 1]);
         words[0] = u64::from_ne_bytes([7_u32.to_ne_bytes(), [0; 4]].concat().try_into().expect("eight"));
         (words[4], words[5 + 10]) = (20, 2);
-        let (number, thread) = Thread::of(9, &words);
+        let (number, waits) = Thread::of(9, &words, 1_000_900);
+        assert_eq!(waits.waiting, Some(1_000_000));
+        words[1] = 0;
+        let (_, thread) = Thread::of(9, &words, 1_000_900);
         assert_eq!((number, thread.process, thread.runs, thread.preempted), (9, 7, 3, 1));
         assert_eq!(thread.wait, [10, 10].into_iter().collect());
 
@@ -141,5 +155,12 @@ mod tests {
             report.threads.iter().map(|thread| (thread.thread, thread.runs, thread.wait.count())).collect();
         assert_eq!((told, report.uncounted), (vec![(10, 4, 3), (9, 1, 1)], 2));
         assert_eq!(now.since(&now), SchedReport::default());
+        // one that waits for the whole window does not run in it
+        let starved = SchedCounts { threads: [(8, waits), (10, thread)].into(), uncounted: 3 };
+        let told = starved.since(&starved).threads;
+        assert_eq!(
+            told.iter().map(|thread| (thread.thread, thread.runs, thread.waiting)).collect::<Vec<_>>(),
+            [(8, 0, Some(1_000_000))]
+        );
     }
 }

@@ -83,6 +83,15 @@ fn a_hog_moves_the_wait_of_the_thread_beside_it_alone() {
         hogging.store(true, Ordering::Relaxed);
         let hogged = phase();
 
+        // One that waits is told before it is over.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let waits = || {
+            let (now, none) = (watch.read().expect("a reading"), Reading::default());
+            of(&now.since(&none).sched.expect("watched"), threads[0]).waiting >= Some(BURST.as_nanos() as u64 / 4)
+        };
+        while !waits() {
+            assert!(Instant::now() < deadline, "the hog goes on, and nobody waits");
+        }
         let names = quiet.iter().map(|(thread, _)| thread.name.as_deref());
         assert!(names.eq([Some("beside"), Some("apart")]), "{quiet:?}");
         let long =

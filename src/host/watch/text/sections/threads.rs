@@ -7,6 +7,9 @@ use pathlab_host::watch::{Histogram, ServerReport, SoftirqReport, ThreadReport};
 use super::{View, all, now, table};
 use crate::report::span;
 
+/// A thread is told that waits for so many nanoseconds already.
+const LONG: u64 = 10_000_000;
+
 /// As the other screens have it.
 fn quantile(histogram: Option<&Histogram>, level: f64) -> String {
     let bucket = histogram.and_then(|histogram| histogram.quantile(level));
@@ -29,8 +32,10 @@ pub(super) fn run_queues(view: &View<'_>) -> Option<String> {
     let rows = whole.threads.iter().map(|of| {
         let recent = recently.get(&of.thread).copied();
         let wait = recent.map(|of| &of.wait);
+        let waiting =
+            of.waiting.filter(|waiting| *waiting >= LONG).map(|waiting| format!(", waiting for {}", span(waiting)));
         [
-            named(of.name.as_ref(), of.thread),
+            named(of.name.as_ref(), of.thread) + &waiting.unwrap_or_default(),
             quantile(wait, 0.5),
             quantile(wait, 0.99),
             quantile(Some(&of.wait), 0.5),
@@ -63,8 +68,10 @@ pub(super) fn ticks(view: &View<'_>) -> Option<String> {
         let recent = recently.get(&(of.thread, of.port)).copied();
         let ticks = recent.map(|of| &of.ticks);
         let port = of.port.map_or_else(String::new, |port| format!(":{port}"));
+        let quiet = of.stalls.is_some() && of.quiet > whole.threshold;
+        let quiet = if quiet { format!(", silent for {}", span(of.quiet)) } else { String::new() };
         [
-            named(of.name.as_ref(), of.thread) + &port,
+            named(of.name.as_ref(), of.thread) + &port + &quiet,
             quantile(ticks, 0.99),
             quantile(Some(&of.ticks), 0.5),
             quantile(Some(&of.ticks), 0.99),
