@@ -70,8 +70,13 @@ fn softirqs_of_real_packets_are_raised_run_and_end() {
     assert!(received >= PACKETS, "{received} runs of NET_RX");
     let (waits, runs) = (all(|report| &report.wait).count(), all(|report| &report.run).count());
     assert!(waits * 100 >= runs * 99, "of {runs} runs the raise of {waits} alone was seen");
-    let missed: u64 = last.since(&first).overhead.iter().map(|cost| cost.missed).sum();
-    assert_eq!(missed, 0);
+    // A softirq does not interrupt its own programs.
+    let overhead = last.since(&first).overhead;
+    let own = overhead.iter().filter(|cost| ["raised", "entered", "left"].contains(&cost.program.as_str()));
+    assert_eq!(
+        own.map(|cost| (cost.program.as_str(), cost.missed)).collect::<Vec<_>>(),
+        [("entered", 0), ("left", 0), ("raised", 0)]
+    );
 }
 
 /// `/proc/softirqs`.
