@@ -36,6 +36,9 @@ const AMPLE: u32 = 4096;
 /// Most packets of a burst: what the sender's tx ring holds.
 pub const MOST: u32 = 2048;
 
+/// Whoever has not come so long after the burst does not come.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// Which ring is the small one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -58,7 +61,7 @@ pub struct Trial {
     pub rx_fill_ring_empty_descs: u64,
     /// Packets that never came to a ring: the veth between both holds 256 at most for a processor that does not get to them, before Linux 6.17.
     pub wire_dropped: u64,
-    /// While packets came, the host took every one within this after it meant to.
+    /// While packets came, the host took every one within this after it meant to; or so long after the burst the kernel still brought one.
     pub held_up: Duration,
     /// From the moment that the burst began until the last packet was in the ring.
     pub took: Duration,
@@ -142,11 +145,11 @@ impl Bench {
             });
             let _claim = claim(1);
             ready.wait();
-            let drained = drain(&mut host, burst, packets, &sending);
-            sender.join().expect("it does not panic")?;
+            let mut dropped = || wire.tx_dropped("ring").map(|now| now.saturating_sub(dropped_before));
+            let drained = drain(&mut host, burst, packets, &sending, &mut dropped);
+            sender.join().expect("it does not panic").map_err(failed)?;
             drained
-        })
-        .map_err(failed)?;
+        })?;
         let counted = host.statistics().map_err(failed)?;
         let took = sending.done.get().zip(sending.begun.get()).map_or(Duration::ZERO, |(done, begun)| *done - *begun);
         let model = Burst { packets, gap: took / packets.max(1), ..burst }.through(descriptors);
@@ -189,13 +192,15 @@ fn fill(mouth: &mut XskSocket, packets: u32) -> Result<()> {
     Ok(())
 }
 
-/// Takes a packet whenever one is due until the burst is over and nothing is left: how many, and how late at worst.
+/// Takes a packet whenever one is due until each of the burst has met its fate: how many, and how late at worst.
 fn drain(
     host: &mut XskSocket,
     burst: Burst,
     packets: u32,
     sending: &Sending,
-) -> std::result::Result<(u32, Duration), pathlab_xdp::Error> {
+    wire_dropped: &mut dyn FnMut() -> Result<u64>,
+) -> Result<(u32, Duration)> {
+    let failed = |source: pathlab_xdp::Error| Error::Xdp { source: Box::new(source) };
     let start = loop {
         match sending.begun.get() {
             Some(begun) => break *begun,
@@ -203,23 +208,33 @@ fn drain(
         }
     };
     let (mut received, mut held_up) = (0, Duration::ZERO);
+    let mut idle_since = None;
     let mut batch = Vec::new();
-    for turn in 1..=packets {
+    for turn in 1.. {
         let due = start + burst.wake + burst.service * turn;
         while Instant::now() < due {
             std::hint::spin_loop();
         }
         // Before the look: what came until then is in the ring.
         let done = sending.done.get();
-        let over = done.is_some();
         // A host that slept through the burst was held up as well: what counts is when it meant to look.
         if done.is_none_or(|done| due < *done) {
             held_up = held_up.max(due.elapsed());
         }
-        let taken = host.receive(&mut batch, 1)?;
+        let taken = host.receive(&mut batch, 1).map_err(failed)?;
         batch.drain(..).for_each(|packet| host.recycle(packet.frame));
         received += taken as u32;
-        if taken == 0 && over {
+        let Some(done) = done else { continue };
+        if taken > 0 {
+            // The burst was over, the ring was empty, and yet one came: the kernel was held up on its way.
+            held_up = held_up.max(idle_since.take().map_or(Duration::ZERO, |_| done.elapsed()));
+            continue;
+        }
+        let counted = host.statistics().map_err(failed)?;
+        let lost = counted.rx_ring_full + counted.rx_fill_ring_empty_descs + wire_dropped()?;
+        if u64::from(received) + lost >= packets.into()
+            || *idle_since.get_or_insert_with(Instant::now) + SETTLED < Instant::now()
+        {
             break;
         }
     }
