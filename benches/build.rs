@@ -7,5 +7,6 @@ fn main() {
         "bpf/arrivals.bpf.c",
         "bpf/passive.bpf.c",
         "bpf/departures.bpf.c",
+        "bpf/steer.bpf.c",
     ]);
 }

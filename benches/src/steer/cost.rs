@@ -13,9 +13,9 @@ use super::{Mode, Network, Steerer, sessions};
 use crate::{figures, sys, turns::order, wire::CLIENT_CPU};
 
 /// Packets between two readings of the clock.
-const CHUNK: usize = 2_000;
+pub(super) const CHUNK: usize = 2_000;
 /// Sessions of an arm that take turns.
-const SESSIONS: usize = 64;
+pub(super) const SESSIONS: usize = 64;
 pub(super) const ARMS: [Arm; 2] = [Arm::Control, Arm::Canary];
 
 /// Nanoseconds a packet in one round.

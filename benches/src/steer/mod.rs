@@ -9,8 +9,10 @@
 mod cost;
 mod flips;
 mod many;
+mod parts;
 mod runs;
 mod table;
+mod tcx;
 
 use std::{
     fs,
@@ -249,7 +251,7 @@ fn toml(mode: Mode, most_sessions: u32) -> String {
 name = "{NAME}"
 seed_file = "seed"
 share = "{SHARE}"
-cap_share = "50%"
+cap_share = "20%"
 [steer]
 mode = "{}"
 lease = "500ms"

@@ -8,6 +8,7 @@ use super::{
     cost::{self, Cost, Costs},
     flips::{self, End, Flip},
     many::{self, FEW, Load, MANY},
+    parts::{self, Part, Parts},
     runs::{self, Runs},
 };
 use crate::{
@@ -27,6 +28,9 @@ pub fn measure(programs: &Programs, effort: &Effort) -> Result<Table> {
     let (chunks, keys) = if effort.quick { (5, 20_000) } else { (40, MANY) };
     let network = Network::new()?;
     let costs = cost::measure(&network, &programs.pathlab, effort.rounds, chunks)?;
+    // Of more rounds and shorter ones: parts differ by little.
+    let part_rounds = if effort.quick { 1 } else { effort.rounds * 3 };
+    let parts = parts::measure(&network, &programs.pathlab, part_rounds, chunks.div_ceil(5))?;
     // Modes and families take turns, so that twenty rounds have each case five times.
     let flip_rounds = if effort.quick { 4 } else { effort.rounds.max(5) * 4 };
     let flips = flips::measure(&network, &programs.pathlab, flip_rounds)?;
@@ -38,6 +42,8 @@ pub fn measure(programs: &Programs, effort: &Effort) -> Result<Table> {
     let aims = aims(&more, &flips)?;
     let mut sections =
         vec![more, section("Processor time a packet without steering", "ns", cost_rows(&costs, |cost| cost.without))];
+    sections.extend(part_sections(&parts));
+    sections.extend(design_sections(&parts));
     sections.extend(flip_sections(&flips));
     sections.extend(many_sections(&many, keys));
     sections.push(section("BPF test run of the programs that watch", "ns a packet", run_rows(&runs)));
@@ -48,7 +54,7 @@ pub fn measure(programs: &Programs, effort: &Effort) -> Result<Table> {
         table: "steer".into(),
         started,
         quick: effort.quick,
-        method: method(effort, chunks, flip_rounds, keys),
+        method: method(effort, chunks, part_rounds, flip_rounds, keys),
         host: facts,
         sections,
         aims,
@@ -73,6 +79,66 @@ fn cost_rows(costs: &Costs, figure: fn(&Cost) -> f64) -> Vec<Row> {
         format!("{}, {} mode, {}", arm_name(arm), mode.name(), FAMILIES[family])
     };
     costs.iter().map(|(case, rounds)| Row::new(name(*case), rounds.iter().map(figure))).collect()
+}
+
+fn part_sections(parts: &Parts) -> Vec<Section> {
+    let control = [
+        (Part::Rules, "the routing rules alone"),
+        (Part::Chain, "and a chain without a rule"),
+        (Part::Taken, "and rules that look at port, family and protocol"),
+        (Part::Hashed, "and the key with its hash"),
+        (Part::Compared, "and a comparison with the share"),
+        (Part::Parted, "and a named counter"),
+    ];
+    let canary = [
+        (Part::Compared, "up to a comparison with the share"),
+        (Part::Parted, "and the leased gate"),
+        (Part::Marked, "and the mark, and what the kernel does about it"),
+        (Part::Listed, "and a named counter and the list of sessions"),
+    ];
+    let mapped = (Part::Mapped, "up to a map of intervals in place of the comparison");
+    let marked = (Part::MarkedOnly, "up to the mark in a chain that looks up no route (steers nothing)");
+    let whole = (Part::Pathlab, "pathlab canary start: these, the map, the wrong-arm proof");
+    let mut sections = Vec::new();
+    for mode in Mode::ALL {
+        for (arm, listed) in [(Arm::Control, &control[..]), (Arm::Canary, &canary)] {
+            let apart = (mode == Mode::Host && arm == Arm::Canary).then_some(marked);
+            let listed: Vec<_> = listed.iter().copied().chain([mapped]).chain(apart).chain([whole]).collect();
+            let row = |(part, name): &(Part, &str), family: usize| {
+                Row::new(format!("{}: {name}", FAMILIES[family]), parts.more(mode, *part, family, arm))
+            };
+            let rows = [0, 1].into_iter().flat_map(|family| listed.iter().map(move |part| row(part, family)));
+            let title =
+                format!("What it is made of, each line with those above it: {}, {} mode", arm_name(arm), mode.name());
+            sections.push(section(&title, "ns", rows.collect()));
+        }
+    }
+    sections
+}
+
+fn design_sections(parts: &Parts) -> Vec<Section> {
+    let ours = "nftables and a mark, as today";
+    let of = |mode, part, arm, name: &str, beside: bool| {
+        [0, 1].map(|family| {
+            let row = Row::new(format!("{name}, {}", FAMILIES[family]), parts.more(mode, part, family, arm));
+            row.beside(beside.then(|| format!("{ours}, {}", FAMILIES[family])))
+        })
+    };
+    let mut sections = Vec::new();
+    for mode in Mode::ALL {
+        for arm in [Arm::Control, Arm::Canary] {
+            let mut rows = of(mode, Part::Listed, arm, ours, false).to_vec();
+            rows.extend(of(mode, Part::Forwarded, arm, "nftables at the device's egress, fwd", true));
+            rows.extend(of(mode, Part::Redirected, arm, "tcx at the device's egress, bpf_redirect_neigh", true));
+            if mode == Mode::Router {
+                rows.extend(of(mode, Part::MarkedEarly, arm, "tcx at the ingress, mark", true));
+            }
+            let title =
+                format!("Other designs, all without the wrong-arm proof: {}, {} mode", arm_name(arm), mode.name());
+            sections.push(section(&title, "ns", rows));
+        }
+    }
+    sections
 }
 
 fn flip_sections(flips: &[Vec<Flip>; 3]) -> Vec<Section> {
@@ -177,12 +243,13 @@ fn aims(more: &Section, flips: &[Vec<Flip>; 3]) -> Result<Vec<Aim>> {
     Ok(aims)
 }
 
-fn method(effort: &Effort, chunks: usize, flip_rounds: usize, keys: usize) -> Vec<String> {
+fn method(effort: &Effort, chunks: usize, part_rounds: usize, flip_rounds: usize, keys: usize) -> Vec<String> {
     let Effort { rounds, repetitions, .. } = effort;
     vec![
         format!("{rounds} rounds; in each, every mode with and without `pathlab canary start` in turn, in another order each round, the same 64 sessions of each arm; what steering adds is taken within a round."),
         format!("Processor time is that of the sender's thread (CLOCK_THREAD_CPUTIME_ID) in sendto, on CPU 0: with a veth, all of the packet's way to where the transit drops it. A figure is the middle of {chunks} chunks of 2,000 packets of 100 octets. In router mode the host behind the server sends, so that forwarding is in it."),
         "Canary sessions leave by another device than without steering, and their route is looked up a second time; control sessions take the same way as before. The wrong-arm proof runs in both.".into(),
+        format!("Parts and other designs: {part_rounds} rounds of {} such chunks, every part in turn, in another order each round; the rule sets are written for nft and leave out the map behind the comparison, `pathlab canary start` is what there is. By which device canary packets leave is checked each time.", chunks.div_ceil(5)),
         format!("Ways back: {flip_rounds} rounds, modes and families in turn; a packet every 0.2 ms of one canary session, received behind both transits. The rollback is the one that `canary rollback` asks for, without starting that process."),
         format!("{keys} keys are as many clients of IPv4 by address and port; each is sent to in turn, so that caches of processor and kernel see them all. Memory is what the whole host's kernel holds (unreclaimable slabs and vmalloc), so what others did meanwhile is in it."),
         format!("BPF test runs: {repetitions} repetitions a round; a run that tells no round trip is refused. A packet's number is written by each run, and what that takes is taken off."),

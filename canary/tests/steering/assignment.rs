@@ -2,6 +2,10 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Mutex,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,7 +17,7 @@ use pathlab_guard::privilege::root_or_skip;
 use pathlab_record::Arm;
 
 use crate::{
-    SEED, assigned, experiment,
+    SEED, UNHURRIED, assigned, experiment,
     network::{Network, Sessions, session},
     options,
     process::{Steerer, within},
@@ -41,10 +45,26 @@ fn proven(steering: &Steering, by_control: usize, by_canary: &Sessions) {
     assert_eq!((left.control, left.canary, left.astray()), (by_control as u64, by_canary.len() as u64, 0));
 }
 
+/// Renews the lease beside the work, however long a slow machine takes for it.
+fn renewed(steering: &Mutex<Steering>, work: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        // Gone when the work is done, or has panicked.
+        let (working, done) = mpsc::channel::<()>();
+        let lease = steering.lock().unwrap().lease();
+        scope.spawn(move || {
+            while done.recv_timeout(lease / 10) == Err(RecvTimeoutError::Timeout) {
+                steering.lock().unwrap().renew().unwrap();
+            }
+        });
+        work();
+        drop(working);
+    });
+}
+
 /// An experiment whose lease lasts over a test that sends once.
 fn unhurried(share: &str) -> Experiment {
     let mut experiment = experiment(share);
-    experiment.steer.lease = jiff::SignedDuration::from_secs(10);
+    experiment.steer.lease = UNHURRIED.try_into().unwrap();
     experiment
 }
 
@@ -68,19 +88,17 @@ fn the_kernel_and_the_analysis_agree_on_100_000_keys_of_each_family() {
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let mut experiment = unhurried("15%");
     experiment.steer.max_canary_sessions = 100_000;
-    let mut steering = start(&network, &experiment, &options(&dir));
-    for v6 in [false, true] {
-        let sessions = family(v6, 100_000);
-        let all: Vec<_> = sessions.iter().copied().collect();
-        for part in all.chunks(5_000) {
-            steering.renew().unwrap();
-            network.send(&network.server, part.iter().copied(), nothing);
+    let steering = Mutex::new(start(&network, &experiment, &options(&dir)));
+    renewed(&steering, || {
+        for v6 in [false, true] {
+            let sessions = family(v6, 100_000);
+            network.send(&network.server, sessions.iter().copied(), nothing);
+            let (a, b, packets) = network.take();
+            assert_eq!((packets, a.len() + b.len()), (sessions.len(), sessions.len()));
+            assert!(b == canary(&experiment, share("15%"), &sessions), "v6: {v6}");
         }
-        let (a, b, packets) = network.take();
-        assert_eq!((packets, a.len() + b.len()), (all.len(), all.len()));
-        assert!(b == canary(&experiment, share("15%"), &sessions), "v6: {v6}");
-    }
-    let observed = steering.observe().unwrap().unwrap();
+    });
+    let observed = steering.lock().unwrap().observe().unwrap().unwrap();
     assert_eq!(observed.packets.control + observed.packets.canary, 200_000);
     assert_eq!(observed.packets.held, 0);
 }
@@ -98,23 +116,24 @@ fn the_share_is_met_and_a_ramp_only_adds() {
         let from = network.sender(mode);
         let mut experiment = unhurried("10%");
         experiment.steer.mode = mode;
-        let mut steering = start(&network, &experiment, &options(&dir));
+        let steering = Mutex::new(start(&network, &experiment, &options(&dir)));
         let mut last = [Sessions::new(), Sessions::new()];
-        for percent in ["10%", "15%", "20%"] {
-            steering.ramp(share(percent)).unwrap();
-            for (sessions, last) in sessions.iter().zip(&mut last) {
-                steering.renew().unwrap();
-                let (_, b) = arms(&network, from, sessions, nothing);
-                let p = share(percent).fraction();
-                let (mean, deviation) = (f64::from(N) * p, (f64::from(N) * p * (1.0 - p)).sqrt());
-                let (low, high) = (mean - 2.576 * deviation, mean + 2.576 * deviation);
-                eprintln!("{mode:?} {percent}: {} of {N}, 99 % of draws within {low:.0} to {high:.0}", b.len());
-                assert!((low..=high).contains(&(b.len() as f64)));
-                assert!(last.is_subset(&b), "a ramp moved sessions to control");
-                *last = b;
+        renewed(&steering, || {
+            for percent in ["10%", "15%", "20%"] {
+                steering.lock().unwrap().ramp(share(percent)).unwrap();
+                for (sessions, last) in sessions.iter().zip(&mut last) {
+                    let (_, b) = arms(&network, from, sessions, nothing);
+                    let p = share(percent).fraction();
+                    let (mean, deviation) = (f64::from(N) * p, (f64::from(N) * p * (1.0 - p)).sqrt());
+                    let (low, high) = (mean - 2.576 * deviation, mean + 2.576 * deviation);
+                    eprintln!("{mode:?} {percent}: {} of {N}, 99 % of draws within {low:.0} to {high:.0}", b.len());
+                    assert!((low..=high).contains(&(b.len() as f64)));
+                    assert!(last.is_subset(&b), "a ramp moved sessions to control");
+                    *last = b;
+                }
             }
-        }
-        steering.rollback().unwrap();
+        });
+        steering.into_inner().unwrap().rollback().unwrap();
         let (a, b) = arms(&network, from, &sessions[0], nothing);
         assert_eq!((a.len(), b.len()), (N as usize, 0));
         if mode == Mode::Router {
@@ -143,7 +162,7 @@ fn no_session_changes_its_arm_under_steady_traffic_reloads_and_restarts() {
     let mut packets = 0;
     for mode in [Mode::Host, Mode::Router] {
         let from = network.sender(mode);
-        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let mut steerer = Steerer::unhurried(&network, mode, dir.path());
         let begin = Instant::now();
         let mut rounds = 0;
         while begin.elapsed() < steady() / 2 || rounds < 4 {
@@ -151,7 +170,7 @@ fn no_session_changes_its_arm_under_steady_traffic_reloads_and_restarts() {
             if rounds == 2 {
                 drop(steerer.child.stdin.take());
                 assert!(steerer.child.wait().unwrap().success());
-                steerer = Steerer::start(&network, mode, dir.path());
+                steerer = Steerer::unhurried(&network, mode, dir.path());
             }
             for (i, part) in all.chunks(100).enumerate() {
                 // Under way: our own map anew, everybody's tables flushed, and another table loaded.

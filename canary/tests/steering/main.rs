@@ -11,7 +11,7 @@ mod tunnel;
 mod way_back;
 mod wrong_arm;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use network::Network;
 use pathlab_canary::{
@@ -23,6 +23,8 @@ use pathlab_record::{Arm, SessionKey};
 
 const SEED: u32 = 0x5eed_0001;
 const LEASE_MS: u64 = 500;
+/// The longest lease, for what is not about leases: a machine that is emulated does not renew one in time.
+const UNHURRIED: Duration = Duration::from_secs(10);
 
 fn options(dir: &tempfile::TempDir) -> Options {
     options_in(dir.path())

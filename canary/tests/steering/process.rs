@@ -20,7 +20,7 @@ use pathlab_record::Arm;
 use pathlab_xdp::pacing::Claim;
 
 use crate::{
-    SEED, assigned, experiment,
+    LEASE_MS, SEED, UNHURRIED, assigned, experiment,
     network::{DELIVERED, Network, PORT, listener, sh},
     options_in, share,
 };
@@ -40,6 +40,8 @@ fn controller_entry() {
     let options = options_in(&PathBuf::from(std::env::var("PLST_DIR").unwrap()));
     let netns = std::env::var("PLST_NETNS").unwrap();
     let mut experiment = experiment("15%");
+    let lease = std::env::var("PLST_LEASE").unwrap().parse().unwrap();
+    experiment.steer.lease = jiff::SignedDuration::from_millis(lease);
     experiment.steer.mode = if std::env::var("PLST_MODE").unwrap() == "router" { Mode::Router } else { Mode::Host };
     in_netns(Some(&netns), || {
         let controller = Controller::start(&experiment, SEED, &options).unwrap();
@@ -67,10 +69,20 @@ pub(crate) struct Steerer {
 
 impl Steerer {
     pub(crate) fn start(network: &Network, mode: Mode, dir: &Path) -> Self {
+        Self::start_with(network, mode, dir, Duration::from_millis(LEASE_MS))
+    }
+
+    /// With a lease that has no part in what happens.
+    pub(crate) fn unhurried(network: &Network, mode: Mode, dir: &Path) -> Self {
+        Self::start_with(network, mode, dir, UNHURRIED)
+    }
+
+    fn start_with(network: &Network, mode: Mode, dir: &Path, lease: Duration) -> Self {
         let mode = if mode == Mode::Router { "router" } else { "host" };
         let mut child = Command::new("/proc/self/exe")
             .args(["--ignored", "--exact", "process::controller_entry", "--nocapture"])
             .envs([("PLST_NETNS", network.server.as_str()), ("PLST_DIR", dir.to_str().unwrap()), ("PLST_MODE", mode)])
+            .env("PLST_LEASE", lease.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -28,7 +28,7 @@ fn a_promotion_takes_everybody_over_from_a_running_experiment_and_has_its_own_wa
         experiment.steer.mode = mode;
         let from = network.sender(mode);
         let plan = Plan::new(&experiment, SEED).unwrap();
-        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let mut steerer = Steerer::unhurried(&network, mode, dir.path());
         let stream = Stream::start(&network, mode, false);
         stream.wait(1, 20);
         let done = in_netns(Some(&network.server), || Ok(promote(&plan, &options))).unwrap().unwrap();

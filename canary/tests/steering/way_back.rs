@@ -60,7 +60,7 @@ fn a_rollback_by_command_takes_milliseconds_and_loses_nothing() {
     let (mut calls, mut moves) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         let (mode, v6) = case(run);
-        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let mut steerer = Steerer::unhurried(&network, mode, dir.path());
         let stream = Stream::start(&network, mode, v6);
         stream.wait(B, 20);
         let event = Instant::now();
@@ -89,7 +89,7 @@ fn kill_9_moves_traffic_at_once_and_the_guardian_cleans_up_within_a_second() {
     let (mut moves, mut cleaned) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         let (mode, v6) = case(run);
-        let steerer = Steerer::start(&network, mode, dir.path());
+        let steerer = Steerer::unhurried(&network, mode, dir.path());
         let stream = Stream::start(&network, mode, v6);
         stream.wait(B, 20);
         assert_eq!(network.programs(), [1, 1]);
@@ -148,7 +148,7 @@ fn a_hung_steerer_is_killed_by_a_rollback() {
     }
     let (dir, network) = (tempfile::tempdir().unwrap(), Network::new());
     let before = network.state();
-    let steerer = Steerer::start(&network, Mode::Host, dir.path());
+    let steerer = Steerer::unhurried(&network, Mode::Host, dir.path());
     steerer.stop();
     assert!(rollback("test", &options(&dir)).unwrap().killed);
     assert_eq!(network.state(), before);
@@ -164,7 +164,7 @@ fn with_the_guardian_killed_too_what_is_left_is_inert_and_the_next_rollback_remo
     let options = options(&dir);
     let before = network.state();
     for mode in [Mode::Host, Mode::Router] {
-        let mut steerer = Steerer::start(&network, mode, dir.path());
+        let mut steerer = Steerer::unhurried(&network, mode, dir.path());
         let streams = [false, true].map(|v6| Stream::start(&network, mode, v6));
         streams.iter().for_each(|stream| stream.wait(B, 20));
         assert!(steerer.guardian.kill().unwrap());
