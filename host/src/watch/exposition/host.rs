@@ -28,6 +28,9 @@ pub(super) fn encode(families: &mut Families<'_>, whole: &Report, now: &Report) 
     families.gauge("alerts", "What is at its threshold or over it in the last interval", None, alerts)
 }
 
+/// Name, what it tells, its unit, and where it is in a report.
+type Column<'a> = (&'a str, &'a str, Unit, fn(&QdiscReport) -> u64);
+
 fn qdiscs(families: &mut Families<'_>, whole: &Report) -> fmt::Result {
     let each = || {
         whole.qdiscs.iter().map(|qdisc| {
@@ -43,7 +46,7 @@ fn qdiscs(families: &mut Families<'_>, whole: &Report) -> fmt::Result {
     families.gauge("qdisc_waiting", "Packets that wait in a qdisc", Some(&packets()), waiting)?;
     let octets = gauge(|qdisc| qdisc.waiting_octets.into());
     families.gauge("qdisc_backlog", "Octets that wait in a qdisc", Some(&Unit::Bytes), octets)?;
-    let columns: [(&str, &str, Unit, fn(&QdiscReport) -> u64); 5] = [
+    let columns: [Column<'_>; 5] = [
         ("qdisc_left", "Packets that left a qdisc", packets(), |qdisc| qdisc.packets),
         ("qdisc_left", "Octets that left a qdisc", Unit::Bytes, |qdisc| qdisc.octets),
         ("qdisc_dropped", "Packets that a qdisc gave up", packets(), |qdisc| qdisc.drops.into()),
