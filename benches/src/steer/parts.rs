@@ -60,9 +60,12 @@ pub(super) enum Part {
     MarkedEarly,
 }
 
-/// By mode and part, then family, arm and round: nanoseconds a packet.
+/// Nanoseconds a packet by family, arm and round.
+type Figures = [[Vec<f64>; 2]; 2];
+
+/// By mode and part.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Parts(Vec<(Mode, Part, [[Vec<f64>; 2]; 2])>);
+pub(super) struct Parts(Vec<(Mode, Part, Figures)>);
 
 impl Part {
     const ALL: [Self; 15] = [

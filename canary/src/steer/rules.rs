@@ -196,7 +196,7 @@ fn beyond_cap(plan: &Plan) -> Rule {
     match (plan.key.from, plan.key.offset, plan.key.length) {
         // A payload that ends before the key is of no session, and there that rule stopped as well.
         (KeyFrom::Payload, Some(offset), Some(length)) => {
-            let least = UDP_HEADER as u16 + offset + u16::from(length);
+            let least = UDP_HEADER as u16 + offset + length;
             let mut expressions = vec![
                 Expression::Payload { base: Header::Transport, offset: 4, length: 2, to: VALUE },
                 Expression::AtLeast { register: VALUE, value: least.to_be_bytes().into() },

@@ -222,9 +222,16 @@ fn every_kind_of_key_is_hashed_as_the_analysis_does() {
         experiment.steer.mode = mode;
         (experiment.key.offset, experiment.key.length) = (Some(offset), Some(length));
         let payload = |session: &SocketAddr| format!("{session:-<60}").into_bytes();
-        let steering = start(&network, &experiment, &options(&dir));
+        let mut steering = start(&network, &experiment, &options(&dir));
         let (a, b) = arms(&network, network.sender(mode), &sessions, payload);
         proven(&steering, a.len(), &b);
+        // A packet that ends before its key is of no session: it stays on control and is counted on neither arm.
+        let sent = network
+            .send(network.sender(mode), sessions.iter().copied(), |_| vec![b'x'; usize::from(offset + length - 1)]);
+        let (_, strays, packets) = network.take();
+        assert_eq!((strays.len(), packets), (0, sent));
+        let counted = steering.observe().unwrap().unwrap().packets;
+        assert_eq!((counted.control, counted.canary, counted.held), (a.len() as u64, b.len() as u64, 0));
         steering.rollback().unwrap();
         let key = |session: &SocketAddr| payload(session)[usize::from(offset)..usize::from(offset + length)].to_vec();
         let on_canary = |session: &&SocketAddr| arm(bucket_of_bytes(SEED, &key(session)), share("50%")) == Arm::Canary;
