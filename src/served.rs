@@ -45,13 +45,23 @@ impl Served {
                 let _ = capabilities::drop_all_but(Keep::Nothing);
                 server.run(&text, &over)
             });
+            // also when it panics: the scope waits for the server
+            let end = RequestWhenDropped(&over);
             let ran = run();
-            over.request();
+            drop(end);
             let served = serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             let ran = ran?;
             served?;
             Ok(ran)
         })
+    }
+}
+
+struct RequestWhenDropped<'a>(&'a Stop);
+
+impl Drop for RequestWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.request();
     }
 }
 
@@ -66,5 +76,14 @@ mod tests {
         assert_eq!(address("0.0.0.0:1").map(|address| address.to_string()), Ok("0.0.0.0:1".into()));
         assert_eq!(address("localhost").unwrap_err(), "`localhost` is no address with a port, and no port");
         assert!(address("70000").is_err());
+    }
+
+    #[test]
+    fn what_panics_ends_its_server() {
+        let served = Served::bind(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).unwrap();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            served.during(String::new, || -> Result<()> { panic!("as a test") })
+        }));
+        assert!(panicked.is_err());
     }
 }

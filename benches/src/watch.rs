@@ -240,6 +240,9 @@ fn method(effort: &Effort, rounds: &[Vec<Round>; 2]) -> Vec<String> {
         "The watch is the program as users start it: it reads its maps once a second, and the kernel measures its programs for a tenth of the time, which is in the loss, too.".into(),
         format!("A run is the kernel's run_time_ns over run_cnt, its reading of the clock included. The watch missed {missed} events in all rounds."),
     ];
+    if cfg!(debug_assertions) {
+        lines.push("Generator and echo were built without optimisation, so that saturation comes earlier.".into());
+    }
     if let Some(lacks) = all().map(|watched| &watched.lacks).find(|lacks| !lacks.is_empty()) {
         lines.push(format!("Not watched on this host: {}.", lacks.join("; ")));
     }

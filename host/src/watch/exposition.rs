@@ -2,6 +2,7 @@
 
 mod families;
 mod host;
+mod queues;
 mod threads;
 
 use std::fmt;
@@ -53,6 +54,7 @@ impl Collector for Watched {
         let dropped = sockets().map(|(labels, queue)| (labels, queue.drops));
         families.counter("socket_dropped", help, &datagrams(), dropped)?;
         host::encode(&mut families, report, interval)?;
+        queues::encode(&mut families, report)?;
         threads::encode(&mut families, report, interval)?;
         families.overhead(&report.overhead)
     }
@@ -107,8 +109,9 @@ mod tests {
     use crate::{
         Meaning,
         watch::{
-            Alert, CadenceReport, Dropped, Histogram, Loss, ProcessorReport, QdiscReport, Refused, RingPressure,
-            SchedReport, ServerReport, SocketQueue, SoftirqReport, Stalls, ThreadReport, Throttling,
+            Alert, CadenceReport, Dropped, Histogram, Loss, Napi, NapiReport, ProcessorReport, QdiscReport, Refused,
+            RingPressure, SchedReport, ServerReport, SocketQueue, SoftirqReport, Sojourn, SojournReport, Stalls,
+            ThreadReport, Throttling,
         },
     };
 
@@ -276,12 +279,31 @@ mod tests {
             stalls: Some(Stalls { length: durations(), last: vec![] }),
             quiet: 2_000_000_000,
         };
-        let thread =
-            ThreadReport { process: 7, thread: 8, name: None, runs: 4, preempted: 1, wait: durations(), waiting: None };
+        let thread = ThreadReport {
+            process: 7,
+            thread: 8,
+            name: None,
+            runs: 4,
+            preempted: 1,
+            wait: durations(),
+            waiting: Some(5_000_000_000),
+        };
+        let sojourn = Sojourn { interface: "eth0".into(), queue: 3, nanoseconds: durations(), unmatched: 2 };
+        let napi = Napi {
+            interface: "eth0".into(),
+            id: 257,
+            rx_queue: None,
+            polls: 7,
+            packets: 90,
+            exhausted: 2,
+            by_packets: [0, 5, 0, 0, 0, 0, 0, 2, 0],
+        };
         let report = Report {
             softirqs: Some(vec![softirq(0), softirq(1)]),
             sched: Some(SchedReport { threads: vec![thread], uncounted: 2 }),
             cadence: Some(CadenceReport { period: 1, threshold: 2, servers: vec![server], uncounted: 3 }),
+            sojourn: Some(SojournReport { queues: vec![sojourn], untracked: 4, uncounted: 5 }),
+            napi: Some(NapiReport { napis: vec![napi], uncounted: 6 }),
             ..Report::default()
         };
         let of_server = "{process=\"7\",thread=\"8\",name=\"ga\\\"me\",port=\"27015\"}";
@@ -294,11 +316,18 @@ mod tests {
                 "pathlab_watch_softirq_wait_seconds_bucket{le=\"+Inf\",vector=\"NET_RX\"} 6",
                 "pathlab_watch_thread_wait_seconds_sum{process=\"7\",thread=\"8\",name=\"\"} 0.006001",
                 "pathlab_watch_thread_preempted_times_total{process=\"7\",thread=\"8\",name=\"\"} 1",
+                "pathlab_watch_thread_waiting_seconds{process=\"7\",thread=\"8\",name=\"\"} 5.0",
                 "pathlab_watch_thread_uncounted_events_total 2",
                 &format!("pathlab_watch_server_regular_ratios{of_server} 0.75"),
                 &format!("pathlab_watch_server_quiet_seconds{of_server} 2.0"),
                 &format!("pathlab_watch_server_stall_seconds_count{of_server} 3"),
                 "pathlab_watch_server_uncounted_calls_total 3",
+                "pathlab_watch_sojourn_seconds_count{interface=\"eth0\",queue=\"3\"} 3",
+                "pathlab_watch_sojourn_unmatched_packets_total{interface=\"eth0\",queue=\"3\"} 2",
+                "pathlab_watch_sojourn_untracked_packets_total 4",
+                "pathlab_watch_napi_polls_total{interface=\"eth0\",napi=\"257\",queue=\"\"} 7",
+                "pathlab_watch_napi_exhausted_polls_total{interface=\"eth0\",napi=\"257\",queue=\"\"} 2",
+                "pathlab_watch_napi_size_polls_total{interface=\"eth0\",napi=\"257\",queue=\"\",from_packets=\"64\"} 2",
             ],
         );
         assert!(text.contains("pathlab_watch_thread_wait_seconds_bucket{le=\"0.004194304\""), "{text}");

@@ -1,4 +1,4 @@
-//! Nothing stays in the kernel of a watch that was killed.
+//! Nothing stays in the kernel of a watch that was killed, no program and no map.
 
 use std::{
     collections::BTreeSet,
@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::loaded_programs;
+use aya::{maps::loaded_maps, programs::loaded_programs};
 use pathlab_guard::privilege::root_or_skip;
-use pathlab_host::watch::{Watch, WatchOptions};
+use pathlab_host::watch::{Tick, Watch, WatchOptions};
 
 const WATCHING: &str = "the programs are in the kernel";
 
@@ -27,15 +27,16 @@ fn kill_minus_nine_takes_the_programs_along() {
         .expect("this program");
     let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let told = lines.map_while(Result::ok).any(|line| line.contains(WATCHING));
-    let theirs = programs_of(child.id());
+    let theirs = KINDS.map(|kind| ids_of(child.id(), kind));
     let there = loaded();
     child.kill().expect("a child");
     child.wait().expect("a child");
     assert!(told, "the watch did not begin");
-    assert!(theirs.len() >= 5, "the programs of drops and softirqs, and what else needs no option: {theirs:?}");
-    assert!(theirs.is_subset(&there), "{theirs:?} of {there:?}");
+    let [programs, maps] = &theirs;
+    assert!(programs.len() >= 10 && maps.len() >= 6, "those of every part: {theirs:?}");
+    assert!(programs.is_subset(&there[0]) && maps.is_subset(&there[1]), "{theirs:?} of {there:?}");
     let deadline = Instant::now() + Duration::from_secs(10);
-    while !theirs.is_disjoint(&loaded()) {
+    while theirs.iter().zip(loaded()).any(|(theirs, loaded)| !theirs.is_disjoint(&loaded)) {
         assert!(Instant::now() < deadline, "still loaded after 10 s: {theirs:?}");
         std::thread::yield_now();
     }
@@ -48,20 +49,31 @@ fn watches_until_it_is_told() {
     if !root_or_skip("killed::watches_until_it_is_told") {
         return;
     }
-    let watch = Watch::begin(&WatchOptions::default()).expect("a watch");
-    assert_eq!(watch.lacks(), [""; 0]);
+    let options = WatchOptions {
+        processes: vec![std::process::id()],
+        tick: Some(Tick { hertz: 60.0, stall: Tick::STALL, port: None }),
+        ..WatchOptions::default()
+    };
+    let watch = Watch::begin(&options).expect("a watch");
+    // in a PID namespace threads are not watched
+    assert!(watch.lacks().iter().all(|lack| lack.starts_with("threads: ")), "{:?}", watch.lacks());
     println!("{WATCHING}");
     stdin().read_line(&mut String::new()).expect("an end of the input");
 }
 
-/// The kernel's numbers of the programs to which a process has a descriptor.
-fn programs_of(process: u32) -> BTreeSet<u32> {
+/// What the kernel numbers, as fdinfo calls the number.
+const KINDS: [&str; 2] = ["prog_id:", "map_id:"];
+
+/// The kernel's numbers of what a process has a descriptor of.
+fn ids_of(process: u32, kind: &str) -> BTreeSet<u32> {
     let infos = fs::read_dir(format!("/proc/{process}/fdinfo")).expect("a process").flatten();
     let texts = infos.filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    texts.filter_map(|text| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())).collect()
+    texts.filter_map(|text| text.lines().find_map(|line| line.strip_prefix(kind)?.trim().parse().ok())).collect()
 }
 
-fn loaded() -> BTreeSet<u32> {
+/// Programs and maps.
+fn loaded() -> [BTreeSet<u32>; 2] {
     // one that goes while the list is read is not among them any more
-    loaded_programs().filter_map(Result::ok).map(|info| info.id()).collect()
+    let programs = loaded_programs().filter_map(Result::ok).map(|info| info.id()).collect();
+    [programs, loaded_maps().filter_map(Result::ok).map(|info| info.id()).collect()]
 }

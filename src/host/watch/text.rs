@@ -102,7 +102,13 @@ fn overhead(overhead: &[Overhead]) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use pathlab_host::watch::{DropReport, Dropped, Refused, SocketQueue};
+    use pathlab_host::{
+        Meaning,
+        watch::{
+            Alert, DropReport, Dropped, Loss, Napi, NapiReport, ProcessorReport, QdiscReport, Refused, RingPressure,
+            SocketQueue, Throttling,
+        },
+    };
 
     use super::*;
 
@@ -186,5 +192,114 @@ dropped              81 ns            0.02 %       0
             assert!(screen.lines().count() <= lines.max(5), "{lines}:\n{screen}");
             assert_eq!(screen.contains("taller terminal"), screen.lines().count() < all, "{lines}:\n{screen}");
         }
+    }
+
+    fn pressed() -> Report {
+        let qdisc = |kind: &str, handle: &str, parent: &str| QdiscReport {
+            interface: "eth0".into(),
+            kind: kind.into(),
+            handle: handle.into(),
+            parent: parent.into(),
+            waiting: 240,
+            waiting_octets: 24_000,
+            packets: 90,
+            octets: 9_000,
+            drops: 7,
+            overlimits: 50,
+            requeues: 1,
+        };
+        let loss = Loss {
+            counter: "rx_missed".into(),
+            queue: Some(3),
+            meaning: Some(Meaning::RingFull),
+            packets: 8,
+            rate: 4.0,
+        };
+        let processor = |processor, stolen| ProcessorReport {
+            processor,
+            stolen,
+            busy: 0.5,
+            softirq: 0.25,
+            squeezed: 0,
+            backlog_drops: 0,
+        };
+        let napi = Napi {
+            interface: "eth0".into(),
+            id: 257,
+            rx_queue: Some(3),
+            polls: 200,
+            packets: 9_000,
+            exhausted: 50,
+            by_packets: [0; 9],
+        };
+        Report {
+            seconds: 2.0,
+            qdiscs: vec![qdisc("tbf", "1:", "root"), qdisc("pfifo", "2:", "1:1")],
+            rings: vec![RingPressure {
+                interface: "eth0".into(),
+                driver: Some("ixgbe".into()),
+                rx_ring: Some(256),
+                tx_ring: None,
+                losses: vec![loss],
+            }],
+            processors: vec![processor(0, 0.25), processor(1, 0.0)],
+            throttling: vec![Throttling {
+                cgroup: "/sys/fs/cgroup/game".into(),
+                processes: vec![7],
+                periods: 20,
+                throttled: 5,
+                seconds: 0.5,
+            }],
+            napi: Some(NapiReport { napis: vec![napi], uncounted: 0 }),
+            alerts: vec![
+                Alert::Losses {
+                    interface: "eth0".into(),
+                    queue: Some(3),
+                    counter: "rx_missed".into(),
+                    meaning: Meaning::RingFull,
+                    rate: 4.0,
+                    threshold: 1.0,
+                },
+                Alert::Waiting {
+                    interface: "eth0".into(),
+                    kind: "tbf".into(),
+                    handle: "1:".into(),
+                    parent: "root".into(),
+                    packets: 240,
+                    threshold: 100,
+                },
+            ],
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn alerts_come_first_and_each_part_of_the_host_has_its_section() {
+        let wanted = "\
+2.0 s   eth0
+
+! eth0 queue 3 loses 4 packets a second: no descriptor was free: the ring is too short for the burst, or its CPU too slow (rx_missed)
+! eth0: 240 packets wait in tbf 1:
+
+control group        periods  withheld: a second     all
+/sys/fs/cgroup/game  5 of 20              250 ms  500 ms
+
+qdisc           waiting  given up  held back  returned
+eth0 tbf 1:         240         7         50         1
+  1:1 pfifo 2:      240         7         50         1
+
+card lost       counter        why  a second  all
+eth0 queue 3  rx_missed  ring full         4    8
+
+receive queue  polls a second  packets  budget used up
+eth0 queue 3              100     4500         25.00 %
+
+processor   stolen     busy  softirq  out of budget  backlog drops
+CPU 0      25.00 %  50.00 %  25.00 %              0              0
+";
+        assert_eq!(whole("eth0", &pressed()), wanted);
+        let screen = live("eth0", &pressed(), &pressed(), usize::MAX);
+        assert!(screen.contains("! eth0 queue 3 loses 4 packets a second: ring full (rx_missed)\n"), "{screen}");
+        assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     }
 }

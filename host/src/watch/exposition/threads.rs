@@ -13,6 +13,10 @@ pub(super) fn encode(families: &mut Families<'_>, whole: &Report, now: &Report) 
     }
     if let Some(sched) = &whole.sched {
         of_threads(families, &sched.threads)?;
+        let threads = now.sched.iter().flat_map(|sched| &sched.threads);
+        let waiting = threads.filter_map(|of| Some((labels_of_thread(of), seconds(of.waiting?))));
+        let help = "For how long a thread can run and does not, at this moment";
+        families.gauge("thread_waiting", help, Some(&Unit::Seconds), waiting)?;
         let help = "Wake-ups and switches of threads that have no room in the table";
         families.counter("thread_uncounted", help, &other("events"), [([], sched.uncounted)])?;
     }
@@ -48,19 +52,18 @@ fn of_softirqs(families: &mut Families<'_>, softirqs: &[SoftirqReport]) -> fmt::
 }
 
 fn of_threads(families: &mut Families<'_>, threads: &[ThreadReport]) -> fmt::Result {
-    let each = || {
-        threads.iter().map(|of| {
-            let [process, thread] = [of.process, of.thread].map(|number| number.to_string());
-            let labels: Labels<3> = [("process", process), ("thread", thread), ("name", named(of.name.as_ref()))];
-            (labels, of)
-        })
-    };
+    let each = || threads.iter().map(|of| (labels_of_thread(of), of));
     let help = "How long a thread could run and did not";
     families.histogram("thread_wait", help, each().map(|(labels, of)| (labels, of.wait.clone())))?;
     let help = "Times that a thread got a processor";
     families.counter("thread_run", help, &other("times"), each().map(|(labels, of)| (labels, of.runs)))?;
     let help = "Times that a thread lost its processor while it could still run";
     families.counter("thread_preempted", help, &other("times"), each().map(|(labels, of)| (labels, of.preempted)))
+}
+
+fn labels_of_thread(of: &ThreadReport) -> Labels<3> {
+    let [process, thread] = [of.process, of.thread].map(|number| number.to_string());
+    [("process", process), ("thread", thread), ("name", named(of.name.as_ref()))]
 }
 
 fn labels_of_server(of: &ServerReport) -> Labels<4> {

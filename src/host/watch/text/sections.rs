@@ -2,12 +2,13 @@
 
 mod host;
 mod packets;
+mod queues;
 mod threads;
 
-use pathlab_host::watch::Report;
+use pathlab_host::watch::{Histogram, Report};
 
 use super::View;
-use crate::report::Table;
+use crate::report::{Table, span};
 
 /// Those in which something happened.
 pub(super) fn of(view: &View<'_>) -> Vec<String> {
@@ -18,8 +19,10 @@ pub(super) fn of(view: &View<'_>) -> Vec<String> {
         threads::ticks,
         threads::run_queues,
         host::throttling,
+        queues::sojourns,
         host::qdiscs,
         host::rings,
+        queues::polls,
         host::processors,
         threads::softirqs,
         packets::counters,
@@ -40,6 +43,16 @@ fn now(name: &str) -> Head<'_> {
 
 fn rate(count: u64, of: &Report) -> String {
     format!("{:.0}", count as f64 / of.seconds.max(1e-9))
+}
+
+/// As the other screens have it.
+fn quantile(histogram: Option<&Histogram>, level: f64) -> String {
+    let bucket = histogram.and_then(|histogram| histogram.quantile(level));
+    bucket.map_or_else(|| "–".to_owned(), |bucket| span(bucket.middle()))
+}
+
+fn longest(histogram: &Histogram) -> String {
+    histogram.max().map_or_else(|| "–".to_owned(), |bucket| span(bucket.middle()))
 }
 
 /// A table with so many rows as there is room for, and how many there would be; `None` of none.

@@ -4,21 +4,11 @@ use std::collections::BTreeMap;
 
 use pathlab_host::watch::{Histogram, ServerReport, SoftirqReport, ThreadReport};
 
-use super::{View, all, now, table};
+use super::{View, all, longest, now, quantile, table};
 use crate::report::span;
 
 /// A thread is told that waits for so many nanoseconds already.
 const LONG: u64 = 10_000_000;
-
-/// As the other screens have it.
-fn quantile(histogram: Option<&Histogram>, level: f64) -> String {
-    let bucket = histogram.and_then(|histogram| histogram.quantile(level));
-    bucket.map_or_else(|| "–".to_owned(), |bucket| span(bucket.middle()))
-}
-
-fn longest(histogram: &Histogram) -> String {
-    histogram.max().map_or_else(|| "–".to_owned(), |bucket| span(bucket.middle()))
-}
 
 fn named(name: Option<&String>, thread: u32) -> String {
     name.map_or_else(|| format!("thread {thread}"), |name| format!("{name} {thread}"))
