@@ -64,7 +64,7 @@ enum View {
 /// All chains, those that others lead to first.
 pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
     let chain = |name: &str, rules| Chain { name: name.to_owned(), base: None, rules };
-    let mut chains = vec![chain(CONTROL, vec![count_control(plan)]), chain(CANARY, vec![gate(), count(HELD)])];
+    let mut chains = vec![chain(CANARY, vec![gate(), count(HELD)])];
     let families = || plan.paths.iter().map(|path| path.family);
     if plan.mode == Mode::Host {
         chains.extend(families().map(|family| chain(&with_family(COUNTED, family), counted(plan, family))));
@@ -158,7 +158,7 @@ fn assignment(plan: &Plan, view: View) -> Chain {
     if plan.include.is_empty() || !included.is_empty() {
         rules.push(assign(plan, view));
         if let View::Own(_) = view {
-            rules.push(beyond_cap(plan));
+            rules.push(stays(plan));
         }
     }
     Chain { name: view.chain(), base: None, rules }
@@ -190,8 +190,8 @@ fn assign(plan: &Plan, view: View) -> Rule {
     Rule { text: format!("{bucket} < {cap} {bucket} vmap @{BUCKET_ARM}"), expressions }
 }
 
-/// Counts the control packets that the rule before did not lead on.
-fn beyond_cap(plan: &Plan) -> Rule {
+/// Counts the packets that the rule before did not lead on: those of control sessions.
+fn stays(plan: &Plan) -> Rule {
     let Rule { text, expressions: counted } = count(CONTROL);
     match (plan.key.from, plan.key.offset, plan.key.length) {
         // A payload that ends before the key is of no session, and there that rule stopped as well.
@@ -285,17 +285,6 @@ fn too_fast(a_second: u32) -> Rule {
     Rule {
         text: format!("limit rate over {a_second}/second burst {burst} packets counter name \"{TOO_FAST}\""),
         expressions: vec![Expression::Over { a_second, burst }, Expression::Counter { name: TOO_FAST.to_owned() }],
-    }
-}
-
-/// Counts the packets of control sessions, not the ICMP errors about them that come here in host mode.
-fn count_control(plan: &Plan) -> Rule {
-    let Rule { text, expressions } = count(CONTROL);
-    match plan.mode {
-        Mode::Host => {
-            Rule { text: format!("meta l4proto udp {text}"), expressions: [&is_l4(UDP)[..], &expressions].concat() }
-        }
-        Mode::Router => Rule { text, expressions },
     }
 }
 

@@ -5,20 +5,21 @@
 //!          jhash            bucket_arm                    canary_gate
 //! packet ─────────► bucket ──┬───────► chain canary ──┬─────────────► chain steered: count, set the mark
 //!                   0..9999  │ interval               │ leased, one for each family
-//!                            └───────► chain control  └ no element: the gate is shut, count as held, no mark
+//!                            └ no element: control,   └ no element: the gate is shut, count as held, no mark
+//!                              count
 //! ```
 //!
 //! A bucket that no share up to `cap_share` reaches is not looked up: it is control's. Every other packet takes the same
-//! few look-ups, whatever the number of sessions. The elements of `canary_gate` carry a
-//! timeout: when nobody renews them the kernel removes them, and the arm's packets fall through without a mark. Bits of
-//! the mark outside the mask are left as they are.
+//! few look-ups, whatever the number of sessions. The elements of `canary_gate` carry a timeout: when nobody renews them
+//! the kernel removes them, and the arm's packets fall through without a mark. Bits of the mark outside the mask are left
+//! as they are.
 //!
 //! The maps lead to chains and not to numbers that the next map takes up: nft 1.0.6, the one of Debian 12, aborts when
 //! it lists a map of a map. For the same reason the gate is looked up by the packet's family, which nft can name, one
 //! element each.
 
 use pathlab_guard::Family;
-use pathlab_record::{Arm, Prefix};
+use pathlab_record::Prefix;
 
 use super::{
     nfnetlink::{BaseChain, Batch, Data, Element, Set, Type, Verdict},
@@ -134,19 +135,11 @@ pub(crate) fn experiment_of(comment: &str) -> &str {
     comment.strip_prefix("pathlab canary ").unwrap_or(comment)
 }
 
-fn arm_intervals(share: Share) -> impl Iterator<Item = (Arm, u16, u16)> {
-    let edge = share.buckets();
-    [(Arm::Canary, 0, edge), (Arm::Control, edge, Share::BUCKETS)].into_iter().filter(|(_, from, to)| from < to)
-}
-
+/// The buckets of the canary arm; all others are control's. One interval is searched faster than one for each arm.
 /// Keys of an interval map are compared byte for byte, so they are big-endian.
 fn bucket_arm(share: Share) -> Vec<Element> {
-    arm_intervals(share)
-        .flat_map(|(arm, from, to)| {
-            let [from, to] = [from, to].map(|bucket| u32::from(bucket).to_be_bytes());
-            [Element::with(from, goto(chain_of(arm))), Element::end(to)]
-        })
-        .collect()
+    let [from, to] = [0, share.buckets()].map(|bucket| u32::from(bucket).to_be_bytes());
+    vec![Element::with(from, goto(CANARY)), Element::end(to)]
 }
 
 fn open_gate(plan: &Plan) -> Vec<Element> {
@@ -161,16 +154,7 @@ fn goto(chain: &str) -> Data {
     Data::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
-fn chain_of(arm: Arm) -> &'static str {
-    match arm {
-        Arm::Control => CONTROL,
-        Arm::Canary => CANARY,
-    }
-}
-
 fn sets(plan: &Plan) -> Vec<Filled> {
-    let intervals = arm_intervals(plan.share)
-        .map(|(arm, from, to)| format!("{from:#010x}-{:#010x} : goto {}", to - 1, chain_of(arm)));
     let gates = plan.paths.iter().map(|path| {
         let (family, lease) = (path.family, plan.lease.as_millis());
         format!("{} timeout {lease}ms : goto {}", proto_name(family), with_family(STEERED, family))
@@ -186,7 +170,11 @@ fn sets(plan: &Plan) -> Vec<Filled> {
     let mut sets = vec![
         Filled {
             set: Set { interval: true, ..verdict_map(BUCKET_ARM, Type::MARK) },
-            text: format!("type mark : verdict; flags interval; elements = {{ {} }}", joined(intervals)),
+            text: format!(
+                "type mark : verdict; flags interval; elements = {{ {:#010x}-{:#010x} : goto {CANARY} }}",
+                0,
+                plan.share.buckets() - 1
+            ),
             elements: bucket_arm(plan.share),
         },
         Filled {
