@@ -117,6 +117,7 @@ fn a_burst_is_queued_dropped_and_paced_exactly() {
     let (client, server) = (bind(&lab, "left", "192.0.2.1:0"), bind(&lab, "right", "192.0.2.2:7"));
     client.connect("192.0.2.2:7").expect("connected");
     // 1,500 bytes with their headers
+    let begun = Instant::now();
     for number in 0..20_u8 {
         client.send(&[number; 1458]).expect("send");
     }
@@ -126,21 +127,30 @@ fn a_burst_is_queued_dropped_and_paced_exactly() {
         server.recv(&mut buffer).expect("eleven of them");
         came.push((buffer[0], Instant::now()));
     }
+    // Where the sender was held up there are more: one every 1.2 ms.
+    server.set_read_timeout(Some(Duration::from_millis(500))).expect("a socket");
+    while server.recv(&mut buffer).is_ok() {
+        came.push((buffer[0], Instant::now()));
+    }
     let numbers: Vec<u8> = came.iter().map(|(number, _)| *number).collect();
     let grade = lab.stop_wire().expect("played on").expect("a wire");
     let left = grade.directions.iter().find(|direction| direction.node == "left").expect("its direction");
     // All twenty came within a fraction of the 1.2 ms that one takes, or the sender was held up.
     if left.count.overflowed == 9 {
         assert_eq!(numbers, (0..11).collect::<Vec<u8>>());
-        let span = came[10].1 - came[0].1;
-        eprintln!("eleven packets in {span:?}, 12 ms expected");
+        let span = came[10].1 - begun;
+        eprintln!("eleven packets in {span:?}, 13.2 ms expected");
+        // Whoever is held up sees a packet late, and none early.
+        assert!(span > Duration::from_millis(13), "{span:?}");
         if !invalid(&grade) {
-            assert!(span > Duration::from_millis(11) && span < Duration::from_millis(14), "{span:?}");
+            assert!(came[10].1 - came[0].1 < Duration::from_millis(14), "{came:?}");
         }
     } else {
         eprintln!("the sender was held up: {:?}", left.count);
     }
-    assert_eq!(left.count.sent + left.count.overflowed, 20, "every packet has one fate");
+    // Router solicitations and their like may come on top.
+    let (arrived, lost) = (came.len() as u64, 20 - came.len() as u64);
+    assert!(left.count.sent >= arrived && left.count.overflowed >= lost, "every packet has one fate: {left:?}");
 }
 
 #[test]
