@@ -189,7 +189,7 @@ def without_test_nic(kernel: Kernel, chosen: list, total: Sum):
 
 def play(kernel: str, wanted: list, arguments, total: Sum):
     """Runs tests, or a command, in one guest."""
-    named = bool(arguments.tests) and not arguments.whole
+    named = bool(arguments.tests or arguments.command) and not arguments.whole
     chosen = [] if arguments.command else select(programs(arguments.programs), wanted)
     if not named and arguments.whole:
         without(PLAN["whole_without"], chosen)
