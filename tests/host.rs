@@ -1,9 +1,14 @@
 //! `pathlab host` as a user meets it: with and without rights, live and from a capture, and what it says to wrong wishes.
 
-use std::{fs, os::unix::process::CommandExt, process::Command};
+use std::process::Command;
 
 use pathlab_guard::privilege::root_or_skip;
 use serde_json::Value;
+
+#[path = "support/nobody.rs"]
+mod nobody;
+
+use nobody::as_nobody;
 
 fn pathlab() -> Command {
     Command::new(env!("CARGO_BIN_EXE_pathlab"))
@@ -14,19 +19,7 @@ fn without_rights_what_can_be_read_is_read_and_the_rest_says_why() {
     if !root_or_skip("without_rights_what_can_be_read_is_read_and_the_rest_says_why") {
         return;
     }
-    // nobody may not be able to walk to where the program was built
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("pathlab");
-    fs::copy(env!("CARGO_BIN_EXE_pathlab"), &program).unwrap();
-    for path in [folder.path(), &program] {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    }
-    let ran = Command::new(&program)
-        .args(["host", "audit", "--iface", "lo", "--window", "10ms", "--json"])
-        .uid(65_534)
-        .gid(65_534)
-        .output()
-        .unwrap();
+    let ran = as_nobody(&["host", "audit", "--iface", "lo", "--window", "10ms", "--json"]);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let audit: Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!(audit["schema"], "pathlab.host/1");

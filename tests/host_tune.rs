@@ -4,19 +4,21 @@
 #[path = "support/isolation.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod isolation;
+#[path = "support/nobody.rs"]
+mod nobody;
 #[path = "support/waiting.rs"]
 mod waiting;
 
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
 use isolation::isolated;
+use nobody::as_nobody;
 use pathlab_guard::privilege::{root_or_skip, skip};
 use serde_json::Value;
 use waiting::within;
@@ -398,15 +400,8 @@ fn without_rights_it_plans_and_changes_nothing() {
     if !root_or_skip("without_rights_it_plans_and_changes_nothing") {
         return;
     }
-    // nobody may not be able to walk to where the program was built
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("pathlab");
-    fs::copy(env!("CARGO_BIN_EXE_pathlab"), &program).unwrap();
-    for path in [folder.path(), Path::new(&program)] {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    }
     let ran = |arguments: &[&str]| {
-        let ran = Command::new(&program).arg("host").args(arguments).uid(65_534).gid(65_534).output().unwrap();
+        let ran = as_nobody(&[&["host"], arguments].concat());
         (ran.status.code(), String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap())
     };
     let change = "echo 12345 > /sys/class/net/lo/gro_flush_timeout";

@@ -5,24 +5,30 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpStream, UdpSocket},
-    os::unix::{fs::MetadataExt, net::UnixDatagram, process::CommandExt},
+    os::unix::{fs::MetadataExt, net::UnixDatagram},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use isolation::{isolated, pathlab};
+use nobody::as_nobody;
 use openmetrics::Exposition;
 use pathlab_guard::privilege::{root_or_skip, skip};
 use serde_json::{Map, Value};
+use waiting::within;
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "support/isolation.rs"]
 mod isolation;
+#[path = "support/nobody.rs"]
+mod nobody;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../reflector/tests/support/openmetrics.rs"]
 mod openmetrics;
+#[path = "support/waiting.rs"]
+mod waiting;
 
 const FORMATS: &str = include_str!("../docs/formats.md");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -143,20 +149,19 @@ fn the_metrics_are_those_of_the_lines() {
     let place = tempfile::tempdir().unwrap();
     let child = watching(place.path(), "--every 50ms --metrics 9371 --json");
     lose();
-    let deadline = Instant::now() + PATIENCE;
     let total = "pathlab_watch_dropped_packets_total";
-    let scraped = loop {
+    let mut scraped = None;
+    within(PATIENCE, || {
         let mut stream = TcpStream::connect("127.0.0.1:9371").unwrap();
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        let scraped = Exposition::parse(text.split_once("\r\n\r\n").expect("headers").1);
-        if scraped.find(total, &[("reason", "NO_SOCKET"), ("interface", "lo")]) == Some(TO_NOBODY as f64) {
-            break scraped;
-        }
-        assert!(Instant::now() < deadline, "{text}");
-        std::thread::sleep(Duration::from_millis(10));
-    };
+        let told = Exposition::parse(text.split_once("\r\n\r\n").expect("headers").1);
+        let all = told.find(total, &[("reason", "NO_SOCKET"), ("interface", "lo")]) == Some(TO_NOBODY as f64);
+        scraped = Some(told);
+        all
+    });
+    let scraped = scraped.expect("it was within");
     let lines = lines(&ended(child, "INT"));
     let whole = lines.last().expect("lines");
     let refused = dropped(whole, "SOCKET_RCVBUFF") as f64;
@@ -175,26 +180,14 @@ fn without_rights_counters_are_read_and_the_rest_says_why() {
     if !root_or_skip("without_rights_counters_are_read_and_the_rest_says_why") {
         return;
     }
-    // nobody may not be able to walk to where the program was built
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("pathlab");
-    fs::copy(env!("CARGO_BIN_EXE_pathlab"), &program).unwrap();
-    for path in [folder.path(), &program] {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    }
-    let ran = Command::new(&program)
-        .args(["host", "watch", "--duration", "200ms", "--every", "100ms", "--json"])
-        .uid(65_534)
-        .gid(65_534)
-        .output()
-        .unwrap();
+    let ran = as_nobody(&["host", "watch", "--duration", "200ms", "--every", "100ms", "--json"]);
     let lines = lines(&ran);
     let whole = lines.last().expect("lines");
     assert_eq!(whole["window"], "whole");
     assert!(!whole.contains_key("drops"), "nobody may load no program: {whole:?}");
     assert!(whole.contains_key("counters") && whole.contains_key("sockets"));
     let lacks = whole["lacks"].as_array().unwrap();
-    let why = "no program may be loaded into the kernel without CAP_BPF and CAP_PERFMON, so only counters are read: run it as root";
+    let why = "no program may be loaded into the kernel without CAP_BPF and CAP_PERFMON, so only what procfs and netlink tell is read: run it as root";
     assert!(lacks.iter().any(|lack| lack == why), "{lacks:?}");
     assert!(String::from_utf8_lossy(&ran.stderr).contains(why));
 }

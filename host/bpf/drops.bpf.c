@@ -66,14 +66,6 @@ struct {
 	__type(value, u64);
 } DROPS_COUNTED SEC(".maps");
 
-static INLINE void count(u32 place)
-{
-	u64 *counter = bpf_map_lookup_elem(&DROPS_COUNTED, &place);
-
-	if (counter)
-		__sync_fetch_and_add(counter, 1);
-}
-
 static INLINE void count_drop(u32 reason, u32 interface)
 {
 	struct dropped key = { reason, interface };
@@ -83,7 +75,7 @@ static INLINE void count_drop(u32 reason, u32 interface)
 	if (counter)
 		++*counter;
 	else if (bpf_map_update_elem(&DROPS, &key, &one, 0))
-		count(NO_ROOM);
+		count_in(&DROPS_COUNTED, NO_ROOM);
 }
 
 SEC("tp_btf/kfree_skb")
@@ -110,7 +102,7 @@ int dropped(u64 *context)
 			netns = netns_of(skb->sk);
 	}
 	if (!netns) {
-		count(UNPLACED);
+		count_in(&DROPS_COUNTED, UNPLACED);
 		return 0;
 	}
 	if (netns == NETNS && is_watched(interface))
@@ -140,7 +132,7 @@ int refused(u64 *context)
 	refused = bpf_map_lookup_elem(&RECEIVERS, &key);
 	if (!refused) {
 		if (bpf_map_update_elem(&RECEIVERS, &key, &first, BPF_NOEXIST))
-			count(NO_ROOM);
+			count_in(&DROPS_COUNTED, NO_ROOM);
 		refused = bpf_map_lookup_elem(&RECEIVERS, &key);
 	}
 	if (!refused)

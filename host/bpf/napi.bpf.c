@@ -51,11 +51,11 @@ SEC("tp_btf/napi_poll")
 int polled(u64 *context)
 {
 	struct napi_struct *napi = (void *)context[0];
-	u32 work = context[1], budget = context[2], zero = 0;
+	u32 work = context[1], budget = context[2];
 	struct net_device *device = napi->dev;
 	struct polls first = {}, *polls;
 	struct poller poller;
-	u64 *uncounted, bin;
+	u64 bin;
 
 	if (device->nd_net.net->ns.inum != NETNS || !is_watched(device->ifindex))
 		return 0;
@@ -67,9 +67,7 @@ int polled(u64 *context)
 		polls = bpf_map_lookup_elem(&POLLS, &poller);
 	}
 	if (!polls) {
-		uncounted = bpf_map_lookup_elem(&POLLS_UNCOUNTED, &zero);
-		if (uncounted)
-			__sync_fetch_and_add(uncounted, 1);
+		count_in(&POLLS_UNCOUNTED, 0);
 		return 0;
 	}
 	/* the next poll may be told on another processor while this one is told */

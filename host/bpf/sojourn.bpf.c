@@ -103,14 +103,6 @@ struct {
 	__type(value, u64);
 } SOJOURNS_COUNTED SEC(".maps");
 
-static INLINE void count(u32 place)
-{
-	u64 *counter = bpf_map_lookup_elem(&SOJOURNS_COUNTED, &place);
-
-	if (counter)
-		__sync_fetch_and_add(counter, 1);
-}
-
 static INLINE bool is_ours(const struct net_device *device)
 {
 	return device->nd_net.net->ns.inum == NETNS && is_watched(device->ifindex);
@@ -160,7 +152,7 @@ static INLINE void note(u64 packet)
 			return;
 		}
 	}
-	count(UNTRACKED);
+	count_in(&SOJOURNS_COUNTED, UNTRACKED);
 }
 
 /* When it was handed over; 0: not seen. */
@@ -217,7 +209,7 @@ int started(u64 *context)
 		sojourn = bpf_map_lookup_elem(&SOJOURNS, &queue);
 	}
 	if (!sojourn) {
-		count(UNCOUNTED);
+		count_in(&SOJOURNS_COUNTED, UNCOUNTED);
 		return 0;
 	}
 	now = bpf_ktime_get_ns();

@@ -94,6 +94,15 @@ static INLINE bool is_watched(u32 interface)
 	return false;
 }
 
+/* One more at a place of a per-CPU array: an interrupt may come in between, and run another program. */
+static INLINE void count_in(void *map, u32 place)
+{
+	u64 *counter = bpf_map_lookup_elem(map, &place);
+
+	if (counter)
+		__sync_fetch_and_add(counter, 1);
+}
+
 /*
  * A socket that a tracepoint gives may be absent. A verifier that does not know
  * that (6.12) takes the question away: so it is read as memory that may not be

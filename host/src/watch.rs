@@ -215,7 +215,7 @@ impl Watch {
             watch.attach(&filter, options.tick);
         } else {
             watch.lacks.push(
-                "no program may be loaded into the kernel without CAP_BPF and CAP_PERFMON, so only counters are read: run it as root".into(),
+                "no program may be loaded into the kernel without CAP_BPF and CAP_PERFMON, so only what procfs and netlink tell is read: run it as root".into(),
             );
         }
         Ok(watch)
@@ -225,7 +225,7 @@ impl Watch {
         let vmlinux = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
         let (Some(types), Ok(btf)) = (Types::parse(&vmlinux), Btf::from_sys_fs()) else {
             self.lacks
-                .push("the kernel does not tell its types (CONFIG_DEBUG_INFO_BTF), so only counters are read".into());
+                .push("the kernel does not tell its types (CONFIG_DEBUG_INFO_BTF), so only what procfs and netlink tell is read".into());
             return;
         };
         self.drops = self.lacking("drops", Drops::attach(&types, &btf, filter));
