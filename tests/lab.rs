@@ -27,7 +27,7 @@ fn play(place: &Path, scenario: &str, engine: &str) -> Option<Value> {
     match output.status.code() {
         Some(0) => Some(run),
         Some(5) => {
-            eprintln!("{scenario} is invalid, nothing is concluded: {}", run["objections"]);
+            privilege::skip(&format!("{scenario} on the {engine} engine"), &run["objections"].to_string());
             None
         }
         code => panic!("{scenario} on the {engine} engine: exit {code:?}\n{said}"),

@@ -115,6 +115,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Whether the kernel keeps the rates of a lab cannot be watched.
+    #[error("cannot watch the kernel's shapers: {source}")]
+    Shapers {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// AF_XDP is not to be had.
     #[error("{source}")]
     Xdp {

@@ -15,7 +15,7 @@ use pathlab_guard::{Guardian, Journal, Leftover, Object, Process, Undone, privil
 
 use crate::{
     engine::{
-        kernel::{self, Played, Player, Qdiscs},
+        kernel::{self, Played, Player, Qdiscs, Shapers},
         wire::{Spliced, Wire, WireGrade, Zero},
     },
     error::{Error, Result},
@@ -25,7 +25,7 @@ use crate::{
     netlink::Netlink,
     netns::{self, Namespace},
     qdisc::QdiscStatistics,
-    scenario::{Link, Node, Scenario},
+    scenario::{Link, LinkEnd, Node, Scenario},
     sysctl,
     traffic::Traffic,
 };
@@ -202,18 +202,34 @@ impl Lab {
         Ok(traffic)
     }
 
+    /// Watches from now on whether the kernel keeps the rates of the links that it plays.
+    ///
+    /// # Errors
+    /// A socket or a thread that cannot be had.
+    pub fn watch_shapers(&self) -> Result<Shapers> {
+        let ends: Vec<_> = self
+            .ends_by_kernel()
+            .map(|(end, mtu)| Ok((self.namespace(&end.node)?, end, mtu)))
+            .collect::<Result<_>>()?;
+        Shapers::watch(ends.into_iter())
+    }
+
+    /// The ends at which the kernel plays a rate, each with the MTU of its link.
+    fn ends_by_kernel(&self) -> impl Iterator<Item = (&LinkEnd, u32)> {
+        let links = self.scenario.links.iter().zip(&self.played).filter(|(_, played)| **played == Played::Kernel);
+        links.flat_map(|(link, _)| link.ends.iter().map(|end| (end, link.mtu))).filter(|(end, _)| end.egress.is_some())
+    }
+
     /// Counters of every queue that the kernel plays, with its node and interface; those of the wire engine come with its grade.
     ///
     /// # Errors
     /// An interface that somebody took away.
     pub fn queues(&self) -> Result<Vec<(String, String, QdiscStatistics)>> {
-        let by_kernel = self.scenario.links.iter().zip(&self.played).filter(|(_, played)| **played == Played::Kernel);
-        let ends = by_kernel.flat_map(|(link, _)| &link.ends).filter(|end| end.egress.is_some());
-        ends.map(|end| {
+        let counted = |(end, _): (&LinkEnd, u32)| {
             let statistics = Netlink::open(self.namespace(&end.node)?)?.qdisc_statistics(&end.dev)?;
             Ok((end.node.clone(), end.dev.clone(), statistics))
-        })
-        .collect()
+        };
+        self.ends_by_kernel().map(counted).collect()
     }
 
     /// A command that will run inside a node and be killed when the thread that starts it ends.

@@ -181,28 +181,36 @@ impl Netlink {
     /// # Errors
     /// No such interface.
     pub fn qdisc_statistics(&mut self, interface: &str) -> Result<QdiscStatistics> {
+        self.statistics_where(interface, |qdisc| qdisc.header.parent == TcHandle::ROOT)
+    }
+
+    /// Counters of the qdisc that `tc` calls `kind`, wherever it stands in the chain of `interface`; all zero where there is none.
+    ///
+    /// # Errors
+    /// No such interface.
+    pub fn statistics_of(&mut self, kind: &str, interface: &str) -> Result<QdiscStatistics> {
+        let named = |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(name) if name == kind);
+        self.statistics_where(interface, |qdisc| qdisc.attributes.iter().any(named))
+    }
+
+    fn statistics_where(&mut self, interface: &str, wanted: impl Fn(&TcMessage) -> bool) -> Result<QdiscStatistics> {
         let index = self.index(interface)? as i32;
         let mut request = TcMessage::default();
         request.header.index = index;
         let answers = self.dump(RouteNetlinkMessage::GetQueueDiscipline(request), "read queue statistics")?;
-        let mut statistics = QdiscStatistics::default();
-        let root = answers.into_iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewQueueDiscipline(qdisc)
-                if qdisc.header.index == index && qdisc.header.parent == TcHandle::ROOT =>
-            {
+        let found = answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewQueueDiscipline(qdisc) if qdisc.header.index == index && wanted(&qdisc) => {
                 Some(qdisc)
             }
             _ => None,
         });
-        let attributes = root.map(|qdisc| qdisc.attributes).unwrap_or_default();
-        for counter in attributes
-            .iter()
-            .filter_map(|attribute| match attribute {
-                TcAttribute::Stats2(counters) => Some(counters),
-                _ => None,
-            })
-            .flatten()
-        {
+        let mut statistics = QdiscStatistics::default();
+        let attributes = found.iter().flat_map(|qdisc| &qdisc.attributes);
+        let counters = attributes.filter_map(|attribute| match attribute {
+            TcAttribute::Stats2(counters) => Some(counters),
+            _ => None,
+        });
+        for counter in counters.flatten() {
             match counter {
                 TcStats2::Basic(basic) => (statistics.bytes, statistics.packets) = (basic.bytes, basic.packets),
                 TcStats2::Queue(queue) => {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pathlab_guard::privilege::root_or_skip;
+use pathlab_guard::privilege::{root_or_skip, skip};
 use pathlab_netlab::{
     lab::Lab,
     link::Route,
@@ -167,10 +167,12 @@ fn a_full_queue_delays_by_its_length_over_its_rate() {
     let mouths = [bind(sender, "192.0.2.1:0"), bind(sender, "[::1]:0")];
     let ear = bind(lab.namespace("receiver").expect("node"), "192.0.2.2:9");
     let start = Instant::now();
+    let shapers = lab.watch_shapers().expect("watched");
     let loads = lab.start_loads(start).expect("loads");
     let target = ["192.0.2.2:9".parse().expect("address")];
     let fates =
         measure(&lab, &mouths, vec![ear], &target, 1451, Duration::from_millis(10), start, Duration::from_secs(4));
+    let objection = shapers.stop().expect("still there").iter().find_map(|shaper| shaper.objection());
     let sent: Vec<_> = loads.into_iter().map(|load| load.stop()).collect();
     let error = sent[0].sent as f64 * sent[0].frame as f64 * 8.0 / 20e6 / 4.3 - 1.0;
 
@@ -181,6 +183,9 @@ fn a_full_queue_delays_by_its_length_over_its_rate() {
     eprintln!(
         "full queue: p5 {low:.2} p50 {median:.2} p95 {high:.2} ms, {expected:.2} expected; lost {lost:.2}; {sent:?}, {error:+.3}"
     );
+    if let Some(objection) = objection {
+        return skip("a_full_queue_delays_by_its_length_over_its_rate", &objection);
+    }
     assert!((median / expected - 1.0).abs() < 0.05, "{median} ms, expected {expected}");
     assert!(lost > 0.0, "half of what comes is too much");
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use jiff::{Timestamp, civil::Date};
 use pathlab_canary::{Verdict, steer};
 use pathlab_netlab::{
+    engine::kernel::ShaperGrade,
     lab::{Lab, Running},
     load::Sent,
     scenario::{Hop, Scenario, Session, Window, WindowKind},
@@ -89,6 +90,7 @@ pub(crate) fn play(
     let mut scene = Scene { stage: Stage { lab: &mut lab, out, stop }, progress: &progress };
 
     let _reflector = scene.stage.serve("server", "reflect", &reflect_args(&scenario))?;
+    let shapers = scene.stage.lab.watch_shapers()?;
     let zero = Instant::now();
     let loads = scene.stage.lab.start_loads(zero)?;
     // Written down before there are data, as in production.
@@ -118,6 +120,7 @@ pub(crate) fn play(
     drop(steerer);
     directory.note(Timestamp::now(), Some("canary rollback"), "every session is on control")?;
     let loads: Vec<Sent> = loads.into_iter().map(|load| load.stop()).collect();
+    objections.extend(shapers.stop()?.iter().filter_map(ShaperGrade::objection));
 
     let quiet = scene.quiet(&scenario)?;
     progress.say("judging");

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use pathlab_canary::{KeyFrom, Share, bucket};
 use pathlab_netlab::{
-    engine::{Outcome, discrete, wire::WireGrade},
+    engine::{Outcome, discrete, kernel::ShaperGrade, wire::WireGrade},
     expectation::Figures,
     scenario::{Scenario, Session},
 };
@@ -40,6 +40,8 @@ pub(crate) struct Grade {
     pub(crate) links: Vec<String>,
     /// What the wire engine says of itself.
     pub(crate) wire: Option<WireGrade>,
+    /// How the kernel's shapers kept their rates.
+    pub(crate) shapers: Vec<ShaperGrade>,
     /// Why the run does not stand; nothing where it does.
     pub(crate) objections: Vec<String>,
 }
@@ -61,7 +63,8 @@ impl Play<'_> {
     pub(super) fn virtually(&self) -> Played {
         let Self { scenario, seed, share, .. } = *self;
         let outcome = discrete::play(scenario, seed, |session| arm(seed, share, session) == Arm::Canary);
-        let grade = Grade { engine: "virtual", links: Vec::new(), wire: None, objections: Vec::new() };
+        let (links, shapers, objections) = (Vec::new(), Vec::new(), Vec::new());
+        let grade = Grade { engine: "virtual", links, wire: None, shapers, objections };
         Played::new(self, scenario.sessions(seed), outcome, grade)
     }
 }

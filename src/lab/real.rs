@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use pathlab_netlab::{
     engine::{
         LinkCount, Outcome, Probed,
-        kernel::{Played as By, Player},
+        kernel::{Played as By, Player, ShaperGrade},
     },
     lab::Lab,
     traffic::Brought,
@@ -77,6 +77,7 @@ impl Play<'_> {
         };
         let listen: Vec<String> = listen.chain(how).collect();
         let reflector = stage.serve(server, "reflect", &listen)?;
+        let shapers = stage.lab.watch_shapers()?;
         let zero = stage.lab.begin();
         let began = jiff::Timestamp::now();
         let loads = stage.lab.start_loads(zero)?;
@@ -89,6 +90,7 @@ impl Play<'_> {
         let asked: &[&str] = if self.reflecting.is_none() { &["--tlv", "stages,follow-up"] } else { &[] };
         let more = ["--timeout", &milliseconds(TIMEOUT), "--out", &run_path];
         stage.verb(&probe.from, &[&args[..], asked, &more[..]].concat())?;
+        let shapers = shapers.stop()?;
         let Brought { bulks, packets, failures } = traffic.stop();
         let sent: u64 = loads.into_iter().map(|load| load.stop().sent).sum();
         drop(reflector);
@@ -111,10 +113,10 @@ impl Play<'_> {
         for direction in grade.iter().flat_map(|grade| &grade.directions) {
             outcome.links.insert((direction.node.clone(), direction.dev.clone()), direction.count);
         }
-        let objections = grade.as_ref().map_or_else(Vec::new, |grade| grade.objections(scenario.tolerance));
-        let objections = [failures, objections].concat();
+        let by_wire = grade.as_ref().map_or_else(Vec::new, |grade| grade.objections(scenario.tolerance));
+        let objections = [failures, by_wire, shapers.iter().filter_map(ShaperGrade::objection).collect()].concat();
         let engine = if by_kernel { "kernel" } else { "wire" };
-        let grade = Grade { engine, links, wire: grade, objections };
+        let grade = Grade { engine, links, wire: grade, shapers, objections };
         Ok(Played::new(self, sessions, outcome, grade))
     }
 }

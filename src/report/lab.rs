@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use pathlab_netlab::{
     engine::{
         LinkCount,
+        kernel::ShaperGrade,
         wire::{DirectionGrade, WireGrade},
     },
     expectation::{Checked, in_words},
@@ -28,6 +29,9 @@ pub(crate) struct LabRun {
     /// How well the wire engine kept its times.
     #[serde(skip_serializing_if = "Option::is_none")]
     wire: Option<Wire>,
+    /// How the kernel kept the rates of the links that it played.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shapers: Vec<Shaper>,
     /// Why nothing can be concluded from the run; empty where it stands.
     objections: Vec<String>,
     duration_ns: u64,
@@ -77,6 +81,17 @@ struct Direction {
     release_error_max_ns: Option<u64>,
     missed: u64,
     refused: u64,
+}
+
+/// A rate that the kernel was to keep.
+#[derive(Serialize)]
+struct Shaper {
+    at: String,
+    rate_bits: u64,
+    /// For how long it was seen with a queue that cannot have run empty.
+    busy_ns: u64,
+    /// Bits per second that it sent meanwhile; absent where that was too short to say.
+    kept_bits: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -165,6 +180,7 @@ impl LabRun {
             engine: played.grade.engine,
             played: played.grade.links.clone(),
             wire: played.grade.wire.as_ref().map(Wire::of),
+            shapers: played.grade.shapers.iter().map(Shaper::of).collect(),
             objections: played.grade.objections.clone(),
             duration_ns: nanoseconds(scenario.duration()),
             groups: groups.into_iter().map(group).collect(),
@@ -213,14 +229,14 @@ impl LabRun {
             links.row([format!("{}:{}", link.node, link.dev)].into_iter().chain(counts.map(|count| count.to_string())));
         }
         let bulk = |bulk: &Bulk| {
-            let goodput = bulk.goodput_bits.map_or_else(|| "-".into(), |bits| format!("{:.2} Mbit/s", bits / 1e6));
+            let goodput = bulk.goodput_bits.map_or_else(|| "-".into(), bits);
             let again =
                 bulk.retransmitted.map_or_else(String::new, |segments| format!(", {segments} segments sent again"));
             format!("\n{}: {goodput}{again}\n", bulk.name)
         };
         let bulks: String = self.bulks.iter().map(bulk).collect();
         let engines: String = self.played.iter().map(|link| format!("  {link}\n")).collect();
-        let engines = self.wire.iter().fold(engines, |text, wire| text + &wire.text());
+        let engines = self.wire.iter().fold(engines, |text, wire| text + &wire.text()) + &shapers_text(&self.shapers);
         let invalid: String = self.objections.iter().map(|objection| format!("INVALID  {objection}\n")).collect();
         let expectations: String = self.expectations.iter().map(Expected::text).collect();
         let unroutable = match self.unroutable {
@@ -284,6 +300,26 @@ impl Direction {
     }
 }
 
+impl Shaper {
+    fn of(grade: &ShaperGrade) -> Self {
+        Self {
+            at: format!("{}:{}", grade.node, grade.dev),
+            rate_bits: grade.rate,
+            busy_ns: nanoseconds(grade.busy),
+            kept_bits: grade.kept(),
+        }
+    }
+}
+
+fn shapers_text(shapers: &[Shaper]) -> String {
+    let mut table = Table::new(["shaped by the kernel", "rate", "with a queue for", "sent meanwhile"]);
+    for Shaper { at, rate_bits, busy_ns, kept_bits } in shapers {
+        let kept = kept_bits.map_or_else(|| "-".into(), bits);
+        table.row([at.clone(), bits(*rate_bits as f64), span(*busy_ns), kept]);
+    }
+    if shapers.is_empty() { String::new() } else { format!("\n{table}") }
+}
+
 impl Expected {
     fn of(checked: &Checked) -> Self {
         let expectation = &checked.expectation;
@@ -304,6 +340,10 @@ impl Expected {
         let bounds: Vec<String> = lower.chain(self.at_most.iter().map(|bound| format!("at most {bound}"))).collect();
         format!("\n{mark}  {}: {}, {}", self.figure, self.words, bounds.join(" and "))
     }
+}
+
+fn bits(per_second: f64) -> String {
+    format!("{:.2} Mbit/s", per_second / 1e6)
 }
 
 fn nanoseconds(span: Duration) -> u64 {

@@ -2,7 +2,11 @@
 //!
 //! A link end is at most three qdiscs, one in the other: netem for its delay and loss, tbf for its rate, and in it the queue.
 
+mod pace;
+
 use std::{collections::BTreeMap, fmt};
+
+pub use pace::{ShaperGrade, Shapers};
 
 use crate::{
     error::Result,

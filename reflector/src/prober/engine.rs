@@ -101,8 +101,8 @@ pub trait World {
     /// As the kernel gave it.
     fn sent_stamps(&mut self, socket: usize, each: impl FnMut(SendId, SentStamp)) -> io::Result<usize>;
 
-    /// Waits until `until`, or until a socket has something: then puts it into `ready`, which comes empty. A slot is to be met
-    /// as exactly as the host can; the end of any other wait may be a little late.
+    /// Waits until `until`, or until a socket has something: then puts it into `ready`, which comes empty. What is there already is found also where
+    /// `until` has passed. A slot is to be met as exactly as the host can; the end of any other wait may be a little late.
     ///
     /// # Errors
     /// As the kernel gave it.

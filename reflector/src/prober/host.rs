@@ -11,7 +11,7 @@ use std::{
 
 use pathlab_record::{Interval, Monotonic, Time};
 use pathlab_xdp::clock::SystemLook;
-use pathlab_xdp::pacing::Spin;
+use pathlab_xdp::pacing::{Claim, Spin};
 
 use super::{
     engine::{Now, Ready, Until, World},
@@ -29,18 +29,29 @@ const EVENTS: usize = 64;
 /// What reading a few datagrams takes, and more: nearer to a slot than this nothing is read.
 const READING: Interval = Interval::from_nanos(25_000);
 
+/// Behind its schedule for so long, a thread will not catch up by its class.
+const HOPELESS: Interval = Interval::from_nanos(200_000_000);
+
+/// Waits in a row that may pass without a look at the sockets.
+const BLIND: u32 = 16;
+
 /// Sockets and clocks of this host.
 pub(super) struct Host<'a> {
     sockets: Vec<StampedSocket>,
     epoll: OwnedFd,
     /// The last stretch before a slot is spent looking at the clock, because a sleep may end late.
     spin: Spin,
+    claim: Claim,
+    /// Since when it has been behind its schedule without a break.
+    behind: Option<Time<Monotonic>>,
     stop: &'a AtomicBool,
     undelivered: HashMap<SocketAddr, Undelivered>,
     /// Datagrams that came, and those that the card stamped.
     received: HwCoverage,
     /// Test hook: reads each datagram so much later than it could.
     delay_before_read: Interval,
+    /// Waits since the sockets were looked at.
+    blind: u32,
     /// When each socket that is being held back may be read.
     held: Vec<Option<Time<Monotonic>>>,
 }
@@ -53,6 +64,7 @@ impl<'a> Host<'a> {
     pub(super) fn new(
         sockets: Vec<StampedSocket>,
         spin: Spin,
+        claim: Claim,
         delay_before_read: Duration,
         stop: &'a AtomicBool,
     ) -> io::Result<Self> {
@@ -62,10 +74,13 @@ impl<'a> Host<'a> {
         }
         let interval = |span: Duration| Interval::from_nanos(span.as_nanos() as i64);
         Ok(Self {
+            blind: 0,
             held: vec![None; sockets.len()],
             sockets,
             epoll,
             spin,
+            claim,
+            behind: None,
             stop,
             undelivered: HashMap::new(),
             received: HwCoverage::default(),
@@ -93,6 +108,21 @@ impl<'a> Host<'a> {
         &self.spin
     }
 
+    /// What it takes of the host.
+    pub(super) fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Real time that never sleeps would leave nothing to others, to those that carry its packets among them.
+    fn keep_calm(&mut self, until: Time<Monotonic>, now: Time<Monotonic>) {
+        let since = *self.behind.get_or_insert(now);
+        if until > now {
+            self.behind = None;
+        } else if now - since > HOPELESS {
+            self.claim.give_up_real_time("it could not keep its schedule, and real time would leave nothing to others");
+        }
+    }
+
     fn watch_datagrams(&self, socket: usize, on: bool) -> io::Result<()> {
         let events = if on { libc::EPOLLIN as u32 } else { 0 };
         sys::epoll_control(&self.epoll, libc::EPOLL_CTL_MOD, self.sockets[socket].as_fd(), events, socket as u64)
@@ -100,6 +130,7 @@ impl<'a> Host<'a> {
 
     /// Takes one look at the sockets, `timeout` long at most.
     fn look(&mut self, timeout: Duration, ready: &mut Vec<Ready>) -> io::Result<()> {
+        self.blind = 0;
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let count = sys::epoll_wait(&self.epoll, &mut events, timeout)?;
         for event in &events[..count] {
@@ -176,6 +207,16 @@ impl World for Host<'_> {
             Until::Slot(at) if held.is_none_or(|held| at <= held) => (at, self.spin.length()),
             until => (held.map_or(until.at(), |held| held.min(until.at())), Interval::ZERO),
         };
+        self.keep_calm(until, now);
+        // Behind its schedule, or with slots so dense that one is always near, a probe must still read: what it leaves to the sockets until they overflow
+        // would pass for lost.
+        if until <= now || self.blind >= BLIND {
+            self.look(Duration::ZERO, ready)?;
+            if until <= now || !ready.is_empty() {
+                return Ok(());
+            }
+        }
+        self.blind += 1;
         let wake = Interval::from_nanos((until - now).as_nanos().saturating_sub(spin.as_nanos()));
         if wake > Interval::ZERO {
             self.look(Duration::from_nanos(wake.as_nanos() as u64), ready)?;

@@ -152,7 +152,7 @@ pub fn probe(
         give_up_on_silence: true,
     };
     let system = |call| move |source| ProbeError::System { call, source };
-    let world = Host::new(sockets, spin, options.delay_before_read, stop).map_err(system("epoll"))?;
+    let world = Host::new(sockets, spin, claim, options.delay_before_read, stop).map_err(system("epoll"))?;
     let mut recorder = Recorder::new(sessions, &keys, patience, options.recording.clone(), output);
 
     let (started, cpu) = (utc_now(), sys::thread_cpu_time());
@@ -208,7 +208,7 @@ pub fn probe(
         };
         return Err(ProbeError::Unreachable { target: first.target, more, why: first.why.clone() });
     }
-    let (scheduler, scheduler_why) = claim.scheduler();
+    let (scheduler, scheduler_why) = world.claim().scheduler();
     let pacing = PacingReport {
         pace,
         spin_ns: world.spin().reported(),
@@ -216,7 +216,7 @@ pub fn probe(
         scheduler,
         scheduler_why,
         cpu: options.pacing.cpu,
-        memory_locked: claim.memory_locked(),
+        memory_locked: world.claim().memory_locked(),
     };
     Ok(ProbeReport {
         schema: SCHEMA.to_owned(),

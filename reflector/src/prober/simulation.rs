@@ -62,6 +62,8 @@ struct Nature {
     late: f64,
     /// The host stalls for so long, now and then.
     stall: i64,
+    /// What a packet's sending takes of the probe's own time.
+    send_takes: i64,
     refuse: f64,
     stateful: bool,
     seed: u64,
@@ -83,6 +85,7 @@ impl Default for Nature {
             duplicate: 0.0,
             late: 0.0,
             stall: 0,
+            send_takes: 0,
             refuse: 0.0,
             stateful: false,
             seed: 1,
@@ -174,6 +177,7 @@ impl World for Simulation {
             return Err(io::ErrorKind::NetworkUnreachable.into());
         }
         let (request, _) = SenderPacket::parse(payload).expect("a test packet");
+        self.now += nature.send_takes;
         let local = from.expect("sessions of the simulation have sources");
         let id = self.next_id;
         self.next_id += 1;
@@ -247,7 +251,7 @@ impl World for Simulation {
     fn wait(&mut self, until: Until, ready: &mut Vec<Ready>) -> io::Result<()> {
         let until = until.at();
         let first = self.events.first_key_value().map(|((time, _), _)| *time);
-        match first.filter(|time| *time <= until.as_nanos()) {
+        match first.filter(|time| *time <= until.as_nanos().max(self.now)) {
             Some(time) => {
                 self.now = self.now.max(time);
                 ready.push(Ready { socket: 0, datagrams: true, stamps: true });

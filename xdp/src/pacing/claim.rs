@@ -32,11 +32,13 @@ pub enum ClaimError {
 const PRIORITY: i32 = 1;
 
 /// Held while the run goes on; dropping it gives everything back. For the calling thread alone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Claim {
     scheduler_before: Option<(i32, i32)>,
     cpus_before: Option<Vec<u32>>,
     memory_locked: bool,
+    /// Real time was asked for by name.
+    insisted: bool,
     /// Why it is not real time, where that was wanted.
     why_not: Option<String>,
 }
@@ -47,7 +49,8 @@ impl Claim {
     /// # Errors
     /// What was asked for by name is not allowed here.
     pub fn take(pacing: Pacing, no_need: Option<&str>) -> Result<Self, ClaimError> {
-        let mut claim = Self { scheduler_before: None, cpus_before: None, memory_locked: false, why_not: None };
+        let mut claim = Self::default();
+        claim.insisted = pacing.class == Class::Fifo;
         if let Some(cpu) = pacing.cpu {
             let before =
                 sys::allowed_cpus().map_err(|source| ClaimError::System { call: "sched_getaffinity", source })?;
@@ -78,7 +81,7 @@ impl Claim {
     /// Real-time scheduling alone, where this host allows it: for one that must also die fast, as memory that is locked takes long
     /// to give back.
     pub fn scheduling() -> Self {
-        let mut claim = Self { scheduler_before: None, cpus_before: None, memory_locked: false, why_not: None };
+        let mut claim = Self::default();
         sys::set_timer_slack(1);
         if let Err(error) = claim.real_time() {
             claim.why_not = Some(format!("{error}; it takes CAP_SYS_NICE, or RLIMIT_RTPRIO of 1"));
@@ -91,6 +94,18 @@ impl Claim {
         sys::set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, PRIORITY)?;
         self.scheduler_before = Some(before);
         Ok(())
+    }
+
+    /// Gives real time back before the end, for that reason, unless it was asked for by name.
+    pub fn give_up_real_time(&mut self, why: &str) {
+        if self.insisted {
+            return;
+        }
+        if let Some((policy, priority)) = self.scheduler_before.take() {
+            // It cannot fail in a way that anybody could mend: less is asked for than is held.
+            let _ = sys::set_scheduler(policy, priority);
+            self.why_not = Some(why.to_owned());
+        }
     }
 
     /// Whether memory is locked.
@@ -145,6 +160,17 @@ mod tests {
         assert!((name == "SCHED_FIFO 1") == why_not.is_none(), "{name}: {why_not:?}");
         drop(claim);
         assert_eq!((sys::scheduler().unwrap(), sys::allowed_cpus().unwrap()), (scheduler, cpus));
+    }
+
+    #[test]
+    fn real_time_is_given_up_for_a_reason_unless_it_was_insisted_on() {
+        for (class, kept) in [(Class::Auto, false), (Class::Fifo, true)] {
+            let Ok(mut claim) = Claim::take(Pacing { class, ..Pacing::default() }, None) else { continue };
+            let held = claim.scheduler();
+            claim.give_up_real_time("it is late");
+            let given_up = ("SCHED_OTHER".to_owned(), Some("it is late".to_owned()));
+            assert!(claim.scheduler() == if kept || held.1.is_some() { held } else { given_up }, "{claim:?}");
+        }
     }
 
     #[test]

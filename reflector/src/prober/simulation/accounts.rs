@@ -150,6 +150,16 @@ fn delay_variation_is_that_of_consecutive_packets_each_way() {
     assert_eq!(lossy.row.ipdv_round_trip.unwrap().count, pairs);
 }
 
+/// A probe that cannot keep its schedule skips slots; it does not take for lost what came back in time.
+#[test]
+fn a_probe_that_is_behind_still_reads() {
+    let nature = Nature { send_takes: 11 * MS, ..Nature::default() };
+    let played = play(nature, 1, 400);
+    played.check_accounts(1, 400);
+    assert!(played.row.schedule.skipped > 10, "{:?}", played.row.schedule);
+    assert_eq!((played.counts.received, played.counts.lost()), (played.counts.sent, 0));
+}
+
 #[test]
 fn a_stalled_host_skips_what_would_burst_and_says_so() {
     let played = play(Nature { stall: 80 * MS, ..Nature::default() }, 4, 400);
