@@ -8,7 +8,9 @@
 /*
  * Since 6.11 the tracepoint tells whose receive queue it was. Before, a packet
  * that did not fit may have lost its device already (net/ipv4/udp.c keeps a
- * length in that place): such packets are counted where the socket refuses them.
+ * length in that place): where it came from is set aside, and such a packet is
+ * counted when the socket refuses it, which the kernel tells next. Sockets of
+ * IPv6 tell since 6.6.
  */
 volatile const u32 HAS_RX_SK = 0;
 /* The kernel's numbers of these two reasons. */
@@ -66,6 +68,29 @@ struct {
 	__type(value, u64);
 } DROPS_COUNTED SEC(".maps");
 
+/* A packet that has lost its device: its skb_iif, above this bit. */
+#define SET_ASIDE (1ull << 32)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} ASIDE SEC(".maps");
+
+/* Puts `packet` aside, or none by 0, and takes out what was there. */
+static INLINE u64 set_aside(u64 packet)
+{
+	u32 first = 0;
+	u64 *place = bpf_map_lookup_elem(&ASIDE, &first), before;
+
+	if (!place)
+		return 0;
+	before = *place;
+	*place = packet;
+	return before;
+}
+
 static INLINE void count_drop(u32 reason, u32 interface)
 {
 	struct dropped key = { reason, interface };
@@ -85,11 +110,10 @@ int dropped(u64 *context)
 	u32 reason = context[2], interface = 0, netns = 0;
 	struct sock *receiver = NULL;
 	struct net_device *device;
+	u64 lost;
 
 	if (HAS_RX_SK)
 		receiver = (void *)context[3];
-	else if (reason == SOCKET_RCVBUFF || reason == PROTO_MEM)
-		return 0;
 	if (receiver) {
 		netns = netns_of(receiver);
 		interface = skb->skb_iif;
@@ -100,6 +124,14 @@ int dropped(u64 *context)
 			interface = device->ifindex;
 		else
 			netns = netns_of(skb->sk);
+	}
+	if (!HAS_RX_SK && (reason == SOCKET_RCVBUFF || reason == PROTO_MEM)) {
+		lost = netns ? 0 : SET_ASIDE | (u32)skb->skb_iif;
+		/* Nobody refused the one before. */
+		if (set_aside(lost))
+			count_in(&DROPS_COUNTED, UNPLACED);
+		if (lost)
+			return 0;
 	}
 	if (!netns) {
 		count_in(&DROPS_COUNTED, UNPLACED);
@@ -117,11 +149,12 @@ int refused(u64 *context)
 	struct sock *socket = (void *)context[1];
 	struct receiver key = {};
 	struct refused first = {}, *refused;
+	u64 lost = HAS_RX_SK ? 0 : set_aside(0);
 
 	if (netns_of(socket) != NETNS)
 		return 0;
-	if (!HAS_RX_SK && is_watched(0))
-		count_drop(full ? SOCKET_RCVBUFF : PROTO_MEM, 0);
+	if (lost && is_watched((u32)lost))
+		count_drop(full ? SOCKET_RCVBUFF : PROTO_MEM, (u32)lost);
 	key.port = socket->__sk_common.skc_num;
 	if (socket->__sk_common.skc_family == AF_INET6) {
 		bpf_probe_read_kernel(key.address, 16, ADDRESS_OF(socket->__sk_common.skc_v6_rcv_saddr));

@@ -1,10 +1,13 @@
 //! Every packet that was sent was received or has a reason why not.
 
-use std::net::UdpSocket;
+use std::{
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
 
-use pathlab_host::watch::{Watch, WatchOptions};
+use pathlab_host::watch::{Dropped, Watch, WatchOptions};
 
-use super::support::{isolated, wire};
+use super::support::{isolated, sh, wire};
 
 const PACKETS: u64 = 200_000;
 
@@ -68,4 +71,47 @@ fn sent_is_received_and_dropped_by_reason() {
         assert_eq!((drops.uncounted, report.overhead.iter().map(|cost| cost.missed).sum::<u64>()), (0, 0));
         assert!(drops.reasons.iter().all(|drop| drop.interface.as_deref() == Some("near")), "{drops:?}");
     }
+}
+
+#[test]
+fn a_full_socket_of_ipv6_is_told_too() {
+    if !isolated("drops::a_full_socket_of_ipv6_is_told_too") {
+        return;
+    }
+    let far = wire();
+    for (enter, device, own, other, mac) in [("", "near", 1, 2, 2), ("ip netns exec far ", "far", 2, 1, 1)] {
+        sh(&format!(
+            "{enter}sh -ec 'echo 0 >/proc/sys/net/ipv6/conf/{device}/disable_ipv6
+             ip address add 2001:db8::{own}/64 dev {device} nodad
+             ip neighbour replace 2001:db8::{other} lladdr 02:00:00:00:00:0{mac} nud permanent dev {device}'"
+        ));
+    }
+    let receiver = UdpSocket::bind("[2001:db8::1]:27015").expect("a socket");
+    let sender = far.run(|| UdpSocket::bind("[2001:db8::2]:0")).expect("inside").expect("a socket");
+    let options = WatchOptions { interfaces: vec!["near".into()], ..WatchOptions::default() };
+    let watch = Watch::begin(&options).expect("a watch");
+    let first = watch.read().expect("a reading");
+    for _ in 0..PACKETS / 10 {
+        sender.send_to(&[0; 64], "[2001:db8::1]:27015").expect("sent");
+    }
+    receiver.set_nonblocking(true).expect("a socket");
+    let mut received = 0;
+    let of =
+        |drops: &[Dropped]| drops.iter().find(|drop| drop.reason == "SOCKET_RCVBUFF").map_or(0, |drop| drop.packets);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let drops = loop {
+        while receiver.recv(&mut [0; 64]).is_ok() {
+            received += 1;
+        }
+        let drops = watch.read().expect("a reading").since(&first).drops.expect("watched");
+        if received + of(&drops.reasons) >= PACKETS / 10 || Instant::now() > deadline {
+            break drops;
+        }
+    };
+    let full = of(&drops.reasons);
+    eprintln!("received {received}, {drops:?}");
+    assert_eq!((received + full, drops.uncounted), (PACKETS / 10, 0), "{drops:?}");
+    assert!(full > 0 && drops.reasons.iter().all(|drop| drop.interface.as_deref() == Some("near")), "{drops:?}");
+    // Which socket it was, sockets of IPv6 tell since Linux 6.6.
+    assert!(drops.sockets.first().is_none_or(|socket| socket.buffer_full == full), "{drops:?}");
 }
