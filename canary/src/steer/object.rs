@@ -8,7 +8,7 @@ use aya::{
         MapData,
         lpm_trie::{Key as TrieKey, LpmTrie},
     },
-    programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
+    programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc::TcAttachOptions},
 };
 use pathlab_guard::{Family, Rtnetlink};
 use pathlab_record::Prefix;
@@ -104,8 +104,20 @@ pub(crate) fn attach(
     to: TcAttachType,
 ) -> std::result::Result<(), Failure> {
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    program.attach_with_options(device, to, order)?;
+    program
+        .attach_with_options(device, to, order)
+        .map_err(|refused| without_tcx(device, to).unwrap_or(refused.into()))?;
     Ok(())
+}
+
+/// Says so where the kernel has no tcx at all: then it does not know the question either.
+fn without_tcx(device: &str, to: TcAttachType) -> Option<Failure> {
+    match SchedClassifier::query_tcx(device, to) {
+        Err(ProgramError::SyscallError(unknown)) if unknown.io_error.raw_os_error() == Some(libc::EINVAL) => {
+            Some("the kernel has no tcx (Linux 6.6)".into())
+        }
+        _ => None,
+    }
 }
 
 /// `struct prefix`: the family first, then the address, an IPv4 one as its IPv4-mapped IPv6 address.

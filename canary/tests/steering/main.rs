@@ -16,7 +16,7 @@ use std::{net::SocketAddr, time::Duration};
 use network::Network;
 use pathlab_canary::{
     Experiment, Share, arm, bucket,
-    steer::{Options, Plan, Result, Steering},
+    steer::{Departures, Options, Plan, Result, Steering},
 };
 use pathlab_guard::in_netns;
 use pathlab_record::{Arm, SessionKey};
@@ -79,6 +79,20 @@ fn try_start(network: &Network, experiment: &Experiment, options: &Options) -> R
 
 fn start(network: &Network, experiment: &Experiment, options: &Options) -> Steering {
     try_start(network, experiment, options).unwrap()
+}
+
+/// Where packets left, by the proof; `None` where the kernel cannot have one, which is then what steering says.
+fn departures(network: &Network, steering: &Steering) -> Option<Departures> {
+    let told = steering.departures().unwrap();
+    told.map_err(|reason| without_proof(network, &reason)).ok()
+}
+
+/// Why nothing proves by which path packets leave: only for want of tcx.
+fn without_proof(network: &Network, reason: &str) {
+    assert_eq!(
+        (network.has_tcx(), reason),
+        (false, "attach to eth0 the wrong-arm proof: the kernel has no tcx (Linux 6.6)")
+    );
 }
 
 fn share(text: &str) -> Share {

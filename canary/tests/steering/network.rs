@@ -163,6 +163,11 @@ END",
         state.replace(" linkdown", "")
     }
 
+    /// Whether the kernel has the tcx (Linux 6.6) that the programs on devices need.
+    pub(crate) fn has_tcx(&self) -> bool {
+        in_netns(Some(&self.server), || Ok(SchedClassifier::query_tcx("eth0", TcAttachType::Egress).is_ok())).unwrap()
+    }
+
     /// How many programs look at what leaves by each transit.
     pub(crate) fn programs(&self) -> [usize; 2] {
         ["eth0", "eth1"].map(|dev| {

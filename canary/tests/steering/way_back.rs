@@ -13,7 +13,7 @@ use crate::{
     network::{Network, session},
     options,
     process::{Steerer, Stream, patience, within},
-    share, start,
+    share, start, without_proof,
 };
 
 const LEASE: Duration = Duration::from_millis(LEASE_MS);
@@ -92,7 +92,7 @@ fn kill_9_moves_traffic_at_once_and_the_guardian_cleans_up_within_a_second() {
         let steerer = Steerer::unhurried(&network, mode, dir.path());
         let stream = Stream::start(&network, mode, v6);
         stream.wait(B, 20);
-        assert_eq!(network.programs(), [1, 1]);
+        assert_eq!(network.programs(), [usize::from(network.has_tcx()); 2]);
         let event = Instant::now();
         steerer.signal("KILL");
         let journal = dir.path().join("undo/canary-test.jsonl");
@@ -204,6 +204,8 @@ fn the_control_socket_ramps_and_tells_and_refuses_nonsense() {
     let now = status("test", &options).unwrap();
     assert_eq!((now.observed.share, now.observed.experiment.as_str()), (Some(share("20%")), "test"));
     assert_eq!((now.pid, now.guardian, now.lease), (steerer.child.id(), Some(steerer.guardian.pid), LEASE));
+    assert_eq!(now.departures.is_some(), network.has_tcx());
+    now.unproven.iter().for_each(|reason| without_proof(&network, reason));
     assert!(now.observed.lease_left.is_some_and(|left| left <= LEASE) && now.halted.is_none());
     for (to, says) in [("10%", "back to control"), ("51%", "1% to 50%")] {
         let Err(Error::Refused(reason)) = ramp("test", share(to), &options) else { panic!("{to} was not refused") };
