@@ -24,7 +24,7 @@ use pathlab_xdp::{
     Counter, XdpMode,
     xsk::{CopyMode, XskOptions},
 };
-use veth::{ADDRESSES, serve_on_veth, with_client};
+use veth::{ADDRESSES, kernel_knows, serve_on_veth, with_client};
 
 const PORT: u16 = 862;
 const PROBES: u64 = 100;
@@ -124,15 +124,14 @@ fn each_stage_of_the_hybrid_is_told_and_a_delay_is_in_its_own() {
         let followed = followed(&samples);
         let with_departure = followed.iter().filter(|sample| sample.stamps.b3.kernel.is_some()).count() as u64;
         let untold = followed.len() as u64 - with_departure;
-        assert!(
-            untold <= late && with_departure >= PROBES / 2,
-            "{with_departure} of {} told, {late} late",
-            followed.len()
-        );
+        // Before Linux 6.8 AF_XDP does not say when a frame leaves.
+        let departures = kernel_knows("xsk_tx_metadata");
+        let told = if departures { untold <= late && with_departure >= PROBES / 2 } else { with_departure == 0 };
+        assert!(told, "{with_departure} of {} told, {late} late", followed.len());
         let delay = DELAY.as_nanos() as i64;
         let answer = lengths(&samples, ANSWER);
         assert!(answer.len() as u64 == PROBES && answer.iter().all(|length| *length >= delay), "{answer:?}");
-        for others in [ARRIVE, LEAVE] {
+        for others in [ARRIVE, LEAVE].iter().take(if departures { 2 } else { 1 }) {
             let lengths = lengths(&samples, others);
             assert!(lengths.len() as u64 >= with_departure && lengths.iter().all(|length| *length >= 0), "{others:?}");
             assert!(median(lengths) < delay / 2, "{others:?} moved with the delay");
