@@ -133,9 +133,13 @@ fn real_rings_lose_by_the_kernels_count_what_the_model_says() {
         eprintln!("{point}");
         let lost = 300_u64.saturating_sub(point["descriptors"].as_u64().expect("a number"));
         let measured = &point["measured"];
-        for counted in ["rx_ring_full", "rx_fill_ring_empty_descs", "rx_model", "fill_model"] {
-            assert_eq!(measured[counted], lost, "{point}");
+        for model in ["rx_model", "fill_model"] {
+            assert_eq!(measured[model], lost, "{point}");
         }
+        let counted = ["rx_ring_full", "rx_fill_ring_empty_descs", "wire_dropped"];
+        let [rx, fill, wire] = counted.map(|counted| measured[counted].as_u64().expect("a number"));
+        // What the veth dropped on a machine that was held up, in either burst, came to no ring; where it dropped nothing, this is equality.
+        assert!(rx <= lost && fill <= lost && rx + fill + wire >= 2 * lost, "{point}");
     }
     assert_eq!(host(), before, "it leaves nothing behind");
 }

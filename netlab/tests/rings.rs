@@ -30,15 +30,14 @@ fn a_sleeping_host_loses_what_does_not_fit_and_nothing_else() {
             let trial = bench.trial(which, descriptors, asleep).expect("sockets");
             eprintln!("{which:?} {descriptors}: {trial:?}");
             assert!(trial.took < ASLEEP, "the burst outlasted the host's sleep: {trial:?}");
-            let lost = packets.saturating_sub(descriptors);
+            // On a machine that is held up the veth's own ring may run over before ours.
+            let came = packets - u32::try_from(trial.wire_dropped).expect("of these packets");
+            let lost = came.saturating_sub(descriptors);
             let counters = (trial.rx_ring_full, trial.rx_fill_ring_empty_descs);
             assert_eq!(counters, if which == Which::Rx { (lost.into(), 0) } else { (0, lost.into()) }, "{trial:?}");
-            assert_eq!(
-                (trial.received + lost, trial.wire_dropped),
-                (packets, 0),
-                "every packet has one fate: {trial:?}"
-            );
-            assert_eq!((trial.model.lost, trial.model.deepest), (lost, packets.min(descriptors)));
+            assert_eq!(trial.received + lost, came, "every packet has one fate: {trial:?}");
+            let model = (packets.saturating_sub(descriptors), packets.min(descriptors));
+            assert_eq!((trial.model.lost, trial.model.deepest), model);
         }
     }
 }

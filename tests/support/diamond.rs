@@ -67,15 +67,12 @@ impl Drop for Diamond {
     }
 }
 
-/// Takes a router's limits of ICMP away.
+/// Takes a router's limits of ICMP away, by destination and of all that it sends: no kind of message is under them any more. The second limit itself is
+/// the whole machine's before Linux 6.12.
 pub(crate) fn answer_all(router: &Namespace) {
-    sysctl::set(router, "net.ipv4.icmp_ratelimit", "0").expect("a setting");
-    sysctl::set(router, "net.ipv6.icmp.ratelimit", "0").expect("a setting");
-    let own = router.run(|| Path::new("/proc/sys/net/ipv4/icmp_msgs_per_sec").exists());
-    if own.expect("entered") {
-        sysctl::set(router, "net.ipv4.icmp_msgs_per_sec", "1000000").expect("a setting");
-        sysctl::set(router, "net.ipv4.icmp_msgs_burst", "10000").expect("a setting");
-    }
+    sysctl::set(router, "net.ipv4.icmp_ratemask", "0").expect("a setting");
+    // No message is of type 0 (RFC 4443 §2.1).
+    sysctl::set(router, "net.ipv6.icmp.ratemask", "0").expect("a setting");
 }
 
 /// Runs `trace --json` with `args`; what it printed.
