@@ -81,7 +81,7 @@ def without_skipped(kernel: str, chosen: list) -> list:
         for name in entry["tests"] if kernel in entry["kernels"] else []:
             target, _, test = name.partition("::")
             for program in chosen:
-                if program.name.split("/")[-1] != target:
+                if target not in (program.name, program.name.split("/")[-1]):
                     continue
                 if test not in program.listed():
                     raise Usage(f"plan.toml skips {name}, which is no test")
