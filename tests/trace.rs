@@ -36,7 +36,7 @@ mod truth;
 #[path = "support/verbs.rs"]
 mod verbs;
 
-use diamond::{B, Diamond, R3, TARGETS, flows, loss, names_no_other};
+use diamond::{B, Diamond, R3, TARGETS, flows, loss, names_no_other, patience};
 use isolation::isolated;
 use verbs::Reflector;
 
@@ -44,10 +44,8 @@ const GUIDE: &str = include_str!("../docs/which-link-is-it.md");
 /// One losing branch: its link is named by its flows together, each with 30 % in its interval. A flow by itself names it or a stretch around it, or says
 /// that it is unsure, as one of some 200 is by chance; none names another link. The flows through the other branch lose nothing. Returns, by branch, the sent and lost of each flow.
 fn names_the_link(diamond: &mut Diamond, family: usize, ports: u16) -> [Vec<(u64, u64)>; 2] {
-    let report = diamond.trace(&format!(
-        "{} --flows 10 --source-port {ports} --count 250 --interval 20ms --patience 500ms",
-        TARGETS[family]
-    ));
+    let report =
+        diamond.trace(&format!("{} --flows 10 --source-port {ports} --count 250 --interval 20ms", TARGETS[family]));
     let named = |verdict: &Value, of: &Value| {
         let named = (&verdict["from"]["address"], &verdict["to"]["address"], &verdict["direction"]);
         assert_eq!(named, (&B[family].into(), &R3[family].into(), &"forward".into()), "{of:#}");
@@ -180,7 +178,7 @@ fn the_losing_branch_loses_by_fair_dice() {
 
 /// No loss anywhere, and routers with the kernel's own limits of ICMP, which fake it.
 fn blames_nothing(diamond: &mut Diamond, target: &str) {
-    let report = diamond.trace(&format!("{target} --flows 4 --count 60 --interval 50ms --patience 500ms"));
+    let report = diamond.trace(&format!("{target} --flows 4 --count 60 --interval 50ms"));
     for flow in flows(&report) {
         let lost = &flow["destination"]["loss"]["lost"];
         assert_eq!((&flow["verdict"]["kind"], lost), (&"none".into(), &0.into()), "{flow:#}");
@@ -217,7 +215,7 @@ fn loss_on_the_way_back_is_told_from_loss_on_the_way_there() {
     // Everything that r1 forwards towards the client: replies and ICMP errors.
     diamond.lose("r1", 30, "oifname client");
     for target in TARGETS {
-        let report = diamond.trace(&format!("{target} --flows 2 --count 250 --interval 20ms --patience 500ms"));
+        let report = diamond.trace(&format!("{target} --flows 2 --count 250 --interval 20ms"));
         for flow in flows(&report) {
             let verdict = &flow["verdict"];
             if names_no_other(verdict, [1, 2]) {
@@ -242,7 +240,7 @@ fn without_a_raw_socket_the_error_queue_tells_the_path() {
         let mut command = diamond.lab.command("client", "setpriv").expect("a node");
         command.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw", env!("CARGO_BIN_EXE_pathlab")]);
         command.args(["trace", "--json", "--out"]).arg(&out).arg(target);
-        command.args("--flows 2 --count 250 --interval 20ms --patience 500ms".split(' '));
+        command.args("--flows 2 --count 250 --interval 20ms --patience".split(' ')).arg(patience());
         let output = command.env("PATHLAB_LOG", "warn").output().expect("setpriv of util-linux");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let about: Value =
@@ -353,7 +351,7 @@ fn a_flow_is_one_flow_on_the_wire() {
     capture.set_recv_buffer_size(8 << 20).expect("a buffer");
     capture.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
     for target in TARGETS {
-        diamond.trace(&format!("{target} --flows 5 --count 25 --interval 40ms --patience 500ms"));
+        diamond.trace(&format!("{target} --flows 5 --count 25 --interval 40ms"));
     }
     let (mut tuples, mut ttls, mut packets) = (BTreeSet::new(), BTreeSet::new(), 0);
     let mut frame = [0; 2048];

@@ -401,11 +401,18 @@ fn a_probe_that_is_asked_for_too_much_still_reads() {
         let skip_after = Some(Duration::from_millis(10));
         let (report, _) = run(&sessions, &ProbeOptions { interval, count, pacing, skip_after, ..options(1, 1) });
         let (counts, schedule) = (&report.total.counts, &report.total.schedule);
-        eprintln!("{pace} {interval:?}: {counts:?} {}, at its sockets dropped {}", schedule.skipped, report.kernel_drops);
+        eprintln!(
+            "{pace} {interval:?}: {counts:?} {}, at its sockets dropped {}",
+            schedule.skipped, report.kernel_drops
+        );
         check_accounts(&report);
         assert!(nanoseconds > 1_000 || schedule.skipped > 0, "no host keeps that");
         assert!(counts.received * 2 > counts.sent, "most of what was answered was read: {counts:?}");
-        assert!(!report.pacing.scheduler.contains("FIFO"), "what never sleeps leaves others their turn: {:?}", report.pacing);
+        assert!(
+            !report.pacing.scheduler.contains("FIFO"),
+            "what never sleeps leaves others their turn: {:?}",
+            report.pacing
+        );
     }
 }
 

@@ -108,9 +108,10 @@ pub(crate) fn play(
             steerer = Some(scene.steer(&name)?);
             directory.note(Timestamp::now(), Some("canary start"), "steering began")?;
         }
-        let (run, report) = scene.evening(&scenario, &label, window, zero)?;
+        let (run, report, left) = scene.evening(&scenario, &label, window, zero)?;
         packets += report.total.counts.sent;
         objections.extend(objection(&window.name, &report.total.schedule));
+        objections.extend(shortened(window, left));
         let head = pathlab_record::verify(&run)?.head;
         directory.note(Timestamp::now(), Some("probe"), &format!("{} is measured: {head}", window.name))?;
         runs.push(run);
@@ -151,6 +152,13 @@ fn objection(window: &str, schedule: &Punctuality) -> Option<String> {
             schedule.slots
         )
     })
+}
+
+/// Why what a window measured is not what it is about: its probe began when half of it was over.
+fn shortened(window: &Window, left: Duration) -> Option<String> {
+    let whole = window.end - window.start;
+    (left * 2 < whole)
+        .then(|| format!("{}: this machine was too busy: {left:.1?} of {whole:?} were left to measure", window.name))
 }
 
 /// The windows with what their sessions are labelled: `aa`, then one date an evening.
@@ -266,14 +274,14 @@ impl Scene<'_> {
         Ok(Steerer { name: name.to_owned(), running: Some(running) })
     }
 
-    /// One window of the scenario, measured.
+    /// One window of the scenario, measured, and how long.
     fn evening(
         &mut self,
         scenario: &Scenario,
         label: &str,
         window: &Window,
         zero: Instant,
-    ) -> Result<(PathBuf, ProbeReport)> {
+    ) -> Result<(PathBuf, ProbeReport, Duration)> {
         while zero.elapsed() < window.start {
             self.stage.check()?;
             std::thread::sleep(Duration::from_millis(20).min(window.start.saturating_sub(zero.elapsed())));
@@ -288,7 +296,9 @@ impl Scene<'_> {
         let run = self.stage.out.join(window.name.replace(' ', "-"));
         let run = if label == "aa" { self.stage.out.join("aa") } else { run };
         let interval = format!("{}ms", probe.interval.as_millis());
-        let duration = format!("{}ms", window.end.saturating_sub(zero.elapsed()).as_millis());
+        // A machine that is too slow for it may come when a window is over: then this is no measurement, and the demo says so.
+        let left = window.end.saturating_sub(zero.elapsed()).max(probe.interval);
+        let duration = format!("{}ms", left.as_millis());
         let clients = self.stage.path("clients.jsonl");
         let (out, window_label) = (run.display().to_string(), format!("window={label}"));
         self.stage.verb(
@@ -314,7 +324,7 @@ impl Scene<'_> {
             ],
         )?;
         let report = read_report(&run)?;
-        Ok((run, report))
+        Ok((run, report, left))
     }
 
     /// The same few sessions against the socket reflector and the driver's, with nothing else on the line.

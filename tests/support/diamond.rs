@@ -77,11 +77,17 @@ pub(crate) fn answer_all(router: &Namespace) {
 
 /// Runs `trace --json` with `args`; what it printed.
 pub(crate) fn run(mut command: Command, args: &str, out: &Path) -> Vec<u8> {
-    command.args(["trace", "--json", "--out"]).arg(out).args(args.split_whitespace());
+    command.args(["trace", "--json", "--patience", &patience(), "--out"]).arg(out).args(args.split_whitespace());
     let output = command.env("PATHLAB_LOG", "warn").output().expect("pathlab was built");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{args}: {}: {said}", output.status);
     output.stdout
+}
+
+/// How long an answer may take: `PATHLAB_TEST_PATIENCE` times as long on a machine that is emulated.
+pub(crate) fn patience() -> String {
+    let times = std::env::var("PATHLAB_TEST_PATIENCE").map_or(1, |times| times.parse().expect("a number"));
+    format!("{}ms", 500 * times)
 }
 
 /// The flows of a trace.

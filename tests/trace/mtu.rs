@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    diamond::{Diamond, TARGETS, flows},
+    diamond::{Diamond, TARGETS, flows, patience},
     isolation::isolated,
 };
 
@@ -21,7 +21,7 @@ impl Diamond {
     /// What `trace` prints for reading.
     fn said(&self, args: &str) -> String {
         let mut command = self.lab.command("client", env!("CARGO_BIN_EXE_pathlab")).expect("a node");
-        command.arg("trace").args(args.split_whitespace()).current_dir(self.place.path());
+        command.args(["trace", "--patience", &patience()]).args(args.split_whitespace()).current_dir(self.place.path());
         let output = command.env("PATHLAB_LOG", "warn").output().expect("pathlab was built");
         assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
@@ -39,7 +39,7 @@ impl Diamond {
 /// Black holes behind the third hop of two flows to each target, one packet a round; the refusals of the first flow.
 fn black_holes(diamond: &mut Diamond, size: usize) -> [Value; 2] {
     TARGETS.map(|target| {
-        let args = format!("{target} --flows 2 --count 25 --interval 40ms --patience 500ms --size {size}");
+        let args = format!("{target} --flows 2 --count 25 --interval 40ms --size {size}");
         let report = diamond.trace(&args);
         for flow in flows(&report) {
             let loss = &flow["destination"]["loss"];
@@ -71,9 +71,7 @@ fn a_black_hole_is_explained_by_the_answers_that_came_or_said_to_be_silent() {
         );
         assert!(refusal["times"].as_u64().is_some_and(|times| times >= 25), "{refusal:#}");
     }
-    let args = |target: &str, size: usize| {
-        format!("{target} --flows 1 --count 25 --interval 40ms --patience 500ms --size {size}")
-    };
+    let args = |target: &str, size: usize| format!("{target} --flows 1 --count 25 --interval 40ms --size {size}");
     for (target, name) in TARGETS.into_iter().zip(names) {
         let said = diamond.said(&args(target, SIZE));
         assert!(said.starts_with("flow 1: nothing comes back from beyond hop 3 ("), "{said}");
@@ -106,8 +104,7 @@ fn what_is_forbidden_is_told_from_what_is_too_long_here() {
     // This host's own link: nothing is sent, and nobody else is blamed.
     diamond.mtu("client", "r1", MTU);
     for target in TARGETS {
-        let said =
-            diamond.said(&format!("{target} --flows 1 --count 25 --interval 40ms --patience 500ms --size {SIZE}"));
+        let said = diamond.said(&format!("{target} --flows 1 --count 25 --interval 40ms --size {SIZE}"));
         let why =
             "flow 1: insufficient: this host sends no packets of that length: they are longer than its own link takes";
         assert!(said.starts_with(why) && said.contains("of 1400 octets of payload were not sent"), "{said}");

@@ -32,7 +32,7 @@ fn the_way_back_is_traced_by_replies_that_end_on_it() {
         let [v4, v6] = TARGETS.map(|target| {
             let out = diamond.place.path().join(target.replace(':', "-"));
             let command = diamond.lab.command("client", env!("CARGO_BIN_EXE_pathlab")).expect("a node");
-            let args = format!("{target} --reverse {key} --flows 6 --count 150 --interval 100ms --patience 500ms");
+            let args = format!("{target} --reverse {key} --flows 6 --count 150 --interval 100ms");
             scope.spawn(move || run(command, &args, &out))
         });
         [v4, v6].map(|trace| trace.join().expect("a trace"))

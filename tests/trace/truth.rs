@@ -81,7 +81,7 @@ fn scored(seeds: impl IntoIterator<Item = u64>) -> [u32; 3] {
         let reflector = Reflector::start(lab.namespace("server").expect("a node"), listen);
         let out = place.path().join(seed.to_string());
         let target = TARGETS[(seed / 2 % 2) as usize];
-        let args = format!("{target} --flows 3 --count 200 --interval 20ms --patience 500ms");
+        let args = format!("{target} --flows 3 --count 200 --interval 20ms");
         let printed = run(lab.command("client", env!("CARGO_BIN_EXE_pathlab")).expect("a node"), &args, &out);
         drop(reflector);
         let report: Value = serde_json::from_slice(&printed).expect("one JSON document");
