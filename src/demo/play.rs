@@ -201,7 +201,7 @@ from = "client_addr_port"
 
 [steer]
 mode = "host"
-lease = "500ms"
+lease = "5s"
 mark_mask = "0x00ff0000"
 priority = 10000
 max_canary_sessions = 20000
