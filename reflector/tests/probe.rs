@@ -398,8 +398,10 @@ fn a_probe_that_is_asked_for_too_much_still_reads() {
         let pacing = Pacing { pace, class: Class::Auto, cpu: None };
         let interval = Duration::from_nanos(nanoseconds);
         let count = Some(700_000_000 / nanoseconds);
-        let skip_after = Some(Duration::from_millis(10));
-        let (report, _) = run(&sessions, &ProbeOptions { interval, count, pacing, skip_after, ..options(1, 1) });
+        // As long as so many packets may be in flight.
+        let (skip_after, timeout) = (Some(Duration::from_millis(10)), Duration::from_secs(4));
+        let (report, _) =
+            run(&sessions, &ProbeOptions { interval, count, pacing, skip_after, timeout, ..options(1, 1) });
         let (counts, schedule) = (&report.total.counts, &report.total.schedule);
         eprintln!(
             "{pace} {interval:?}: {counts:?} {}, at its sockets dropped {}",

@@ -315,7 +315,8 @@ fn shapers_text(shapers: &[Shaper]) -> String {
     let mut table = Table::new(["shaped by the kernel", "rate", "with a queue for", "sent meanwhile"]);
     for Shaper { at, rate_bits, busy_ns, kept_bits } in shapers {
         let kept = kept_bits.map_or_else(|| "-".into(), bits);
-        table.row([at.clone(), bits(*rate_bits as f64), span(*busy_ns), kept]);
+        let busy = if *busy_ns == 0 { "-".into() } else { span(*busy_ns) };
+        table.row([at.clone(), bits(*rate_bits as f64), busy, kept]);
     }
     if shapers.is_empty() { String::new() } else { format!("\n{table}") }
 }
