@@ -389,35 +389,6 @@ fn one_clock_on_both_ends_is_found_to_be_one() {
     }
 }
 
-/// Slots that no host keeps, for one sender: it sends what it can, and reads what comes back meanwhile.
-#[test]
-fn a_probe_that_is_asked_for_too_much_still_reads() {
-    let reflector = reflector_on(&["127.0.0.1:0"]);
-    let sessions = [SessionSpec::new(reflector.addresses[0])];
-    for (pace, nanoseconds) in [(Pace::Auto, 1_000), (Pace::Spin, 1_000), (Pace::Spin, 20_000)] {
-        let pacing = Pacing { pace, class: Class::Auto, cpu: None };
-        let interval = Duration::from_nanos(nanoseconds);
-        let count = Some(700_000_000 / nanoseconds);
-        // As long as so many packets may be in flight.
-        let (skip_after, timeout) = (Some(Duration::from_millis(10)), Duration::from_secs(4));
-        let (report, _) =
-            run(&sessions, &ProbeOptions { interval, count, pacing, skip_after, timeout, ..options(1, 1) });
-        let (counts, schedule) = (&report.total.counts, &report.total.schedule);
-        eprintln!(
-            "{pace} {interval:?}: {counts:?} {}, at its sockets dropped {}",
-            schedule.skipped, report.kernel_drops
-        );
-        check_accounts(&report);
-        assert!(nanoseconds > 1_000 || schedule.skipped > 0, "no host keeps that");
-        assert!(counts.received * 2 > counts.sent, "most of what was answered was read: {counts:?}");
-        assert!(
-            !report.pacing.scheduler.contains("FIFO"),
-            "what never sleeps leaves others their turn: {:?}",
-            report.pacing
-        );
-    }
-}
-
 #[test]
 fn the_report_says_how_it_was_paced() {
     let reflector = reflector_on(&["127.0.0.1:0"]);

@@ -246,3 +246,60 @@ impl World for Host<'_> {
         self.stop.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use pathlab_xdp::pacing::{Class, Pace, Pacing};
+
+    use super::*;
+    use crate::datapath::SocketOptions;
+
+    /// Waits until `ahead` of each moment, as often as it takes until a datagram that is there is found; how often that was.
+    fn found(pace: Pace, ahead: Interval) -> u32 {
+        let socket = StampedSocket::bind("127.0.0.1:0".parse().unwrap(), &SocketOptions::default()).unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.send_to(b"a reply", socket.local_addr()).unwrap();
+        let (stop, spin) = (AtomicBool::new(false), Spin::new(pace, Interval::from_nanos(20_000)));
+        let mut host = Host::new(vec![socket], spin, Claim::default(), Duration::ZERO, &stop).unwrap();
+        let mut ready = Vec::new();
+        for waits in 1..100 {
+            host.wait(Until::Slot(monotonic_now() + ahead), &mut ready).unwrap();
+            if ready.iter().any(|ready| ready.datagrams) {
+                return waits;
+            }
+        }
+        panic!("it is never found");
+    }
+
+    #[test]
+    fn what_is_there_is_found_by_one_that_is_behind_its_schedule_too() {
+        assert_eq!(found(Pace::Auto, Interval::from_nanos(-1_000_000)), 1);
+        assert_eq!(found(Pace::Spin, Interval::from_nanos(-1_000_000)), 1);
+    }
+
+    #[test]
+    fn what_is_there_is_found_where_a_slot_is_always_near() {
+        let near = READING - Interval::from_nanos(5_000);
+        assert!(found(Pace::Spin, near) <= BLIND + 1);
+    }
+
+    #[test]
+    fn real_time_that_is_behind_for_long_is_given_up() {
+        let claim = Claim::take(Pacing { class: Class::Auto, ..Pacing::default() }, None).unwrap();
+        let (stop, spin) = (AtomicBool::new(false), Spin::new(Pace::Auto, Interval::from_nanos(1_000_000)));
+        let mut host = Host::new(Vec::new(), spin, claim, Duration::ZERO, &stop).unwrap();
+        let at = |nanoseconds| Time::from_nanos(nanoseconds);
+        let held = host.claim().scheduler();
+        host.keep_calm(at(0), at(1));
+        // A wait in time between: it was not behind without a break.
+        host.keep_calm(at(250_000_000), at(200_000_000));
+        host.keep_calm(at(0), at(300_000_000));
+        assert_eq!(host.claim().scheduler(), held);
+        host.keep_calm(at(0), at(500_000_001));
+        let (scheduler, why) = host.claim().scheduler();
+        assert_eq!(scheduler, "SCHED_OTHER");
+        assert!(why.is_some_and(|why| held.1.is_some() || why.starts_with("it could not keep its schedule")));
+    }
+}
