@@ -92,7 +92,7 @@ impl Pace {
         let span = now.at.saturating_sub(last.at);
         if self.was_busy(last.counters, now.counters, span) {
             self.grade.busy += span;
-            self.grade.bytes += now.counters.bytes - last.counters.bytes;
+            self.grade.bytes += now.counters.bytes.saturating_sub(last.counters.bytes);
         }
     }
 
