@@ -2,6 +2,8 @@
 
 #[path = "support/isolation.rs"]
 mod isolation;
+#[path = "../reflector/tests/support/kernel.rs"]
+mod kernel;
 
 use std::{
     os::unix::{net::UnixDatagram, process::CommandExt},
@@ -76,12 +78,6 @@ fn answer<'a>(checks: &'a Value, what: &str) -> (&'a str, &'a str) {
     (check["answer"].as_str().expect("an answer"), check["because"].as_str().expect("a reason"))
 }
 
-/// Whether the kernel's description of itself (BTF) has this name.
-fn kernel_knows(name: &str) -> bool {
-    let grep = Command::new("grep").args(["-qaF", name, "/sys/kernel/btf/vmlinux"]).status();
-    grep.expect("grep(1)").success()
-}
-
 #[test]
 fn a_veth_is_examined_by_real_packets_and_nothing_is_left() {
     if !isolated("a_veth_is_examined_by_real_packets_and_nothing_is_left") {
@@ -103,7 +99,7 @@ fn a_veth_is_examined_by_real_packets_and_nothing_is_left() {
         assert_eq!(answer(&document["veth"], &format!("{what}, receive, plane xdp")), ("yes", "10 of 10 packets"));
         // AF_XDP's transmit metadata is of Linux 6.8, which the remedy says.
         let told =
-            if kernel_knows("xsk_tx_metadata") { ("yes", "10 of 10 packets") } else { ("no", "0 of 10 packets") };
+            if kernel::knows("xsk_tx_metadata") { ("yes", "10 of 10 packets") } else { ("no", "0 of 10 packets") };
         assert_eq!(answer(&document["veth"], &format!("{what}, send, plane kernel (completion)")), told);
     }
     assert_eq!(answer(&document["veth"], "XDP_TX, veth").0, "yes");

@@ -25,6 +25,8 @@ mod diamond;
 mod isolation;
 #[path = "trace/mtu.rs"]
 mod mtu;
+#[path = "support/patience.rs"]
+mod patience;
 #[path = "trace/peers.rs"]
 mod peers;
 #[allow(dead_code, reason = "other tests use the rest")]

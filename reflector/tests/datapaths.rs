@@ -1,6 +1,8 @@
 //! One conversation, held over every datapath: socket, AF_XDP and the driver, native and generic, in both families. And what AF_XDP
 //! alone has: workers by queue, hand-over, overflow, stamps by plane.
 
+#[path = "support/kernel.rs"]
+mod kernel;
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "support/veth.rs"]
@@ -30,7 +32,7 @@ use pathlab_xdp::{
     AttachedMode, Counter, XdpMode, XdpReflectorConfig,
     xsk::{BusyPoll, CopyMode, NicStamps, XskOptions},
 };
-use veth::{ADDRESSES, kernel_knows, serve_on_veth, with_client};
+use veth::{ADDRESSES, serve_on_veth, with_client};
 use zerocopy::IntoBytes;
 
 const PORT: u16 = 862;
@@ -92,7 +94,7 @@ fn serve_af_xdp(server: &str, config: &AfXdpConfig, talk: impl FnOnce() + Send) 
     if config.mode == XdpMode::Native && config.nic_stamps == NicStamps::Auto {
         // veth has the kernel's function, and so must take the program that calls it, hybrid or not
         match reflector.nic_stamps_refused().map(ToString::to_string) {
-            Some(why) if !kernel_knows("bpf_xdp_metadata_rx_timestamp") => {
+            Some(why) if !kernel::knows("bpf_xdp_metadata_rx_timestamp") => {
                 assert!(why.contains("the kernel has no such functions (Linux 6.3)"), "{why}");
             }
             refused => assert_eq!(refused, None),
@@ -199,7 +201,7 @@ fn over_a_socket() {
 
 /// Of replies that left through an AF_XDP socket, those with a stamp: every one, from Linux 6.8 on, and none before.
 fn stamped(sent: u64) -> BTreeMap<Plane, u64> {
-    kernel_knows("xsk_tx_metadata").then_some((Plane::Kernel, sent)).into_iter().collect()
+    kernel::knows("xsk_tx_metadata").then_some((Plane::Kernel, sent)).into_iter().collect()
 }
 
 /// Copy mode: every reply has come back with a stamp, and the stamp is software's; veth's driver has none of a card's.

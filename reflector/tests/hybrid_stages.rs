@@ -1,6 +1,8 @@
 //! The inner stages of a reflector whose driver answers base packets: longer ones go from the XDP program to user space and back, and every
 //! stage of that way is told, to both families, with a delay where it was put.
 
+#[path = "support/kernel.rs"]
+mod kernel;
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "support/veth.rs"]
@@ -24,7 +26,7 @@ use pathlab_xdp::{
     Counter, XdpMode,
     xsk::{CopyMode, XskOptions},
 };
-use veth::{ADDRESSES, kernel_knows, serve_on_veth, with_client};
+use veth::{ADDRESSES, serve_on_veth, with_client};
 
 const PORT: u16 = 862;
 const PROBES: u64 = 100;
@@ -125,7 +127,7 @@ fn each_stage_of_the_hybrid_is_told_and_a_delay_is_in_its_own() {
         let with_departure = followed.iter().filter(|sample| sample.stamps.b3.kernel.is_some()).count() as u64;
         let untold = followed.len() as u64 - with_departure;
         // Before Linux 6.8 AF_XDP does not say when a frame leaves.
-        let departures = kernel_knows("xsk_tx_metadata");
+        let departures = kernel::knows("xsk_tx_metadata");
         let told = if departures { untold <= late && with_departure >= PROBES / 2 } else { with_departure == 0 };
         assert!(told, "{with_departure} of {} told, {late} late", followed.len());
         let delay = DELAY.as_nanos() as i64;

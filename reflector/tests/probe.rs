@@ -2,6 +2,8 @@
 
 #[path = "support/namespace.rs"]
 mod namespace;
+#[path = "../../tests/support/patience.rs"]
+mod patience;
 #[path = "support/running.rs"]
 mod running;
 
@@ -19,6 +21,7 @@ use pathlab_reflector::{
     },
     session::Rules,
 };
+use patience::patience;
 use running::Running;
 
 fn reflector_on(listen: &[&str]) -> Running {
@@ -35,12 +38,10 @@ fn config(listen: &[&str]) -> ReflectorConfig {
 }
 
 fn options(interval: u64, count: u64) -> ProbeOptions {
-    // On a machine that is emulated everything takes so many times longer.
-    let patience = std::env::var("PATHLAB_TEST_PATIENCE").map_or(1, |times| times.parse().expect("a number"));
     ProbeOptions {
         interval: Duration::from_millis(interval),
         count: Some(count),
-        timeout: Duration::from_secs(patience),
+        timeout: Duration::from_secs(patience().into()),
         // A busy machine makes slots late, not fewer.
         skip_after: Some(Duration::from_secs(10)),
         ..ProbeOptions::default()

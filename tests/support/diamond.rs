@@ -84,10 +84,9 @@ pub(crate) fn run(mut command: Command, args: &str, out: &Path) -> Vec<u8> {
     output.stdout
 }
 
-/// How long an answer may take: `PATHLAB_TEST_PATIENCE` times as long on a machine that is emulated.
+/// How long an answer may take.
 pub(crate) fn patience() -> String {
-    let times = std::env::var("PATHLAB_TEST_PATIENCE").map_or(1, |times| times.parse().expect("a number"));
-    format!("{}ms", 500 * times)
+    format!("{}ms", 500 * crate::patience::patience())
 }
 
 /// The flows of a trace.

@@ -4,6 +4,8 @@ mod assignment;
 mod network;
 mod passive;
 mod path_mtu;
+#[path = "../../../tests/support/patience.rs"]
+mod patience;
 mod process;
 mod promotion;
 mod refusals;

@@ -115,14 +115,9 @@ impl Drop for Steerer {
     }
 }
 
-/// So many times longer than on a machine of its own may a thing take: `PATHLAB_TEST_PATIENCE` on one that is emulated.
-pub(crate) fn patience() -> u32 {
-    std::env::var("PATHLAB_TEST_PATIENCE").map_or(1, |times| times.parse().expect("a number"))
-}
-
 /// Waits for an event, up to a limit; returns how long it took.
 pub(crate) fn within(limit: Duration, mut event: impl FnMut() -> bool) -> Duration {
-    let limit = limit * patience();
+    let limit = limit * crate::patience::patience();
     let start = Instant::now();
     while !event() {
         assert!(start.elapsed() < limit, "not within {limit:?}");

@@ -12,7 +12,8 @@ use crate::{
     LEASE_MS, experiment,
     network::{Network, session},
     options,
-    process::{Steerer, Stream, patience, within},
+    patience::patience,
+    process::{Steerer, Stream, within},
     share, start, without_proof,
 };
 

@@ -21,13 +21,6 @@ pub(crate) fn serve_on_veth(queues: u32) {
     offload::set_tx_checksum("s0", false).expect("checksums computed by the stack");
 }
 
-/// Whether the kernel's description of itself (BTF) has this name.
-#[allow(dead_code, reason = "not every test asks")]
-pub(crate) fn kernel_knows(name: &str) -> bool {
-    let grep = Command::new("grep").args(["-qaF", name, "/sys/kernel/btf/vmlinux"]).status();
-    grep.expect("grep(1)").success()
-}
-
 /// [`with_peer`] with a program on `c0` that passes everything, which replies by XDP_TX need at the other end.
 pub(crate) fn with_client<T: Send>(server: &str, serve: impl FnOnce(&Stop), talk: impl FnOnce() -> T + Send) -> T {
     with_peer(server, serve, || {

@@ -15,11 +15,12 @@ use crate::{
     scenario::LinkEnd,
 };
 
-/// How often the counters are read: often enough that a queue of a few packets cannot run empty and fill again unseen.
+/// How often the counters are read. A queue that can run empty in that time is not judged, as it might have done so unseen.
 const EVERY: Duration = Duration::from_millis(10);
 /// Time under load without which a rate is not judged.
 const LEAST: Duration = Duration::from_millis(200);
-/// Share of its rate by which a shaper may be off: less than the bounds of any scenario notice.
+/// Share of its rate by which a shaper may be off. A tail-drop queue is then that share longer or shorter; CoDel, which answers to what comes beyond the
+/// rate, moves by more where that is little.
 const TOLERATED: f64 = 0.02;
 
 /// What a shaper did while there was always something to send.
