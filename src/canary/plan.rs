@@ -1,9 +1,10 @@
 //! `pathlab canary plan`: what `start` would do, first in one sentence, then to the last rule.
 
-use std::path::Path;
-
 use anyhow::Result;
-use pathlab_canary::{Experiment, Hop, steer::Plan};
+use pathlab_canary::{
+    Experiment, Hop,
+    steer::{self, Plan},
+};
 use serde_json::json;
 use tracing::warn;
 
@@ -17,10 +18,7 @@ use crate::{
 /// Prints it; a device that is not here is told, as the plan may be for another host.
 pub(super) fn plan(experiment: &Experiment, global: &Global) -> Result<()> {
     let plan = Plan::new(experiment, seed(experiment)?).map_err(Misuse::of)?;
-    let hops = &experiment.steer.canary;
-    let mut missing: Vec<&str> = [&hops.v4, &hops.v6].into_iter().flatten().map(|hop| hop.dev.as_str()).collect();
-    missing.dedup();
-    for dev in missing.into_iter().filter(|dev| !Path::new("/sys/class/net").join(dev).exists()) {
+    for dev in steer::missing_devices(&plan)? {
         warn!("device {dev} of the canary path does not exist here: on this host `canary start` would refuse");
     }
     let sentence = sentence(experiment);

@@ -214,7 +214,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The wrong-arm proof.
-    #[error("{what} the wrong-arm proof: {source}")]
+    #[error("the wrong-arm proof: cannot {what}: {source}")]
     Proof {
         /// What was tried.
         what: String,
@@ -222,7 +222,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The watching of sessions.
-    #[error("{what} the watching of sessions: {source}")]
+    #[error("the watching of sessions: cannot {what}: {source}")]
     Passive {
         /// What was tried.
         what: String,

@@ -52,6 +52,7 @@ pub use control::{RUN_DIR, RolledBack, Status, promotion, ramp, rollback, status
 pub use controller::{Controller, Ended, Event};
 pub use error::{Error, Result};
 pub use plan::{Plan, ROUTE_TABLE, read_seed};
+pub use preflight::missing_devices;
 pub use promote::{PROMOTED, PROMOTED_TABLE, Promoted, promote, show};
 pub use proof::{Departures, Proof};
 pub use steering::{Halt, Observed, Options, Packets, Steering, TakenBack, VERB, observe};

@@ -112,7 +112,7 @@ impl Proof {
     pub(super) fn set_share(&mut self, share: Share) -> Result<()> {
         let map = self.ebpf.map_mut("SHARE").expect("the object has this map");
         let mut map = Array::<&mut MapData, u32>::try_from(map).map_err(failed("read"))?;
-        map.set(0, u32::from(share.buckets()), 0).map_err(failed("set the share of"))
+        map.set(0, u32::from(share.buckets()), 0).map_err(failed("set the share"))
     }
 
     /// What has left since it was attached.

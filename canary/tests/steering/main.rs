@@ -93,7 +93,7 @@ fn departures(network: &Network, steering: &Steering) -> Option<Departures> {
 fn without_proof(network: &Network, reason: &str) {
     assert_eq!(
         (network.has_tcx(), reason),
-        (false, "attach to eth0 the wrong-arm proof: the kernel has no tcx (Linux 6.6)")
+        (false, "the wrong-arm proof: cannot attach to eth0: the kernel has no tcx (Linux 6.6)")
     );
 }
 

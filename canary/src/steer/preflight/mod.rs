@@ -143,20 +143,37 @@ fn kernel(call: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Kernel { call, source }
 }
 
+/// The devices of the canary path that this network namespace does not have.
+///
+/// # Errors
+/// [`Error::Kernel`] where rtnetlink does not answer.
+pub fn missing_devices(plan: &Plan) -> Result<Vec<&str>> {
+    let mut rtnetlink = Rtnetlink::open(None)?;
+    let mut missing = Vec::new();
+    for Path { dev, .. } in &plan.paths {
+        if !missing.contains(&dev.as_str()) && find_device(&mut rtnetlink, dev)?.is_none() {
+            missing.push(dev.as_str());
+        }
+    }
+    Ok(missing)
+}
+
 fn device(rtnetlink: &mut Rtnetlink, dev: &str) -> Result<Device> {
+    let device = find_device(rtnetlink, dev)?.ok_or_else(|| Error::NoDevice { dev: dev.to_owned() })?;
+    if !device.flags.contains(LinkFlags::Up | LinkFlags::Running) {
+        return Err(Error::DeviceDown { dev: dev.to_owned() });
+    }
+    Ok(device)
+}
+
+fn find_device(rtnetlink: &mut Rtnetlink, dev: &str) -> Result<Option<Device>> {
     let mut question = LinkMessage::default();
     question.attributes.push(LinkAttribute::IfName(dev.to_owned()));
     let answer = match rtnetlink.query(RouteNetlinkMessage::GetLink(question)) {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
         other => other.map_err(kernel("look for the canary device"))?,
     };
-    let Some(device) = answer.into_iter().find_map(Device::of_message) else {
-        return Err(Error::NoDevice { dev: dev.to_owned() });
-    };
-    if !device.flags.contains(LinkFlags::Up | LinkFlags::Running) {
-        return Err(Error::DeviceDown { dev: dev.to_owned() });
-    }
-    Ok(device)
+    Ok(answer.into_iter().find_map(Device::of_message))
 }
 
 /// The routes of a table of ours. The kernel filters, so that a full Internet table costs nothing here.
