@@ -162,6 +162,15 @@ fn a_command_runs_in_a_node_as_if_it_stood_there() {
     assert_eq!(run("lab exec rooms server false").status.code(), Some(1));
     let error = String::from_utf8_lossy(&run("lab exec rooms server no-such-program").stderr).into_owned();
     assert!(error.starts_with("pathlab: no-such-program: No such file or directory"), "{error}");
+    // The devices are the node's: one that it has and one that it has not.
+    fs::write(place.path().join("seed"), "0x1badcafe\n").expect("written");
+    for (dev, wrong) in [("b", ""), ("d0", "device d0 of the canary path does not exist here")] {
+        let experiment = include_str!("canary.toml").replace("dev = \"d0\"", &format!("dev = \"{dev}\""));
+        fs::write(place.path().join("canary.toml"), experiment).expect("written");
+        let plan = run(&format!("lab exec rooms server {} canary plan -c canary.toml", env!("CARGO_BIN_EXE_pathlab")));
+        let said = String::from_utf8_lossy(&plan.stderr).into_owned();
+        assert!(plan.status.success() && said.is_empty() == wrong.is_empty() && said.contains(wrong), "{dev}: {said}");
+    }
     assert!(run("lab down rooms").status.success());
 }
 
