@@ -263,16 +263,17 @@ def main(arguments) -> int:
     # What two print as it comes nobody can read.
     lanes = 1 if named(arguments) else min(os.cpu_count() or 1, MOST_AT_ONCE)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(lanes) as pool:
-        running = {}
+        guests = {}
         for kernel in kernels:
             wanted = arguments.tests or PLAN["whole" if arguments.whole else "subset"]
             try:
-                prepared = prepare(kernel, wanted, arguments, folder)
+                guests[kernel] = prepare(kernel, wanted, arguments, folder)
+                total.skipped += guests[kernel].skipped
             except Unavailable as error:
                 total.skipped.append(f"{kernel}: {len(wanted)} test programs in a guest: {error}")
-                continue
-            total.skipped += prepared.skipped
-            for number in range(1, arguments.times + 1):
+        running = {}
+        for number in range(1, arguments.times + 1):
+            for kernel, prepared in guests.items():
                 name = kernel if arguments.times == 1 else f"{kernel}.{number}"
                 running[pool.submit(prepared.boot, name, arguments)] = name, prepared
         for done in ended(running, pool):
