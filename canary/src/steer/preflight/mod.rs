@@ -146,7 +146,7 @@ fn kernel(call: &'static str) -> impl Fn(io::Error) -> Error {
 /// The devices of the canary path that this network namespace does not have.
 ///
 /// # Errors
-/// [`Error::Kernel`] where rtnetlink does not answer.
+/// Where rtnetlink does not open or does not answer.
 pub fn missing_devices(plan: &Plan) -> Result<Vec<&str>> {
     let mut rtnetlink = Rtnetlink::open(None)?;
     let mut missing = Vec::new();
