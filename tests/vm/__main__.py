@@ -18,3 +18,5 @@ try:
 except tier.Usage as error:
     print(f"vm-test: {error}", file=sys.stderr)
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
